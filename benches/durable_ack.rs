@@ -11,7 +11,8 @@
 //! as each call is a value of its own. The share of the plain append is shown beside it.
 //!
 //! `cargo bench --bench durable_ack -- --gate` exits non-zero below the gates; the folder is made in
-//! `CARGO_TARGET_TMPDIR` unless `DURABLE_ACK_DIR` names another.
+//! `CARGO_TARGET_TMPDIR` unless `DURABLE_ACK_DIR` names another. With `DURABLE_ACK_PACKED` small calls share
+//! values.
 #![expect(
     clippy::print_stdout,
     clippy::expect_used,
@@ -49,6 +50,10 @@ const OPERATIONS_OF_ONE: u64 = 1_500;
 const GATE_THROUGHPUT: f64 = 0.75;
 /// One caller waits at most this many times as long as for a raw append, at the median.
 const GATE_LATENCY: f64 = 1.6;
+/// Replayed calls that are removed at once.
+const BATCH: u64 = 100;
+/// Calls removed one by one, and calls removed in batches, in one round.
+const REMOVED: [u64; 2] = [200, 2_000];
 
 type Acknowledge = Box<dyn FnOnce() + Send>;
 
@@ -151,10 +156,34 @@ impl Stored {
             disk_floor: 64 << 20,
             unix_now: Arc::new(|| UnixMillis::new(unix_millis())),
             on_event: Arc::new(|event| println!("{event:?}")),
+            packed: env::var_os("DURABLE_ACK_PACKED").is_some(),
             faults: Faults::default(),
         };
         let store = Store::open(settings).expect("store").store;
         Self { store, next: AtomicU64::new(1), cleared: AtomicU64::new(1) }
+    }
+}
+
+impl Stored {
+    /// Seconds for each of `calls` calls, of which `at_once` are removed by commands that wait together.
+    fn remove_timed(&self, calls: u64, at_once: u64) -> f64 {
+        let start = Instant::now();
+        for _ in 0..calls / at_once {
+            let (sender, receiver) = mpsc::channel();
+            for _ in 0..at_once {
+                let (seq, sender) = (self.cleared.fetch_add(1, Relaxed), sender.clone());
+                let done = move |result: Result<(), _>| {
+                    result.expect("remove");
+                    sender.send(()).expect("waiter");
+                };
+                self.store.remove(vec![seq], Box::new(done));
+            }
+            drop(sender);
+            receiver.iter().for_each(drop);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let calls = calls as f64;
+        start.elapsed().as_secs_f64() / calls
     }
 }
 
@@ -233,6 +262,21 @@ fn throughput(side: &dyn Side) -> f64 {
     operations / seconds
 }
 
+/// How many times as fast calls are removed in batches as one by one.
+fn removal(stored: &Stored) -> f64 {
+    let filled: u64 = REMOVED.iter().sum();
+    thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| call(stored, filled.div_ceil(CALLERS)));
+        }
+    });
+    let [alone, batched] = REMOVED;
+    let one_by_one = stored.remove_timed(alone, 1);
+    let in_batches = stored.remove_timed(batched, BATCH);
+    stored.clear();
+    one_by_one / in_batches
+}
+
 /// Median microseconds of one caller.
 fn latency(side: &dyn Side) -> f64 {
     let took = call(side, OPERATIONS_OF_ONE).iter().map(|took| took.as_secs_f64() * 1e6).collect();
@@ -282,6 +326,7 @@ fn main() -> ExitCode {
     let stored = Stored::open(&dir.join("store"));
     let many = compare([&raw, &engine, &stored], throughput);
     let one = compare([&raw, &stored], latency);
+    let removals = median((0..=ROUNDS).map(|_| removal(&stored)).skip(1).collect());
     stored.store.close();
     fs::remove_dir_all(&dir).expect("clean up");
 
@@ -294,6 +339,8 @@ fn main() -> ExitCode {
     println!("  of a raw append  {of_raw:.2}");
     println!("1 caller, median in us: raw append {raw_took:.0}, store {took:.0}");
     println!("  of a raw append  {times_raw:.2}   gate <= {GATE_LATENCY}");
+    println!("calls removed {BATCH} at once, times as fast as one by one");
+    println!("  {removals:.1}   wanted >= 25");
     if gate && (of_engine < GATE_THROUGHPUT || times_raw > GATE_LATENCY) {
         println!("below the gate");
         return ExitCode::FAILURE;

@@ -198,6 +198,7 @@ fn downgrade_all(stores: &[Store]) -> Done {
             disk_floor: 0,
             unix_now: Arc::new(|| Clock::system().unix()),
             on_event: Arc::new(|_| ()),
+            packed: false,
             faults: Faults::default(),
         };
         let done = fusebox_state::store::downgrade(&settings);
@@ -330,6 +331,7 @@ mod tests {
             disk_floor: 0,
             unix_now: std::sync::Arc::new(|| UnixMillis::new(1_790_000_000_000)),
             on_event: std::sync::Arc::new(|_| {}),
+            packed: false,
             faults: Faults::default(),
         };
         let store = Store::open(settings).unwrap().store;

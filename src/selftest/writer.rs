@@ -29,6 +29,7 @@ pub(super) fn settings(dir: &Path) -> StoreSettings {
         disk_floor: 0,
         unix_now: Arc::new(|| UnixMillis::new(0)),
         on_event: Arc::new(|_| {}),
+        packed: false,
         faults: Faults::default(),
     }
 }

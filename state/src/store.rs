@@ -26,6 +26,7 @@
 //! | `h` | head: commit number and last sequence, written by every commit |
 //! | `q` seq | a call's header, with the body if the whole fits 4,096 bytes |
 //! | `c` seq index | a chunk of a larger body, written before the header |
+//! | `p` seq | calls that were committed together, from this one on, each without a key of its own (`pack.rs`) |
 //! | `s` seq | note of sending: the call, or the group whose first call it is, is or was on the wire |
 //! | `d` seq | dead-letter mark |
 //! | `f` name | a fact |
@@ -64,6 +65,7 @@
 //! | within a burial, a revival, the taking back of a note, a replacement | what was before, or what is after |
 //! | within a group's notes and removals | see `note.rs` |
 //! | within a requeue | the dead letter, or both: then the new one stays and the old one is swept |
+//! | at any step, with calls in packs | see `pack.rs` |
 //! | within a rebuild | the old store, or a whole new one whose swap is finished |
 
 mod apply;
@@ -98,6 +100,7 @@ pub mod memory;
 mod note;
 mod open;
 mod outage;
+mod pack;
 mod plan;
 mod queue;
 mod raw;

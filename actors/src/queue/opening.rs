@@ -44,6 +44,7 @@ impl Queue {
                     queue.on_store_event(event);
                 }
             }),
+            packed: false,
             faults: fusebox_state::store::Faults::default(),
         };
         match self.ground.open_store(&self.name, settings) {

@@ -16,8 +16,9 @@ use super::{
     keys::{self, GONE, HEAD_KEY},
     ledger::{GONE_BYTES, Ledger, Says},
     note::{self, Note},
+    pack::{self, Pack},
     queue,
-    record::{self, Draft},
+    record::{self, Draft, VALUE_MAX},
     tree::Tree,
 };
 use crate::target::Target;
@@ -27,6 +28,9 @@ use crate::target::Target;
 /// times as much (it rewrites a leaf every ten changes): at this bound at most 417 KB were measured,
 /// less than one of its segments of 512 KiB; at 96 KiB 630 KB.
 pub(super) const GROUP_BYTES: usize = 64 * 1024;
+
+/// What the removal of a packed call counts for: a part of the removal of its pack.
+const PACKED_REMOVAL_BYTES: usize = 64;
 
 /// Keys that changed since they were copied.
 pub(super) type Changed = Arc<Mutex<BTreeSet<IVec>>>;
@@ -66,6 +70,8 @@ pub(super) struct Applier {
     pub(super) garbage: Vec<IVec>,
     /// The identity of new calls.
     pub(super) target: Arc<RwLock<Target>>,
+    /// Small calls that are committed together share values.
+    pub(super) packs: bool,
     /// What a compaction has to copy again.
     pub(super) changed: Option<Changed>,
 }
@@ -79,6 +85,8 @@ pub(super) struct Group {
     pub(super) dirty: bool,
     /// Keys written, but for those of chunks.
     pub(super) written: HashSet<IVec>,
+    /// Calls that wait for their pack to be full, or for the group's end.
+    pub(super) pack: Pack,
     /// What is removed at its end.
     pub(super) removals: Vec<IVec>,
     /// In the order of their commands.
@@ -93,6 +101,7 @@ impl Group {
         self.spent = 0;
         self.dirty = false;
         self.written.clear();
+        drop(self.pack.take());
         self.removals.clear();
     }
 }
@@ -116,6 +125,10 @@ impl Applier {
         if command.writes_over().any(|key| self.group.written.contains(key.as_slice())) {
             // Two values of one key and one commit could not be distinguished in the raw log.
             return Ok(Some(command));
+        }
+        // They read what was written before.
+        if matches!(command, Command::Replace { .. } | Command::Requeue { .. }) {
+            self.close_pack(db)?;
         }
         match command {
             Command::Append { .. } => self.append(db, command),
@@ -197,8 +210,14 @@ impl Applier {
             }
         }
         self.settle(ticket, Ok(()));
+        let is_plain = chunked.is_none() && replaces.is_none() && note.is_none();
+        let is_packed = self.packs && is_plain && says == Says::Itself && seq > self.head.last_seq;
         self.head.last_seq = self.head.last_seq.max(seq);
         self.lower_floor(seq);
+        if is_packed {
+            self.pack(db, seq, header)?;
+            return Ok(None);
+        }
         if let Some(note) = note {
             // Before the header: a call that keeps its note is never found without it.
             self.insert(db, &keys::key(keys::SENDING, seq), note, Says::Itself)?;
@@ -235,9 +254,67 @@ impl Applier {
         if !self.ledger.is_live(seq) {
             return;
         }
-        for prefix in [keys::CALLS, keys::SENDING, keys::DEAD] {
-            self.remove(&keys::key(prefix, seq));
+        if self.ledger.is_packed(seq) {
+            self.remove_packed(seq);
+        } else {
+            self.remove(&keys::key(keys::CALLS, seq));
         }
+        if self.ledger.takes_marks(seq) {
+            self.remove(&keys::key(keys::SENDING, seq));
+            self.remove(&keys::key(keys::DEAD, seq));
+        }
+    }
+
+    /// The removal record says that it is gone; its pack goes with the last of its calls.
+    fn remove_packed(&mut self, seq: u64) {
+        let key = keys::key(keys::CALLS, seq);
+        if self.ledger.touches_anew(seq) {
+            self.wrote(GONE_BYTES);
+        }
+        self.wrote(PACKED_REMOVAL_BYTES);
+        self.ledger.removed(&key);
+        // There is nothing under it; a compaction that copied it hears of it after the record was written.
+        self.group.removals.push(IVec::from(&key));
+    }
+
+    /// Puts a call into the pack that is filled, whose value comes later.
+    fn pack(&mut self, db: &impl Tree, seq: u64, value: Draft) -> Result<(), Failure> {
+        if !self.group.pack.takes(value.len()) {
+            self.close_pack(db)?;
+        }
+        let key = keys::key(keys::CALLS, seq);
+        self.wrote(value.len() + key.len());
+        self.ledger.written(&key, Says::Itself, self.head.commit + 1);
+        self.group.written.insert(IVec::from(&key));
+        self.group.pack.add(seq, value);
+        Ok(())
+    }
+
+    /// Writes the calls of the pack that is filled, but for those that are removed already.
+    fn close_pack(&mut self, db: &impl Tree) -> Result<(), Failure> {
+        let mut calls = self.group.pack.take();
+        calls.retain(|(seq, _)| self.ledger.is_live(*seq));
+        let commit = self.head.commit + 1;
+        let Some((first, _)) = calls.first() else { return Ok(()) };
+        let first = *first;
+        if calls.len() == 1 {
+            for (seq, value) in calls {
+                self.put(db, &keys::key(keys::CALLS, seq), value.stamp(commit))?;
+            }
+            return Ok(());
+        }
+        self.ledger.pack(first, calls.iter().map(|(seq, _)| *seq));
+        let mut pack = Vec::with_capacity(VALUE_MAX);
+        let mut written = Vec::with_capacity(calls.len());
+        for (seq, value) in calls {
+            pack.extend(value.stamp(commit));
+            written.push(keys::key(keys::CALLS, seq));
+        }
+        self.put(db, &keys::key(keys::PACKS, first), pack)?;
+        for key in &written {
+            self.changed(key);
+        }
+        Ok(())
     }
 
     fn annotate(
@@ -275,7 +352,7 @@ impl Applier {
         ticket: Ticket,
     ) -> Result<Option<Command>, Failure> {
         let key = keys::key(keys::CALLS, seq);
-        let old = match db.get(&key) {
+        let old = match pack::call_value(db, seq) {
             Ok(Some(old)) if self.ledger.is_live(seq) => old,
             Ok(_) => {
                 self.settle(ticket, Err(StoreError::NotFound { seq }));
@@ -372,7 +449,10 @@ impl Applier {
         if key.first() != Some(&keys::CHUNKS) {
             self.group.written.insert(key.into());
         }
-        let value = value.stamp(commit);
+        self.put(db, key, value.stamp(commit))
+    }
+
+    fn put(&mut self, db: &impl Tree, key: &[u8], value: Vec<u8>) -> Result<(), Failure> {
         self.live_bytes += (key.len() + value.len()) as u64;
         if let Some(before) = db.insert(key, value)? {
             self.no_longer(key, &before);
@@ -407,10 +487,14 @@ impl Applier {
 
     /// The group's end: what is gone is recorded, then removed; the head vouches for all.
     pub(super) fn finish_group(&mut self, db: &impl Tree) -> Result<Head, Failure> {
+        self.close_pack(db)?;
         let commit = self.head.commit + 1;
         for (key, value) in self.ledger.take_touched(commit) {
             db.insert(&key, value)?;
         }
+        let emptied = self.ledger.take_emptied();
+        let emptied = emptied.into_iter().map(|first| IVec::from(&keys::key(keys::PACKS, first)));
+        self.group.removals.extend(emptied);
         for key in std::mem::take(&mut self.group.removals) {
             let removed = db.remove(&key)?;
             // After it was: a copy that was made before is made again.

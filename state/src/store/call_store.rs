@@ -11,7 +11,7 @@ use super::{
     command::{Command, Ticket},
     dead_letters, facts, history,
     keys::{self, FACT_TARGET},
-    note, queue,
+    note, pack, queue,
     record::{self, Draft},
     settings::{Done, StoreStatus},
     tree::Tree,
@@ -282,7 +282,7 @@ impl<B: Backed> CallStore for B {
 
     fn piece(&self, seq: u64, index: u32) -> Result<Bytes, StoreError> {
         self.read(|db| {
-            let value = Tree::get(db, &keys::key(keys::CALLS, seq)).map_err(StoreError::read)?;
+            let value = pack::call_value(db, seq).map_err(StoreError::read)?;
             let value = value.ok_or(StoreError::NotFound { seq })?;
             let (call, header) =
                 queue::decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;

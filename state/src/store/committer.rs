@@ -101,6 +101,7 @@ impl Committer {
             uploads: BTreeSet::new(),
             garbage: ready.garbage,
             target: Arc::clone(&shared.target),
+            packs: shared.settings.packed,
             changed: None,
         };
         let mut committer = Self {

@@ -32,10 +32,10 @@ use super::{
     apply::Changed,
     command::{Command, Ticket},
     guard::{Held, guarded},
-    keys::{GONE, HEAD_KEY},
-    queue,
+    keys::{self, CALLS, GONE, HEAD_KEY, PACKS},
+    pack, queue,
     rebuild::Writer,
-    record::{self, Kind},
+    record::{self, Kind, Unreadable},
 };
 
 /// Keys that may be left for the committing thread.
@@ -95,7 +95,15 @@ impl Copy {
     fn run(self, mut writer: Writer) -> io::Result<Writer> {
         for item in self.source.get()?.iter() {
             let (key, value) = item.map_err(io::Error::from)?;
-            put(&mut writer, &key, Some(&value))?;
+            let source = self.source.get()?;
+            if key.first() == Some(&PACKS) {
+                for entry in pack::entries(&value) {
+                    let (seq, _) = entry.map_err(|why| unreadable(&key, &why))?;
+                    copy(&mut writer, source, &keys::key(CALLS, seq))?;
+                }
+            } else {
+                put(&mut writer, &key, Some(&value))?;
+            }
             self.go_on()?;
         }
         for _ in 0..ROUNDS_MAX {
@@ -104,8 +112,7 @@ impl Copy {
             }
             let changed = std::mem::take(&mut *self.changed.lock());
             for key in changed {
-                let value = self.source.get()?.get(&key).map_err(io::Error::from)?;
-                put(&mut writer, &key, value.as_ref())?;
+                copy(&mut writer, self.source.get()?, &key)?;
                 self.go_on()?;
             }
         }
@@ -118,13 +125,27 @@ impl Copy {
     }
 }
 
+/// Copies what is stored under a key now, be it in a pack: the copy has none.
+pub(super) fn copy(writer: &mut Writer, source: &Db, key: &[u8]) -> io::Result<()> {
+    let call = keys::number_of(key).filter(|_| key.first() == Some(&CALLS));
+    let value = match call {
+        Some(seq) => pack::call_value(source, seq),
+        None => source.get(key),
+    };
+    put(writer, key, value.map_err(io::Error::from)?.as_ref())
+}
+
+fn unreadable(key: &[u8], why: &Unreadable) -> io::Error {
+    io::Error::other(format!("{key:?}: {why}"))
+}
+
 /// Copies one value, or its absence. The head is the new store's own, and so are its removal records.
-pub(super) fn put(writer: &mut Writer, key: &[u8], value: Option<&IVec>) -> io::Result<()> {
-    if key == HEAD_KEY || key.first() == Some(&GONE) {
+fn put(writer: &mut Writer, key: &[u8], value: Option<&IVec>) -> io::Result<()> {
+    if key == HEAD_KEY || matches!(key.first(), Some(&(GONE | PACKS))) {
         return Ok(());
     }
     let Some(value) = value else { return writer.remove(key) };
-    let sealed = record::peel(value).map_err(|why| io::Error::other(format!("{key:?}: {why}")))?;
+    let sealed = record::peel(value).map_err(|why| unreadable(key, &why))?;
     // Nothing is left to take back.
     if sealed.kind == Kind::Void && !writer.holds(key)? {
         return Ok(());

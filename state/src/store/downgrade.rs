@@ -40,6 +40,9 @@ pub fn downgrade(settings: &StoreSettings) -> Result<Downgraded, CheckError> {
     if marked == Reading::Absent && !dir.join("db").try_exists()? {
         return Err(CheckError::NoStore(dir.clone()));
     }
+    if let Reading::Newer(found) = marked {
+        return Err(CheckError::NewerFormat(found));
+    }
     let _lock = take_lock(dir).map_err(|error| CheckError::NotProven(error.to_string()))?;
     rebuild::finish(settings, marked, &mut Vec::new())?;
     let (raw, plan) = match look(&dir.join("db"), marked, &mut |_, _| {})? {

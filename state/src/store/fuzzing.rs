@@ -135,6 +135,7 @@ fn make_fixture() -> Option<Fixture> {
         disk_floor: 0,
         unix_now: Arc::new(|| UnixMillis::new(1_790_000_000_000)),
         on_event: Arc::new(|_| {}),
+        packed: false,
         faults: super::Faults::default(),
     };
     let opened = Store::open(settings).ok()?;

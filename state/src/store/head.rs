@@ -18,7 +18,7 @@
 use bincode::{Decode, Encode};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::record::{self, FIRST, Kind, Unreadable};
+use super::record::{self, FIRST, Kind, PACKED, Unreadable};
 
 /// A count and a sum of hashes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
@@ -82,7 +82,7 @@ impl Digests {
 }
 
 /// The head of a store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Head {
     /// Number of the commit.
     pub(super) commit: u64,
@@ -92,6 +92,17 @@ pub(super) struct Head {
     pub(super) floor: u64,
     /// What is live.
     pub(super) digests: Digests,
+    /// The store may hold packs (`pack.rs`): it is said by the format of the head's envelope.
+    pub(super) packed: bool,
+}
+
+/// A head as it is stored.
+#[derive(Clone, Copy, Debug, Encode, Decode)]
+struct HeadRecord {
+    commit: u64,
+    last_seq: u64,
+    floor: u64,
+    digests: Digests,
 }
 
 /// The head that the first format wrote: it vouched for nothing.
@@ -112,7 +123,10 @@ pub(super) enum AnyHead {
 
 /// The value of the head.
 pub(super) fn encode(head: &Head) -> Option<Vec<u8>> {
-    record::seal(Kind::Head, head, 96).map(|draft| draft.stamp(head.commit))
+    let Head { commit, last_seq, floor, digests, packed } = *head;
+    let record = HeadRecord { commit, last_seq, floor, digests };
+    let seal = if packed { record::seal_packed } else { record::seal };
+    seal(Kind::Head, &record, 96).map(|draft| draft.stamp(commit))
 }
 
 /// The head in a value.
@@ -124,7 +138,9 @@ pub(super) fn decode(value: &[u8]) -> Result<AnyHead, Unreadable> {
     if sealed.format == FIRST {
         return record::decode(sealed.payload).map(AnyHead::First);
     }
-    record::decode(sealed.payload).map(AnyHead::Vouching)
+    let HeadRecord { commit, last_seq, floor, digests } = record::decode(sealed.payload)?;
+    let packed = sealed.format == PACKED;
+    Ok(AnyHead::Vouching(Head { commit, last_seq, floor, digests, packed }))
 }
 
 #[cfg(test)]
@@ -144,8 +160,12 @@ mod tests {
         b.take(Class::Calls.hash(9));
         assert_eq!(a, b);
         let digests = Digests { calls: a, ..Digests::default() };
-        let head = Head { commit: u64::MAX, last_seq: 9, floor: 1, digests };
-        assert_eq!(decode(&encode(&head).unwrap()).unwrap(), AnyHead::Vouching(head));
+        for packed in [false, true] {
+            let head = Head { commit: u64::MAX, last_seq: 9, floor: 1, digests, packed };
+            let value = encode(&head).unwrap();
+            assert_eq!(decode(&value).unwrap(), AnyHead::Vouching(head));
+            assert_eq!(record::peel(&value).unwrap().format, if packed { 3 } else { 2 });
+        }
     }
 
     #[test]

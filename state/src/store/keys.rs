@@ -14,6 +14,8 @@ pub(super) const DEAD: u8 = b'd';
 pub(super) const HISTORY: u8 = b't';
 /// Prefix of the removal records.
 pub(super) const GONE: u8 = b'g';
+/// Prefix of the packs.
+pub(super) const PACKS: u8 = b'p';
 /// Key of the head.
 pub(super) const HEAD_KEY: &[u8] = b"h";
 /// Name of the fact that holds the store's identity.

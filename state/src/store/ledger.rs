@@ -43,6 +43,16 @@ pub(super) struct Ledger {
     dead: SeqSet,
     facts: BTreeMap<Box<[u8]>, u64>,
     gone: SeqSet,
+    /// Calls whose value is a pack's.
+    packed: SeqSet,
+    /// How many calls of each pack are left in it, by its first sequence.
+    packs: BTreeMap<u64, u64>,
+    /// Packs that no call is left in.
+    emptied: Vec<u64>,
+    /// The store may hold packs.
+    pub(super) may_pack: bool,
+    /// Calls beside which a note or a mark was written, be it one that takes another back.
+    marked: SeqSet,
     digests: Digests,
     /// Blocks whose removal record is to be written with this commit.
     touched: BTreeSet<u64>,
@@ -55,14 +65,21 @@ impl Ledger {
         let number = keys::number_of(key);
         match (*prefix, number) {
             (keys::CALLS, Some(seq)) => {
+                self.unpack(seq);
                 self.set(Class::Calls, seq, true);
                 self.set(Class::Residues, seq, says == Says::Residue);
                 if self.gone.remove(seq) {
                     self.touched.insert(block_of(seq));
                 }
             }
-            (keys::SENDING, Some(seq)) => self.set(Class::Notes, seq, says == Says::Itself),
-            (keys::DEAD, Some(seq)) => self.set(Class::Dead, seq, says == Says::Itself),
+            (keys::SENDING, Some(seq)) => {
+                self.marked.insert(seq);
+                self.set(Class::Notes, seq, says == Says::Itself);
+            }
+            (keys::DEAD, Some(seq)) => {
+                self.marked.insert(seq);
+                self.set(Class::Dead, seq, says == Says::Itself);
+            }
             (facts::PREFIX, _) => {
                 let Some(name) = facts::name_of(key) else { return };
                 if let Some(before) = self.facts.remove(key) {
@@ -81,6 +98,7 @@ impl Ledger {
     pub(super) fn removed(&mut self, key: &[u8]) {
         match (key.first().copied(), keys::number_of(key)) {
             (Some(keys::CALLS), Some(seq)) => {
+                self.unpack(seq);
                 self.set(Class::Calls, seq, false);
                 self.set(Class::Residues, seq, false);
                 self.bury(seq);
@@ -105,6 +123,53 @@ impl Ledger {
             (true, false) => self.digests.of_mut(class).take(hash),
             (false, _) => {}
         }
+    }
+
+    /// The pack of `first` holds these calls, which were written.
+    pub(super) fn pack(&mut self, first: u64, seqs: impl IntoIterator<Item = u64>) {
+        let mut count = 0;
+        for seq in seqs {
+            count += u64::from(self.packed.insert(seq));
+        }
+        self.packs.insert(first, count);
+        if count == 0 {
+            self.packs.remove(&first);
+            self.emptied.push(first);
+        }
+    }
+
+    /// The call is not its pack's any more.
+    fn unpack(&mut self, seq: u64) {
+        if !self.packed.remove(seq) {
+            return;
+        }
+        let Some((first, left)) = self.packs.range_mut(..=seq).next_back() else { return };
+        *left -= 1;
+        if *left == 0 {
+            let first = *first;
+            self.packs.remove(&first);
+            self.emptied.push(first);
+        }
+    }
+
+    /// Whether the call's value is a pack's.
+    pub(super) fn is_packed(&self, seq: u64) -> bool {
+        self.packed.contains(seq)
+    }
+
+    /// Packs that no call is left in: their values are to be removed.
+    pub(super) fn take_emptied(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.emptied)
+    }
+
+    /// Whether a note or a mark may be stored beside the call; forgets that.
+    pub(super) fn takes_marks(&mut self, seq: u64) -> bool {
+        self.marked.remove(seq)
+    }
+
+    /// The calls whose values are packs'.
+    pub(super) fn packed(&self) -> impl Iterator<Item = u64> {
+        self.packed.iter()
     }
 
     fn bury(&mut self, seq: u64) {
@@ -184,7 +249,7 @@ impl Ledger {
     pub(super) fn head(&self, commit: u64, last_seq: u64, arriving: Option<u64>) -> Head {
         let lowest = self.live.first().into_iter().chain(arriving).min();
         let floor = lowest.unwrap_or_else(|| last_seq.saturating_add(1));
-        Head { commit, last_seq, floor, digests: self.digests }
+        Head { commit, last_seq, floor, digests: self.digests, packed: self.may_pack }
     }
 
     pub(super) fn digests(&self) -> Digests {

@@ -22,7 +22,7 @@ use std::{
 
 use super::{
     head::{self, AnyHead, FirstHead, Head},
-    record::{FIRST, FORMAT},
+    record::{FIRST, FORMAT, PACKED},
 };
 
 const MAGIC: [u8; 4] = *b"fbxM";
@@ -123,7 +123,8 @@ pub(super) fn read(dir: &Path) -> io::Result<Reading> {
 }
 
 fn encode(head: &Head) -> Vec<u8> {
-    let mut bytes = prefix(FORMAT, head.commit, head.last_seq);
+    let format = if head.packed { PACKED } else { FORMAT };
+    let mut bytes = prefix(format, head.commit, head.last_seq);
     bytes.extend(head::encode(head).unwrap_or_default());
     bytes.resize(SECTOR, 0);
     bytes
@@ -156,11 +157,15 @@ fn decode(bytes: &[u8]) -> Reading {
     let [c0, c1, c2, c3, c4, c5, c6, c7, s0, s1, s2, s3, s4, s5, s6, s7] = numbers;
     let commit = u64::from_le_bytes([c0, c1, c2, c3, c4, c5, c6, c7]);
     let last_seq = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
-    match u16::from_le_bytes([f0, f1]) {
+    let format = u16::from_le_bytes([f0, f1]);
+    match format {
         _ if [m0, m1, m2, m3] != MAGIC => Reading::Damaged,
         FIRST => Reading::First(FirstHead { commit, last_seq }),
-        FORMAT => match head::decode(bytes.get(PREFIX..).unwrap_or_default()) {
-            Ok(AnyHead::Vouching(head)) if (head.commit, head.last_seq) == (commit, last_seq) => {
+        FORMAT | PACKED => match head::decode(bytes.get(PREFIX..).unwrap_or_default()) {
+            Ok(AnyHead::Vouching(head))
+                if (head.commit, head.last_seq) == (commit, last_seq)
+                    && head.packed == (format == PACKED) =>
+            {
                 Reading::At(head)
             }
             _ => Reading::Damaged,
@@ -191,7 +196,7 @@ mod tests {
     fn sample() -> Head {
         let mut digests = Digests::default();
         digests.calls.add(Class::Calls.hash(7));
-        Head { commit: 41, last_seq: u64::MAX, floor: 7, digests }
+        Head { commit: 41, last_seq: u64::MAX, floor: 7, digests, packed: false }
     }
 
     #[test]

@@ -94,6 +94,12 @@ impl Tree for Written {
         Ok(values.map.remove(key))
     }
 
+    fn at_or_below(&self, key: &[u8], prefix: u8) -> sled::Result<Option<(IVec, IVec)>> {
+        let values = self.0.lock();
+        let found = values.map.range(vec![prefix]..=key.to_vec()).next_back();
+        Ok(found.map(|(key, value)| (key.as_slice().into(), value.clone())))
+    }
+
     fn keys(&self, prefix: &[u8]) -> sled::Result<Vec<IVec>> {
         let values = self.0.lock();
         let from = values.map.range(prefix.to_vec()..).map(|(key, _)| key);
@@ -195,6 +201,7 @@ impl MemoryDisk {
             uploads: BTreeSet::new(),
             garbage: scanned.garbage,
             target,
+            packs: false,
             changed: None,
         };
         let store = MemoryStore(Arc::clone(&shared));

@@ -37,7 +37,7 @@ use super::{
     plan::{self, Lost, NoPlan, Plan},
     raw::{Key, Raw, SEGMENT},
     rebuild,
-    record::FORMAT,
+    record::KNOWN,
     scan::{self, ScanFailure, Scanned},
     settings::StoreSettings,
     settle::Settling,
@@ -130,7 +130,7 @@ fn open_it(settings: &StoreSettings) -> Result<Ready, OpenError> {
     let mut opening =
         Opening { settings, marked, findings: Vec::new(), distrusted: None, is_compacted: false };
     if let Reading::Newer(found) = marked {
-        return Err(OpenError::NewerFormat { found, known: FORMAT });
+        return Err(OpenError::NewerFormat { found, known: KNOWN });
     }
     rebuild::finish(settings, marked, &mut opening.findings).map_err(at(dir))?;
     for _ in 0..REPAIRS_MAX {
@@ -169,7 +169,7 @@ impl Opening<'_> {
     /// One way through the picture above. `None`: the files were repaired, and are to be looked at again.
     fn attempt(&mut self) -> Result<Option<Ready>, OpenError> {
         match self.look()? {
-            Look::Newer(found) => Err(OpenError::NewerFormat { found, known: FORMAT }),
+            Look::Newer(found) => Err(OpenError::NewerFormat { found, known: KNOWN }),
             Look::Nothing => self.begin().map(Some),
             Look::First(raw) => self.upgrade(&raw).map(|()| None),
             Look::Unprovable(raw, why) => {
@@ -423,6 +423,7 @@ impl Opening<'_> {
             }
         }
         let written = guarded(|| -> io::Result<(Head, Mark, File)> {
+            scanned.ledger.may_pack = self.settings.packed || plan.head.packed;
             let mut settling = Settling { db: &db, ledger: &mut scanned.ledger, commit };
             for key in unsettled {
                 settling.settle(&key)?;
@@ -507,7 +508,7 @@ fn try_open(path: &Path, plan: Option<&Plan>) -> Result<(Db, Scanned), Attempt> 
         Ok(scanned) => Ok((db, scanned)),
         Err(ScanFailure::Newer(found)) => {
             rebuild::close(dir, db);
-            Err(Attempt::Final(OpenError::NewerFormat { found, known: FORMAT }))
+            Err(Attempt::Final(OpenError::NewerFormat { found, known: KNOWN }))
         }
         Err(ScanFailure::Broken(reason)) => {
             rebuild::close(dir, db);

@@ -11,7 +11,7 @@ use super::{
     error::StoreError,
     keys::{self, CALLS, SENDING, chunk_key, cut, key, number_of},
     ledger::Says,
-    note,
+    note, pack,
     record::{
         self, CHUNK_BODY, CallRecord, ChunkRecord, Draft, Kind, StoredLanes, Unreadable, VALUE_MAX,
     },
@@ -215,7 +215,7 @@ pub(super) fn decode_call(
 
 /// Reads a call and its marks.
 pub(super) fn read_call(db: &impl Tree, seq: u64) -> Result<StoredCall, StoreError> {
-    let value = db.get(&key(CALLS, seq)).map_err(StoreError::read)?;
+    let value = pack::call_value(db, seq).map_err(StoreError::read)?;
     let value = value.ok_or(StoreError::NotFound { seq })?;
     let (mut call, _) = decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
     if let Some(note) = mark_under(db, key(SENDING, seq))? {
@@ -235,7 +235,7 @@ fn mark_under(db: &impl Tree, key: [u8; 9]) -> Result<Option<sled::IVec>, StoreE
 
 /// Reads a call's body, whole and with its checksum verified.
 pub(super) fn read_body(db: &impl Tree, seq: u64) -> Result<Bytes, StoreError> {
-    let value = db.get(&key(CALLS, seq)).map_err(StoreError::read)?;
+    let value = pack::call_value(db, seq).map_err(StoreError::read)?;
     let value = value.ok_or(StoreError::NotFound { seq })?;
     let (_, header) = decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
     let mut body = Vec::from(header.inline);

@@ -31,6 +31,10 @@ pub(super) const OVERHEAD: usize = ENVELOPE + 8;
 pub(super) const MAGIC: [u8; 4] = [0xF5, b'b', b'x', 0x1A];
 /// The format that this version writes.
 pub(super) const FORMAT: u16 = 2;
+/// The format of a head whose store may hold packs (`pack.rs`); its values are otherwise those of [`FORMAT`].
+pub(super) const PACKED: u16 = 3;
+/// The newest format that this version reads.
+pub(super) const KNOWN: u16 = PACKED;
 /// The first format, whose values have no commit number.
 pub(super) const FIRST: u16 = 1;
 /// Body bytes in one chunk: with its header (17 bytes at most) and the envelope below [`VALUE_MAX`].
@@ -100,7 +104,7 @@ pub(super) enum Unreadable {
 impl std::fmt::Display for Unreadable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Newer { found } => write!(f, "format {found} is newer than {FORMAT}"),
+            Self::Newer { found } => write!(f, "format {found} is newer than {KNOWN}"),
             Self::Damaged(what) => f.write_str(what),
         }
     }
@@ -250,6 +254,14 @@ pub(super) fn seal(kind: Kind, payload: &impl Encode, size_hint: usize) -> Optio
     draft(kind, FORMAT, ENVELOPE, value)
 }
 
+/// The same value in an envelope of the format of packs, which earlier versions refuse.
+pub(super) fn seal_packed(kind: Kind, payload: &impl Encode, size_hint: usize) -> Option<Draft> {
+    let Draft(mut value) = seal(kind, payload, size_hint)?;
+    let [f0, f1] = PACKED.to_le_bytes();
+    value.get_mut(4..6)?.copy_from_slice(&[f0, f1]);
+    Some(Draft(value))
+}
+
 /// The same payload in another format: brings a value to this format, or back to the first.
 pub(super) fn seal_again(value: &[u8], format: u16) -> Option<Draft> {
     let sealed = peel(value).ok()?;
@@ -322,7 +334,7 @@ pub(super) fn peel(bytes: &[u8]) -> Result<Sealed<'_>, Unreadable> {
     let length = ENVELOPE + length;
     match (found, flags, Kind::from_u8(kind)) {
         (FIRST, 0, Some(kind)) => Ok(Sealed { kind, format: found, commit: 0, payload, length }),
-        (FORMAT, 0, Some(kind)) => {
+        (FORMAT | PACKED, 0, Some(kind)) => {
             let (number, payload) =
                 payload.split_first_chunk().ok_or(Unreadable::Damaged("too short"))?;
             let commit = u64::from_le_bytes(*number);
@@ -331,6 +343,11 @@ pub(super) fn peel(bytes: &[u8]) -> Result<Sealed<'_>, Unreadable> {
         // Formats, flags and kinds that this version does not know come from a newer one.
         _ => Err(Unreadable::Newer { found }),
     }
+}
+
+/// The number that a payload begins with: the sequence of a call's.
+pub(super) fn first_number(payload: &[u8]) -> Option<u64> {
+    bincode::decode_from_slice::<u64, _>(payload, CODEC).ok().map(|(number, _)| number)
 }
 
 /// Decodes a whole payload; bytes behind it are damage.
@@ -370,7 +387,7 @@ pub(super) fn mend_checksum(bytes: &mut [u8]) {
 pub(super) fn seal_as_newer(payload: &[u8]) -> Vec<u8> {
     let mut value = vec![0; ENVELOPE];
     value.extend_from_slice(payload);
-    let mut value = draft(Kind::Call, FORMAT + 1, ENVELOPE, value).unwrap().0;
+    let mut value = draft(Kind::Call, KNOWN + 1, ENVELOPE, value).unwrap().0;
     seal_envelope(&mut value);
     value
 }
@@ -446,8 +463,8 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_told_from_damage() {
-        let newer = Unreadable::Newer { found: 3 };
-        assert_eq!(newer.to_string(), "format 3 is newer than 2");
+        let newer = Unreadable::Newer { found: 4 };
+        assert_eq!(newer.to_string(), "format 4 is newer than 3");
         assert_eq!(peel(&seal_as_newer(b"future")).err(), Some(newer));
     }
 

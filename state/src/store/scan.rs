@@ -18,6 +18,7 @@ use super::{
     keys::{self, FACT_TARGET, GONE, HEAD_KEY},
     ledger::{Ledger, Says},
     note::{self, GroupNote, Note},
+    pack,
     plan::Plan,
     queue,
     raw::Key,
@@ -150,6 +151,17 @@ impl<'a> Witness<'a> {
         }
     }
 
+    /// A call of a pack. One that is not planned may be gone, or have a value of its own: that is seen at the end.
+    fn see_packed(&mut self, seq: u64, value: &[u8]) {
+        let Ok(sealed) = record::peel(value) else { return };
+        let key = Key::Call(seq);
+        if sealed.commit > self.plan.head.commit {
+            self.above.insert(key);
+        } else if self.plan.values.get(&key).is_some_and(|(commit, _)| *commit == sealed.commit) {
+            self.unseen.remove(&key);
+        }
+    }
+
     /// What may be there without being live.
     fn is_leftover(&self, key: &Key, kind: Kind) -> bool {
         match key {
@@ -167,6 +179,13 @@ impl<'a> Witness<'a> {
     fn verdict(self, ledger: &Ledger) -> Option<String> {
         if let Some(key) = self.foreign {
             return Some(format!("sled shows {key:?}, which is not live"));
+        }
+        let is_foreign = |seq: &u64| {
+            let key = Key::Call(*seq);
+            !self.plan.values.contains_key(&key) && !self.above.contains(&key)
+        };
+        if let Some(seq) = ledger.packed().find(is_foreign) {
+            return Some(format!("sled shows call {seq}, which is not live"));
         }
         let missing = self.unseen.iter().find(|key| {
             let seq = match key {
@@ -214,6 +233,7 @@ impl Scan<'_> {
                 Ok(())
             }
             keys::CHUNKS => self.chunk(key, value, &unknown),
+            keys::PACKS => self.pack(number?, value),
             keys::CALLS => self.call(number?, value),
             keys::SENDING | keys::DEAD => {
                 record::peel(value).map(drop).or_else(only_newer)?;
@@ -279,6 +299,37 @@ impl Scan<'_> {
         Ok(())
     }
 
+    /// The calls of a pack that are not gone. What is below the floor is, also if its record was dropped.
+    fn pack(&mut self, first: u64, value: &[u8]) -> Result<(), Unreadable> {
+        let floor = match self.found.head {
+            Some(AnyHead::Vouching(head)) => head.floor,
+            _ => 0,
+        };
+        let mut seqs = Vec::new();
+        let mut wrong = None;
+        for entry in pack::entries(value) {
+            let (seq, value) = match entry {
+                Ok(entry) => entry,
+                Err(why) => {
+                    wrong.get_or_insert(why);
+                    break;
+                }
+            };
+            if let Some(witness) = &mut self.witness {
+                witness.see_packed(seq, value);
+            }
+            if seq < floor || self.found.ledger.is_gone(seq) {
+                continue;
+            }
+            seqs.push(seq);
+            if let Err(why) = self.call(seq, value) {
+                wrong.get_or_insert(why);
+            }
+        }
+        self.found.ledger.pack(first, seqs);
+        wrong.map_or(Ok(()), Err)
+    }
+
     fn fact(&mut self, key: &IVec, value: &[u8]) -> Result<(), Unreadable> {
         let record: FactRecord<'_> = record::open(Kind::Fact, value)?;
         same(key.get(1..) == Some(record.name.as_bytes()))?;
@@ -327,6 +378,9 @@ impl Scan<'_> {
             }
         }
         self.sweep_chunks();
+        let emptied = self.found.ledger.take_emptied().into_iter();
+        let emptied = emptied.map(|first| IVec::from(&keys::key(keys::PACKS, first)));
+        self.found.garbage.extend(emptied);
         self.settle_groups();
         for (seq, gather) in illegible {
             self.doubt_all_of(seq, gather);

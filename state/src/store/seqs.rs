@@ -57,7 +57,6 @@ impl SeqSet {
     }
 
     /// All of them, ascending.
-    #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = u64> {
         self.0.iter().flat_map(|(block, bits)| {
             let first = first_of(*block);

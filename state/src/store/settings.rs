@@ -25,6 +25,8 @@ pub struct StoreSettings {
     pub unix_now: Arc<dyn Fn() -> UnixMillis + Send + Sync>,
     /// Hears what nobody asked for; runs on the committing thread, so it must not wait.
     pub on_event: Arc<dyn Fn(StoreEvent) + Send + Sync>,
+    /// Whether small calls that are committed together share values, which earlier releases cannot read.
+    pub packed: bool,
     /// Faults that tests inject; none by default.
     pub faults: Faults,
 }

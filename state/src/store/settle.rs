@@ -10,9 +10,9 @@ use sled::Db;
 
 use super::{
     head::{self, Head},
-    keys::HEAD_KEY,
+    keys::{self, HEAD_KEY},
     ledger::{Ledger, Says},
-    queue,
+    pack, queue,
     raw::Key,
     record::{self, Draft, FORMAT},
 };
@@ -29,7 +29,8 @@ impl Settling<'_> {
     pub(super) fn settle(&mut self, key: &Key) -> io::Result<()> {
         let bytes = key.to_bytes();
         let shown = match key {
-            Key::Call(_) | Key::Note(_) | Key::Dead(_) | Key::Fact(_) => {
+            Key::Call(seq) => pack::call_value(self.db, *seq).map_err(io::Error::from)?,
+            Key::Note(_) | Key::Dead(_) | Key::Fact(_) => {
                 self.db.get(&bytes).map_err(io::Error::from)?
             }
             Key::Chunk(..) | Key::History(_) => return Ok(()),
@@ -64,6 +65,9 @@ impl Settling<'_> {
     pub(super) fn finish(self, last_seq: u64) -> io::Result<Head> {
         for (key, value) in self.ledger.take_touched(self.commit) {
             self.db.insert(key, value).map_err(io::Error::from)?;
+        }
+        for first in self.ledger.take_emptied() {
+            self.db.remove(keys::key(keys::PACKS, first)).map_err(io::Error::from)?;
         }
         let head = self.ledger.head(self.commit, last_seq, None);
         if let Some(value) = head::encode(&head) {

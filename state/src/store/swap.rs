@@ -11,7 +11,7 @@ use sled::IVec;
 use super::{
     command::Ticket,
     committer::Committer,
-    compact::{Compaction, put},
+    compact::{Compaction, copy},
     error::{OpenError, StoreError},
     guard::guarded,
     keys, open,
@@ -116,8 +116,7 @@ impl Committer {
             let handle = self.shared.db.read();
             let db = handle.as_ref().ok_or(io::ErrorKind::NotConnected)?;
             for key in &left {
-                let value = db.get(key).map_err(io::Error::from)?;
-                put(&mut writer, key, value.as_ref())?;
+                copy(&mut writer, db, key)?;
             }
             if writer.digests() != self.applier.ledger.digests() {
                 return Err(io::Error::other("what was copied is not what lives"));

@@ -16,8 +16,10 @@ mod kill;
 mod model;
 mod notes;
 mod outages;
+mod packs;
 #[expect(clippy::pedantic, reason = "a harness, which counts in floats")]
 mod power;
+mod removals;
 mod simulated;
 #[expect(clippy::pedantic, reason = "a harness")]
 mod syscalls;
@@ -46,6 +48,7 @@ fn settings(dir: &Path) -> StoreSettings {
         disk_floor: 0,
         unix_now: Arc::new(|| UnixMillis::new(1_790_000_000_000)),
         on_event: Arc::new(|_| {}),
+        packed: std::env::var_os("FUSEBOX_TEST_PACKED").is_some(),
         faults: Faults::default(),
     }
 }

@@ -10,6 +10,8 @@ pub(super) trait Tree {
     fn insert(&self, key: &[u8], value: Vec<u8>) -> sled::Result<Option<IVec>>;
     /// Removes a value; returns it.
     fn remove(&self, key: &[u8]) -> sled::Result<Option<IVec>>;
+    /// The last entry at or below `key` whose key begins with `prefix`.
+    fn at_or_below(&self, key: &[u8], prefix: u8) -> sled::Result<Option<(IVec, IVec)>>;
     /// The keys that begin with `prefix`, ascending.
     fn keys(&self, prefix: &[u8]) -> sled::Result<Vec<IVec>>;
 }
@@ -25,6 +27,10 @@ impl Tree for Db {
 
     fn remove(&self, key: &[u8]) -> sled::Result<Option<IVec>> {
         (**self).remove(key)
+    }
+
+    fn at_or_below(&self, key: &[u8], prefix: u8) -> sled::Result<Option<(IVec, IVec)>> {
+        self.range([prefix].as_slice()..=key).next_back().transpose()
     }
 
     fn keys(&self, prefix: &[u8]) -> sled::Result<Vec<IVec>> {

@@ -3,6 +3,7 @@
 use std::{fs, os::unix::fs::FileExt};
 
 use super::*;
+use crate::store::check::{CheckError, CheckVerdict, check};
 
 /// A closed store with calls 1 to `calls`, every third of them chunked.
 fn filled(dir: &Path, calls: u64) {
@@ -144,10 +145,35 @@ fn a_newer_format_is_refused_untouched() {
     let before = contents(dir.path());
     for _ in 0..2 {
         let refused = Store::open(settings(dir.path()));
-        assert!(matches!(refused, Err(OpenError::NewerFormat { found: 3, known: 2 })));
+        assert!(matches!(refused, Err(OpenError::NewerFormat { found: 4, known: 3 })));
     }
     assert!(before == contents(dir.path()));
     assert_eq!(named(dir.path(), "db."), [""; 0]);
+}
+
+/// The mark alone is enough: a newer store is refused before its log is read, also if every value in it could be.
+#[test]
+fn a_newer_mark_is_refused_untouched() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 3);
+    let store = dir.path().join("store");
+    let mut bytes = fs::read(store.join("mark")).unwrap();
+    bytes[4..6].copy_from_slice(&4_u16.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..24]);
+    bytes[24..28].copy_from_slice(&crc.to_le_bytes());
+    fs::write(store.join("mark"), &bytes).unwrap();
+    // What a rebuild by that version has begun is its own to finish.
+    fs::create_dir(store.join("db.partial")).unwrap();
+    let before = fs::read(log(dir.path())).unwrap();
+    let refused = Store::open(settings(dir.path()));
+    assert!(matches!(refused, Err(OpenError::NewerFormat { found: 4, known: 3 })));
+    let refused = downgrade(&settings(dir.path()));
+    assert!(matches!(refused, Err(CheckError::NewerFormat(4))), "{refused:?}");
+    let report = check(&store, &mut |_, _| {});
+    assert_eq!(report.verdict, CheckVerdict::NewerFormat);
+    assert_eq!(fs::read(store.join("mark")).unwrap(), bytes);
+    assert!(fs::read(log(dir.path())).unwrap() == before);
+    assert_eq!(named(dir.path(), "db."), ["db.partial"]);
 }
 
 #[test]

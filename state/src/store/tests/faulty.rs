@@ -132,7 +132,10 @@ impl Template {
     pub(super) fn of_the_first_format(part: &str) -> Self {
         let template = Self::filled(part);
         let dir = template.dir.path();
-        drop(open(dir));
+        // That release knew no packs: a compaction takes them out.
+        let opened = Store::open(StoreSettings { packed: false, ..settings(dir) }).unwrap();
+        wait(|done| opened.store.compact(done)).unwrap();
+        drop(opened);
         let found = contents(dir);
         let db = dir.join("store/db");
         fs::remove_dir_all(&db).unwrap();

@@ -93,12 +93,24 @@ impl Tree for Memory {
     }
 
     fn insert(&self, key: &[u8], value: Vec<u8>) -> sled::Result<Option<IVec>> {
-        self.log.borrow_mut().push(value.clone());
+        if key.first() == Some(&keys::PACKS) {
+            // A reader of the raw log finds each of its calls for itself.
+            let calls = pack::entries(&value).map(|call| call.unwrap().1.to_vec());
+            self.log.borrow_mut().extend(calls);
+        } else {
+            self.log.borrow_mut().push(value.clone());
+        }
         Ok(self.map.borrow_mut().insert(key.to_vec(), value.into()))
     }
 
     fn remove(&self, key: &[u8]) -> sled::Result<Option<IVec>> {
         Ok(self.map.borrow_mut().remove(key))
+    }
+
+    fn at_or_below(&self, key: &[u8], prefix: u8) -> sled::Result<Option<(IVec, IVec)>> {
+        let map = self.map.borrow();
+        let found = map.range(vec![prefix]..=key.to_vec()).next_back();
+        Ok(found.map(|(key, value)| (key.as_slice().into(), value.clone())))
     }
 
     fn keys(&self, prefix: &[u8]) -> sled::Result<Vec<IVec>> {
@@ -119,9 +131,9 @@ struct Run {
 }
 
 impl Run {
-    fn new() -> Self {
+    fn new(packs: bool) -> Self {
         let head = Head { floor: 1, ..Head::default() };
-        let applier = applier(head, Ledger::default(), 0);
+        let applier = applier(head, Ledger::default(), packs);
         Self {
             memory: Memory::default(),
             applier,
@@ -330,7 +342,8 @@ impl Run {
         let head = ledger.head(commit, plan.head.last_seq, None);
         memory.insert(keys::HEAD_KEY, head::encode(&head).unwrap()).unwrap();
         // A call of the last commit that was not completed is never given out again.
-        self.applier = applier(Head { last_seq: self.next - 1, ..head }, ledger, 0);
+        self.applier =
+            applier(Head { last_seq: self.next - 1, ..head }, ledger, self.applier.packs);
         self.synced = memory.log.borrow().len();
         self.mark = head;
         self.memory = memory;
@@ -338,7 +351,7 @@ impl Run {
 
     fn restart(&mut self) {
         let next = self.next;
-        *self = Self::new();
+        *self = Self::new(self.applier.packs);
         self.next = next;
         self.applier.head.last_seq = next - 1;
         self.applier.head.floor = next;
@@ -346,16 +359,17 @@ impl Run {
     }
 }
 
-fn applier(head: Head, ledger: Ledger, history_next: u64) -> Applier {
+fn applier(head: Head, ledger: Ledger, packs: bool) -> Applier {
     Applier {
         group: Group::default(),
         head,
         ledger,
         live_bytes: 0,
-        history_next,
+        history_next: 0,
         uploads: BTreeSet::new(),
         garbage: Vec::new(),
         target: Arc::new(RwLock::new("t".into())),
+        packs,
         changed: None,
     }
 }
@@ -394,8 +408,9 @@ proptest! {
     #[test]
     fn the_plan_of_the_log_is_the_truth_whatever_a_crash_keeps(
         commits in prop::collection::vec((prop::collection::vec(op(), 1..8), end()), 1..16),
+        packs: bool,
     ) {
-        let mut run = Run::new();
+        let mut run = Run::new(packs);
         for (ops, end) in &commits {
             let mut model = run.acknowledged.clone();
             for op in ops {
