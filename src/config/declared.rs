@@ -175,6 +175,19 @@ impl Declared {
         wrong.into_iter().map(|(_, path, why)| (path, why)).collect()
     }
 
+    /// What the value at `path` must be, if it is of another type than its setting's. `None` if there is no such value
+    /// or setting.
+    pub(crate) fn mistyped(&self, table: &Table, path: &str) -> Option<String> {
+        let setting = self.find(path, kind_of(table, path).as_deref())?;
+        let mut why = None;
+        each_leaf(table, "", &mut |at, value| {
+            if at == path {
+                why = Some(judge::mistyped(setting, value));
+            }
+        });
+        why
+    }
+
     /// The values of `table`, durations and sizes in their usual form.
     pub(crate) fn shown(&self, table: &Table, secrets: Secrets) -> Table {
         let mut shown = table.clone();
