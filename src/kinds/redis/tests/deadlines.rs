@@ -183,6 +183,27 @@ async fn without_eval_a_residue_is_settled_in_steps() {
     }
 }
 
+/// It has been applied in part. What was to prolong its key's life is refused too, so nothing is left in the line that
+/// would end it.
+#[tokio::test]
+async fn a_key_of_a_refused_transaction_ends_within_a_week() {
+    const DAY: i64 = 24 * 3600 * 1000;
+    const WEEK: i64 = 7 * DAY;
+    let server = Server::start().await;
+    let redis = RedisConnector::new(server.settings("i", "r"));
+    for (number, second, dead, value, left) in
+        [(1, "SET k w", 1, "w", -1..=-1), (2, "SET k w EX 0", 2, "v", WEEK - DAY..=WEEK)]
+    {
+        let mut line = Line::new(&redis, number);
+        line.accept(words("FUSEBOX.MULTI 5 0 SET k v PX 800 2 0 INCR k"), ago(2500));
+        line.accept(words(second), ago(2400));
+        line.drain().await;
+        let seen = seen(&server, "k").await;
+        assert_eq!((line.dead.len(), seen.0.as_str()), (dead, value), "{second}");
+        assert!(left.contains(&seen.1), "{second}: {} ms", seen.1);
+    }
+}
+
 #[tokio::test]
 async fn a_crash_between_a_write_and_its_residue_leaves_nothing_behind() {
     let server = Server::start().await;
