@@ -216,9 +216,9 @@ fn deserialize(
         };
         let path = error.path().to_string();
         let inner: toml::de::Error = error.into_inner();
-        if let Some(why) = declared.mistyped(&table, &path) {
-            if judged.iter().all(|(key, _)| *key != path) {
-                checker.problem(&path, why);
+        if let Some((path, why)) = declared.mistyped(&table, &path) {
+            if judged.iter().all(|(key, _)| key != path) {
+                checker.problem(path, why);
             }
         } else {
             let origin = checker.origins.get(&path).map(Origin::told);

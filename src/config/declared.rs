@@ -175,9 +175,13 @@ impl Declared {
         wrong.into_iter().map(|(_, path, why)| (path, why)).collect()
     }
 
-    /// What the value at `path` must be, if it is of another type than its setting's. `None` if there is no such value
-    /// or setting.
-    pub(crate) fn mistyped(&self, table: &Table, path: &str) -> Option<String> {
+    /// What the value at `path` must be, if it is of another type than its setting's, and the setting's own path: that
+    /// of the list for `depends_on[1]`. `None` if there is no such value or setting.
+    pub(crate) fn mistyped<'a>(&self, table: &Table, path: &'a str) -> Option<(&'a str, String)> {
+        let path = match path.rsplit_once('[') {
+            Some((list, place)) if place.ends_with(']') => list,
+            _ => path,
+        };
         let setting = self.find(path, kind_of(table, path).as_deref())?;
         let mut why = None;
         each_leaf(table, "", &mut |at, value| {
@@ -185,7 +189,7 @@ impl Declared {
                 why = Some(judge::mistyped(setting, value));
             }
         });
-        why
+        why.map(|why| (path, why))
     }
 
     /// The values of `table`, durations and sizes in their usual form.

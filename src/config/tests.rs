@@ -371,7 +371,7 @@ fn all_problems_are_told_at_once() {
             "sate_dir is not a setting; the nearest is state_dir",
             "FUSEBOX_HTTP__LISTN sets http.listn, which is not a setting; the nearest is http.listen",
             "backends.redis.critical must be true or false, got \"maybe\"",
-            "backends.redis.timeout must be a duration such as \"30s\" between 10ms and 1h, got 5",
+            "backends.redis.timeout must be a duration such as \"30s\" between 1ms and 1day, got 5",
             "backends.redis.retry.attempts must be at least 1, got 0 (set by FUSEBOX_BACKENDS__REDIS__RETRY__ATTEMPTS)",
             "backends.redis.queue.items must be at least 1, got 0",
         ],

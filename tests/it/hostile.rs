@@ -512,7 +512,7 @@ fn everything_that_is_wrong_with_the_settings_is_told_at_once() {
 fusebox: 8 problems in the configuration
   backends.redis.failure_threshold is not a setting; the nearest is backends.redis.breaker.failure_threshold
   sate_dir is not a setting; the nearest is state_dir
-  backends.redis.timeout must be a duration such as \"30s\" between 10ms and 1h, got 5
+  backends.redis.timeout must be a duration such as \"30s\" between 1ms and 1day, got 5
   backends.redis.breaker.failure_rate must be between 0 and 1, got 1.5
   backends.redis.queue.bytes must be at least 1 MiB, got 9.8 KiB
   backends.db.kind \"postgres\" is not in this release, which knows: clickhouse, firestore, redis

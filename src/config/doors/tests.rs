@@ -325,7 +325,7 @@ fn every_mistake_is_told_by_its_key() {
         &typed,
         &[
             "doors[0].connections must be a whole number between 1 and 1000000, got \"many\"",
-            "doors[0].deadline must be a duration such as \"30s\" between 10ms and 1h, got 3",
+            "doors[0].deadline must be a duration such as \"30s\" between 1ms and 1day, got 3",
             "doors[1].kind must be a text, got 4",
             "doors[1] must name its backend: doors[1].backend",
         ],
