@@ -25,8 +25,8 @@ use tokio::sync::Semaphore;
 use crate::{
     connector::{
         Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, ErrorCode,
-        Outage, Overlay, OwnCode, Plan, QueuedWrite, Read, Refused, Residue, ResidueAfter, Said, Slot, Tail,
-        Upload, Write,
+        Outage, Overlay, OwnCode, Plan, QueuedWrite, Read, Refused, Residue, ResidueAfter, Said,
+        Slot, Tail, Upload, Write,
     },
     simulation::overlay::LastWrite,
 };
