@@ -175,7 +175,7 @@ impl Config {
         let mut checker = Checker { origins, problems, warnings, notes, followed: Vec::new() };
         let mut core = table.clone();
         let own = split::split(&mut core, &declared, sections, &mut checker.problems);
-        let raw = deserialize(core, &declared, &mut checker);
+        let raw = deserialize(core, &declared, &judged, &mut checker);
         for (key, why) in judged {
             checker.problem(&key, why);
         }
@@ -201,9 +201,14 @@ impl Config {
     }
 }
 
-/// The table's settings by type. What has the wrong type is reported, taken out, and the rest tried
-/// again, so that every such mistake is found.
-fn deserialize(mut table: Table, declared: &Declared, checker: &mut Checker) -> RawConfig {
+/// The table's settings by type. What has the wrong type is reported, unless it was `judged` already, taken out, and the
+/// rest tried again, so that every such mistake is found.
+fn deserialize(
+    mut table: Table,
+    declared: &Declared,
+    judged: &[(String, String)],
+    checker: &mut Checker,
+) -> RawConfig {
     loop {
         let error = match serde_path_to_error::deserialize(Value::Table(table.clone())) {
             Ok(raw) => return raw,
@@ -211,9 +216,15 @@ fn deserialize(mut table: Table, declared: &Declared, checker: &mut Checker) -> 
         };
         let path = error.path().to_string();
         let inner: toml::de::Error = error.into_inner();
-        let origin = checker.origins.get(&path).map(Origin::told);
-        let problem = format!("{path}: {}{}", inner.message(), origin.unwrap_or_default());
-        checker.problems.push(problem);
+        if let Some((path, why)) = declared.mistyped(&table, &path) {
+            if judged.iter().all(|(key, _)| key != path) {
+                checker.problem(path, why);
+            }
+        } else {
+            let origin = checker.origins.get(&path).map(Origin::told);
+            let problem = format!("{path}: {}{}", inner.message(), origin.unwrap_or_default());
+            checker.problems.push(problem);
+        }
         if !remove(&mut table, &path) {
             return RawConfig::default();
         }

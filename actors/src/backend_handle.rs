@@ -4,8 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    ErrorClass, Lanes, Moment, OpId, Target, UnixMillis, Verdict, Words,
-    cache::Cache,
+    ErrorClass, Lanes, Moment, UnixMillis, Verdict, Words,
     chaos::{Faults, Kind, Order, Permitted},
 };
 use ractor::{ActorRef, rpc::CallResult};
@@ -18,11 +17,13 @@ use crate::{
     call_path::{self, Admission, AnswerCopy, Fills, Onward, OtherWay, PlainPlan},
     connector::{Gate, Read, SharedConnector, Slot},
     health::HealthMessage,
-    queue::{self, Overlaid},
+    queue::Overlaid,
     roster::Roster,
-    start::{BackendSpec, retarget_alert},
     view,
 };
+
+mod changes;
+mod queued;
 
 /// How long an order may take: a sync of the disk included.
 pub(crate) const ADMIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -368,123 +369,6 @@ impl Backend {
         }
     }
 
-    /// Lets calls that wait for the old target go to the new one.
-    ///
-    /// # Errors
-    /// [`AdminError::Conflict`] if nothing waits for another target.
-    pub async fn accept_retarget(&self) -> Result<(), AdminError> {
-        let shared = &self.entry.shared;
-        if shared.circuit.holds().exchange {
-            return Err(AdminError::Conflict("its address is being changed: try again".to_owned()));
-        }
-        if !shared.circuit.holds().retarget {
-            return Err(AdminError::Conflict(format!(
-                "no calls of {} wait for another target",
-                self.name()
-            )));
-        }
-        let store = shared.queue.store().map_err(|error| AdminError::Failed(error.to_string()))?;
-        let (sender, synced) = tokio::sync::oneshot::channel();
-        // Before the target itself: a crash in between leaves the question open.
-        let accepted = queue::accepted(shared.queue.index().last_seq(), &self.connector().target());
-        store.put_fact(queue::ACCEPTED_FACT, accepted, Box::new(|_| ()));
-        store.set_target(
-            &self.connector().target(),
-            Box::new(move |result| drop(sender.send(result))),
-        );
-        match synced.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(AdminError::Failed(error.to_string())),
-            Err(_) => return Err(failed("the store went away")),
-        }
-        shared.circuit.hold(|holds| holds.retarget = false);
-        shared.queue.alert(Alert::Retarget, None);
-        shared.queue.work.notify_one();
-        Ok(())
-    }
-
-    /// A page of the queue: everything not dead, or the dead letters, in order of acceptance.
-    pub fn queue_page(&self, dead: bool, after: Option<OpId>, limit: usize) -> view::QueuePage {
-        self.entry.shared.queue_page(dead, after, limit)
-    }
-
-    /// A queued call or dead letter, with its body in wire form.
-    pub async fn queued_call(&self, op_id: OpId) -> Option<(view::QueuedCallView, bytes::Bytes)> {
-        let shared = std::sync::Arc::clone(&self.entry.shared);
-        let ground = shared.queue.ground().clone();
-        let reading = ground.run(move || shared.queued_call(op_id));
-        reading.await.ok().flatten()
-    }
-
-    /// Puts a dead letter back at the tail of its lane, with all that were sent with it as one. `force` is wanted
-    /// if the lane was written since. One that may have been applied stays in doubt, and is sent only if the
-    /// backend is proven to recognise it; `not_applied` says that somebody has checked that it was not.
-    ///
-    /// # Errors
-    /// [`AdminError`] if there is none, or it needs `force`.
-    pub async fn requeue(
-        &self,
-        op_id: OpId,
-        force: bool,
-        not_applied: bool,
-    ) -> Result<(), AdminError> {
-        let queue = &self.entry.shared.queue;
-        let seq = {
-            let index = queue.index();
-            let found = index.find(op_id);
-            let (seq, dead) = found.ok_or_else(|| no_call(op_id))?;
-            if !dead {
-                return Err(AdminError::Conflict(format!("{op_id} waits already")));
-            }
-            if !force && index.get(seq).is_some_and(|entry| entry.written_since) {
-                return Err(AdminError::Conflict(format!(
-                    "the lane of {op_id} was, or may have been, written since: `--force` requeues it \
-                     behind that, and it will overwrite it"
-                )));
-            }
-            seq
-        };
-        let synced = queue.requeue(seq, not_applied).ok_or_else(|| no_call(op_id))?;
-        match synced.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(AdminError::Failed(error.to_string())),
-            Err(_) => Err(failed("the store went away")),
-        }
-    }
-
-    /// Discards a queued call or dead letter for good.
-    ///
-    /// # Errors
-    /// [`AdminError`] if there is none, or it is on the wire at this moment.
-    pub async fn discard(&self, op_id: OpId) -> Result<(), AdminError> {
-        let queue = &self.entry.shared.queue;
-        let found = queue.index().find(op_id);
-        let (seq, _) = found.ok_or_else(|| no_call(op_id))?;
-        let synced = queue.discard(seq).ok_or_else(|| {
-            AdminError::Conflict(format!("{op_id} is on the wire or being stored: try again"))
-        })?;
-        synced.await.map_err(|_| failed("the store refuses the removal"))?;
-        tracing::warn!(backend = self.name(), %op_id, "a queued call was discarded by an operator");
-        Ok(())
-    }
-
-    /// Nudges replay: forgets backoffs, lifts a pause, tries again now. Returns how many calls wait.
-    ///
-    /// # Errors
-    /// [`AdminError::Conflict`] if nothing may be replayed now, with the reason.
-    pub fn replay(&self) -> Result<u64, AdminError> {
-        let shared = &self.entry.shared;
-        shared.queue.index().retry_all();
-        shared.queue.resume.store(true, std::sync::atomic::Ordering::Release);
-        shared.queue.work.notify_one();
-        match shared.circuit.replay_barred() {
-            Some(why) if shared.queue.waiting() > 0 => {
-                Err(AdminError::Conflict(format!("nothing can be replayed now: {why}")))
-            }
-            _ => Ok(shared.queue.waiting()),
-        }
-    }
-
     /// Tells operators that its store was gone at the start, until `None`; a critical condition.
     pub fn tell_lost(&self, told: Option<String>) {
         self.entry.shared.queue.alert(Alert::Lost, told.map(Words::from));
@@ -498,76 +382,6 @@ impl Backend {
     /// Makes its actor panic: a test hook, reachable only if the environment allows it.
     pub fn panic_for_test(&self) {
         self.entry.tell(BackendMessage::Panic);
-    }
-
-    /// Whether it may be given another target now.
-    pub(crate) fn may_retarget(&self, target: &Target) -> Result<(), AdminError> {
-        let shared = &self.entry.shared;
-        if self.entry.actor.load().is_none() {
-            return Err(AdminError::Conflict(format!(
-                "the actor of {0} was given up on: `fusebox online {0}` brings it back",
-                self.name()
-            )));
-        }
-        let waits = shared.queue.waiting() > 0 || shared.queue.index().dead().0 > 0;
-        let now = self.connector().target();
-        if waits && now != *target {
-            return Err(AdminError::Conflict(format!(
-                "calls of {} wait for {now}: it cannot become {target} until they are gone",
-                self.name()
-            )));
-        }
-        Ok(())
-    }
-
-    /// Gives it other settings and another connector; see [`crate::Fusebox::reload`].
-    pub(crate) async fn reconfigure(&self, spec: BackendSpec) -> Result<String, AdminError> {
-        let shared = &self.entry.shared;
-        let target = spec.connector.target();
-        let before = self.connector().target();
-        let is_seen_otherwise = spec.connector.view() != self.connector().view();
-        if target != before {
-            // What is queued from here on waits until it is clear for whom it is.
-            shared.circuit.hold(|holds| (holds.retarget, holds.exchange) = (true, true));
-        }
-        // What the old one has on the wire must be over before the new one sends: until then calls
-        // find it closed, and fall back.
-        self.connector().close().await;
-        shared.connector.store(Arc::new(spec.connector));
-        shared.circuit.hold(|holds| holds.exchange = false);
-        if is_seen_otherwise {
-            // Another server's values answer nothing here, nor do another user's.
-            shared.cache.load().invalidate_all();
-        }
-        if target != before {
-            // Whoever hears of the new address finds it in effect. If calls wait, replay lifts the hold
-            // once they are gone.
-            shared.take_target_where_empty();
-            if shared.circuit.holds().retarget {
-                let told = retarget_alert(self.name(), &before, &target);
-                shared.queue.alert(Alert::Retarget, Some(told.into()));
-            }
-            shared.queue.work.notify_one();
-        }
-        self.configure(spec.settings).await?;
-        Ok(self.name().to_owned())
-    }
-
-    /// Gives it other settings; its connector stays. Nothing is closed, opened or emptied by that: the window, the
-    /// exponent, a force, the queue and the cache are what they were, and a smaller limit refuses only what is new.
-    pub(crate) async fn configure(
-        &self,
-        settings: crate::settings::BackendSettings,
-    ) -> Result<(), AdminError> {
-        let shared = &self.entry.shared;
-        if shared.circuit.settings.load().cache != settings.cache {
-            let cache = Arc::new(Cache::new(settings.cache));
-            let old = shared.cache.swap(Arc::clone(&cache));
-            old.shelf().into_iter().for_each(|shelf| cache.set_shelf(Arc::clone(shelf)));
-            cache.take_over(old.entries());
-        }
-        let settings = Box::new(settings);
-        self.ask(|reply| BackendMessage::Configure { settings, reply }).await
     }
 
     /// How many calls its queue holds, and their bytes; how many dead letters, and theirs.
@@ -590,10 +404,6 @@ impl Backend {
             }
         }
     }
-}
-
-fn no_call(op_id: OpId) -> AdminError {
-    AdminError::NotFound(format!("no queued call or dead letter {op_id}"))
 }
 
 /// An order that was not carried out, and why.

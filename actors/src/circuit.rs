@@ -63,7 +63,12 @@ pub struct Holds {
 
 impl Holds {
     fn any(self) -> bool {
-        self.operator || self.retarget || self.given_up || self.opening
+        self.is_offline() || self.opening
+    }
+
+    /// Whether it is held by an order, or until an operator decides: not merely for as long as its store is opened.
+    pub(crate) fn is_offline(self) -> bool {
+        self.operator || self.retarget || self.given_up
     }
 }
 
@@ -373,6 +378,7 @@ impl Circuit {
             return Some("the state directory is a copy, see the alerts");
         }
         match self.breaker.state() {
+            (_, true) if self.holds().opening => Some("its queue is being opened"),
             (_, true) => Some("the backend is offline"),
             (State::Open, _) => Some("the breaker is open"),
             (State::HalfOpen, _) => None,

@@ -25,11 +25,15 @@ pub(crate) fn view(roster: &Roster, clock: Clock) -> DependenciesView {
         .iter()
         .map(|entry| {
             let breaker = entry.shared.breaker_view();
-            let offline = entry.shared.circuit.breaker.state().1;
+            let holds = entry.shared.circuit.holds();
             NodeView {
                 name: entry.name().to_owned(),
                 kind: "backend".into(),
-                state: if offline { "OFFLINE".into() } else { state(&breaker.state) },
+                state: match (holds.opening, holds.is_offline()) {
+                    (true, _) => "OPENING".into(),
+                    (false, true) => "OFFLINE".into(),
+                    (false, false) => state(&breaker.state),
+                },
                 since: breaker.since,
             }
         })

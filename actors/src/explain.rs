@@ -7,6 +7,7 @@ use fusebox_state::{
     UnixMillis, Words,
     breaker::{ErrorRecord, Reason, Snapshot, State, Transition, TransitionRecord},
     window::Horizon,
+    words::with_code,
 };
 
 use crate::{
@@ -276,8 +277,8 @@ impl Sentences<'_> {
         let last = self.shot.last_errors.last().or(led.last());
         told.extend(last.map(|last| {
             let (at, ago) = (seconds_of(last.at), lasting(self.now.since(last.at)));
-            let said = format!("The last error, at {at}, {ago} ago, was {}", last.code);
-            last.message.within(|text| format!("{said}: {text}."))
+            let said = format!("The last error, at {at}, {ago} ago, was");
+            last.message.within(|text| format!("{said} {}.", with_code(&last.code, text)))
         }));
         told
     }

@@ -522,6 +522,7 @@ pub(crate) fn condition(shared: &BackendShared) -> BackendCondition {
     let (state, offline) = circuit.breaker.state();
     let forced = circuit.breaker.forced_since().is_some();
     let cause = match (offline, forced) {
+        (true, _) if circuit.holds().opening => "its queue is being opened".to_owned(),
         (true, _) => "offline".to_owned(),
         (false, true) => format!("{}, forced", state.as_str()),
         (false, false) => state.as_str().to_owned(),

@@ -79,6 +79,9 @@ impl Barred {
     pub(crate) fn detail(self, circuit: &Circuit) -> String {
         match self {
             Self::Open => Rejected::Open.to_string(),
+            Self::Offline if circuit.holds().opening => {
+                "the backend's queue is being opened".to_owned()
+            }
             Self::Offline => Rejected::Offline.to_string(),
             Self::Full => {
                 let max = circuit.bulkhead.max();

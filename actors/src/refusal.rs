@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::Bytes;
-use fusebox_state::{ErrorClass, Words, dependencies::Fault};
+use fusebox_state::{ErrorClass, Words, dependencies::Fault, words::with_code};
 
 use crate::error_code::{ErrorCode, OwnCode, known_code};
 
@@ -72,7 +72,7 @@ impl AttemptError {
         if *code == *self.code.as_str() && self.message.whole() == self.message.said() {
             return Words::ours(said);
         }
-        Words::quoting(said, format!("{}: {}", self.code, self.message.whole()))
+        Words::quoting(said, with_code(self.code.as_str(), self.message.whole()))
     }
 
     /// An error of fusebox's own, without words from the server. In doubt if its class is unknown or
@@ -127,6 +127,11 @@ mod tests {
             assert!(!format!("{error:?}").contains("card="), "{error:?}");
             assert_eq!(error.words().whole(), format!("{code}: card=4111 is taken"));
         }
+        let redis = AttemptError {
+            message: Words::quoting(ErrorClass::BlockedServer.said(), "NOREPLICAS Not enough"),
+            ..of(ErrorCode::OfKind("NOREPLICAS"))
+        };
+        assert_eq!(redis.words().whole(), "NOREPLICAS Not enough", "its code is said once");
         let own = AttemptError::own(ErrorClass::NotExecuted, OwnCode::Connect, "nobody listens");
         assert_eq!(
             (own.to_string(), own.words().whole()),

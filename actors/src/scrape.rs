@@ -21,12 +21,13 @@ impl BackendShared {
     pub(crate) fn read_gauges(&self) {
         let gauges = &self.circuit.metrics.gauges;
         let (circuit, breaker) = (&self.circuit, &self.circuit.breaker);
-        let (state, offline) = breaker.state();
+        let (state, holds) = (breaker.state().0, circuit.holds());
         for (gauge, of) in gauges.breaker_state.iter().zip(BREAKER_STATES) {
             flag(gauge, of == state);
         }
         flag(&gauges.breaker_forced, breaker.forced_since().is_some());
-        flag(&gauges.offline, offline);
+        flag(&gauges.offline, holds.is_offline());
+        flag(&gauges.opening, holds.opening);
         flag(&gauges.fallbacks_active, !breaker.is_operational());
         set(&gauges.in_flight, circuit.bulkhead.in_flight().into());
         set(&gauges.in_flight_limit, circuit.bulkhead.max().into());

@@ -228,7 +228,8 @@ impl BackendShared {
             target: connector.target(),
             critical: settings.critical,
             operational: self.circuit.breaker.is_operational(),
-            offline: self.circuit.breaker.state().1,
+            offline: self.circuit.holds().is_offline(),
+            opening: self.circuit.holds().opening,
             alerts: self.alerts(),
             breaker: self.breaker_view(),
             calls: self.calls_view(),
@@ -247,12 +248,13 @@ impl BackendShared {
 
     /// The backend in short.
     pub(crate) fn health_view(&self, entries: &Roster) -> BackendHealthView {
-        let (state, offline) = self.circuit.breaker.state();
+        let (state, holds) = (self.circuit.breaker.state().0, self.circuit.holds());
         BackendHealthView {
             breaker: state.into(),
             operational: self.circuit.breaker.is_operational(),
             critical: self.circuit.settings.load().critical,
-            offline,
+            offline: holds.is_offline(),
+            opening: holds.opening,
             queued: self.queue.waiting(),
             chaos: self.circuit.chaos.armed().is_some(),
             impaired_by: entries.impaired_by(self),

@@ -61,6 +61,7 @@ mod daemon;
 mod disk;
 mod ledger;
 mod log;
+pub(crate) mod overlay;
 mod report;
 mod scene;
 mod server;

@@ -49,12 +49,14 @@ pub struct HealthView {
 pub struct BackendHealthView {
     /// The effective breaker state.
     pub breaker: Lenient<State>,
-    /// Effectively CLOSED and not offline.
+    /// Effectively CLOSED, and neither offline nor opening.
     pub operational: bool,
     /// Whether the system is CRITICAL without it.
     pub critical: bool,
-    /// By an operator's order.
+    /// By an operator's order, or until an operator decides.
     pub offline: bool,
+    /// Its store is large and is being opened after a start: it takes no calls until then.
+    pub opening: bool,
     /// Calls that wait in its queue.
     pub queued: u64,
     /// The nearest root causes among its dependencies.
@@ -138,10 +140,12 @@ pub struct BackendView {
     pub target: Target,
     /// Whether the system is CRITICAL without it.
     pub critical: bool,
-    /// Effectively CLOSED and not offline.
+    /// Effectively CLOSED, and neither offline nor opening.
     pub operational: bool,
     /// By an operator's order, or because its store belongs to another target.
     pub offline: bool,
+    /// Its store is large and is being opened after a start: it takes no calls until then.
+    pub opening: bool,
     /// What an operator must act on, in words; empty in peace.
     pub alerts: Vec<Words>,
     /// The breaker.

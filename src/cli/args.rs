@@ -95,6 +95,7 @@ pub(crate) enum Command {
     },
     /// Why a backend's breaker is in its state
     Explain {
+        /// The backend's name, as `fusebox status` shows it
         backend: String,
         #[command(flatten)]
         output: Output,
@@ -105,7 +106,9 @@ pub(crate) enum Command {
     Call(CallArgs),
     /// Forces, releases or resets a breaker
     Breaker {
+        /// The backend's name, as `fusebox status` shows it
         backend: String,
+        /// What is done with it
         #[arg(value_enum)]
         order: BreakerOrder,
         /// Why; kept and shown
@@ -116,16 +119,25 @@ pub(crate) enum Command {
         lasting: Option<Duration>,
     },
     /// Tries to recover now, one backend or every open one
-    Recover { backend: Option<String> },
+    Recover {
+        /// The backend's name [default: every backend whose breaker is open]
+        backend: Option<String>,
+    },
     /// Sends one trace, and says whether the collector took it
     TraceTest {
         #[command(flatten)]
         output: Output,
     },
     /// Takes a backend offline: no calls, pings or replay until it is online again
-    Offline { backend: String },
+    Offline {
+        /// The backend's name, as `fusebox status` shows it
+        backend: String,
+    },
     /// Takes a backend online again
-    Online { backend: String },
+    Online {
+        /// The backend's name, as `fusebox status` shows it
+        backend: String,
+    },
     /// Says that what an alert about an address, a copy or a lost store tells is meant to be
     #[command(subcommand)]
     Backend(BackendOrder),
@@ -167,6 +179,7 @@ pub(crate) enum Command {
     },
     /// Prints a shell's completions
     Completions {
+        /// Which shell
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
@@ -201,6 +214,7 @@ pub(crate) struct EventsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CallArgs {
+    /// The backend's name, as `fusebox status` shows it
     pub(crate) backend: String,
     /// Give up after this long
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -239,9 +253,13 @@ pub(crate) enum MinAckArg {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BreakerOrder {
+    /// Lets no call through, whatever the backend does
     ForceOpen,
+    /// Lets every call through, however often it fails
     ForceClose,
+    /// Ends what was forced
     Release,
+    /// Closes it, ends what was forced, and forgets what it counted
     Reset,
 }
 
@@ -249,11 +267,17 @@ pub(crate) enum BreakerOrder {
 #[expect(clippy::enum_variant_names, reason = "they are the commands' own names")]
 pub(crate) enum BackendOrder {
     /// Lets calls that wait for the old address go to the new one
-    AcceptRetarget { backend: String },
+    AcceptRetarget {
+        /// The backend's name, as `fusebox status` shows it
+        backend: String,
+    },
     /// Lets this state directory replay though it is a copy, or has one: no other daemon may replay the same calls
     AcceptClone,
     /// Ends the alert that a backend's store was gone at a start
-    AcceptLoss { backend: String },
+    AcceptLoss {
+        /// The backend's name, as `fusebox status` shows it
+        backend: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -424,7 +448,10 @@ pub(crate) enum QueueCommand {
         output: Output,
     },
     /// Shows one call
-    Show { op_id: fusebox_state::OpId },
+    Show {
+        /// The call's name, as `fusebox queue ls` shows it
+        op_id: fusebox_state::OpId,
+    },
     /// Replays now: forgets backoffs and lifts a pause
     Replay {
         /// The backend, as --backend
@@ -432,6 +459,7 @@ pub(crate) enum QueueCommand {
     },
     /// Puts a dead letter back at the tail of its lane
     Requeue {
+        /// The dead letter's name, as `fusebox queue ls --dead` shows it
         #[arg(required_unless_present = "from", conflicts_with = "from")]
         op_id: Option<fusebox_state::OpId>,
         /// Also if the lane has been written since
@@ -445,7 +473,10 @@ pub(crate) enum QueueCommand {
         from: Option<PathBuf>,
     },
     /// Discards a call for good
-    Discard { op_id: fusebox_state::OpId },
+    Discard {
+        /// The call's name, as `fusebox queue ls` shows it
+        op_id: fusebox_state::OpId,
+    },
     /// Writes a store's calls as JSON lines; wants no daemon
     Export,
     /// Looks for damage in the stores, changing nothing; wants no daemon
@@ -473,6 +504,7 @@ pub(crate) enum QueueCommand {
     Downgrade,
     /// Recovers what can be read of a store that was set aside
     Repair {
+        /// The folder of the store that was set aside
         #[arg(value_hint = ValueHint::DirPath)]
         dir: PathBuf,
     },
@@ -494,107 +526,4 @@ pub(crate) struct DrainArgs {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    fn parse(line: &str) -> Cli {
-        Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"))
-    }
-
-    #[test]
-    fn the_grammar_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn commands_are_read() {
-        let Command::Call(call) =
-            parse("fusebox call redis --deadline 2s --json -- SET k --x").command
-        else {
-            panic!("a call")
-        };
-        assert_eq!(call.args, ["SET", "k", "--x"]);
-        assert_eq!(call.deadline, Some(Duration::from_secs(2)));
-        assert!(call.output.json);
-        let Command::Call(call) = parse("fusebox call redis GET k").command else {
-            panic!("a call")
-        };
-        assert_eq!(call.args, ["GET", "k"]);
-        let Command::Breaker { order, lasting, .. } =
-            parse("fusebox breaker redis force-open --reason x --for 10m").command
-        else {
-            panic!("a breaker's order")
-        };
-        assert_eq!((order, lasting), (BreakerOrder::ForceOpen, Some(Duration::from_secs(600))));
-        let cli = parse("fusebox queue ls --dead --backend b --socket /s");
-        assert_eq!(cli.socket, Some("/s".into()));
-        let Command::Queue(queue) = cli.command else { panic!("a queue's command") };
-        assert_eq!(queue.backend.as_deref(), Some("b"));
-        for line in [
-            "fusebox run --state-dir /s --http 127.0.0.1:1 --log-format json",
-            "fusebox demo --seconds 3 --seed 4",
-            "fusebox check --startup --json",
-            "fusebox status --exit-code --json",
-            "fusebox status --watch",
-            "fusebox status --watch --json",
-            "fusebox explain redis --json",
-            "fusebox events --follow --backend redis --json",
-            "fusebox events --since 2h --follow",
-            "fusebox events --since 2026-11-23T16:00:00Z --limit 5",
-            "fusebox recover",
-            "fusebox recover redis",
-            "fusebox offline redis",
-            "fusebox backend accept-retarget redis",
-            "fusebox backend accept-clone",
-            "fusebox backend accept-loss redis",
-            "fusebox queue show 01ARZ3NDEKTSV4RRFFQ69G5FAV",
-            "fusebox queue replay redis",
-            "fusebox queue requeue 01ARZ3NDEKTSV4RRFFQ69G5FAV --force",
-            "fusebox queue requeue 01ARZ3NDEKTSV4RRFFQ69G5FAV --not-applied --force",
-            "fusebox queue export --state-dir /s",
-            "fusebox queue check --state-dir /s --json",
-            "fusebox queue repair /d",
-            "fusebox queue drain --state-dir /s",
-            "fusebox queue drain --state-dir /s --patience 5s --accept-clone --accept-retarget --json",
-            "fusebox queue import calls.jsonl",
-            "fusebox queue import - --force --retarget --backend redis --json",
-            "fusebox chaos ls",
-            "fusebox chaos ls redis --json",
-            "fusebox chaos set redis --kind latency --rate 0.05 --latency 200ms --jitter 50ms --for 10m",
-            "fusebox chaos set redis --file faults.json --force --seed 42 --no-count",
-            "fusebox chaos clear redis",
-            "fusebox config show",
-            "fusebox config reload",
-            "fusebox log-level",
-            "fusebox log-level debug,fusebox=trace --for 10m",
-            "fusebox log-level --usual",
-            "fusebox completions bash",
-            "fusebox man",
-        ] {
-            parse(line);
-        }
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        for line in [
-            "fusebox",
-            "fusebox call redis",
-            "fusebox status --watch --exit-code",
-            "fusebox breaker redis ajar",
-            "fusebox log-level --for 10m",
-            "fusebox chaos set redis --kind error",
-            "fusebox chaos set redis --kind error --rate 0.1 --file f",
-            "fusebox chaos clear",
-            "fusebox queue show nonsense",
-            "fusebox queue requeue --from calls.jsonl --not-applied",
-            "fusebox queue import",
-            "fusebox queue drain --patience soon",
-            "fusebox call redis --deadline soon -- GET k",
-        ] {
-            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
-        }
-    }
-}
+mod tests;

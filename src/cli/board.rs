@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fusebox_actors::view::{BackendView, PredictionView, ResilienceView};
-use fusebox_state::{UnixMillis, Words, breaker::State, predict};
+use fusebox_state::{UnixMillis, Words, breaker::State, predict, words::with_code};
 
 use crate::terminal::{paint::Tone, table::ago};
 
@@ -138,7 +138,11 @@ fn name(backend: &BackendView) -> String {
 fn state(backend: &BackendView) -> Cell {
     let forced = if backend.breaker.forced.is_some() { " (forced)" } else { "" };
     let state = &backend.breaker.state;
-    let word = if backend.offline { "OFFLINE".into() } else { format!("{state}{forced}") };
+    let word = match (backend.opening, backend.offline) {
+        (true, _) => "OPENING".into(),
+        (false, true) => "OFFLINE".into(),
+        (false, false) => format!("{state}{forced}"),
+    };
     Cell { tone: Tone::of_state(&word), text: word }
 }
 
@@ -158,7 +162,7 @@ fn left(then: UnixMillis, now: UnixMillis) -> String {
 }
 
 fn since(backend: &BackendView, now: UnixMillis) -> Cell {
-    if backend.offline {
+    if backend.offline || backend.opening {
         return Cell::none();
     }
     passed(backend.breaker.since, now).map_or_else(Cell::none, Cell::plain)
@@ -166,7 +170,7 @@ fn since(backend: &BackendView, now: UnixMillis) -> Cell {
 
 /// What will happen to the breaker by itself.
 fn next(backend: &BackendView, now: UnixMillis) -> Cell {
-    if backend.offline {
+    if backend.offline || backend.opening {
         return Cell::none();
     }
     let breaker = &backend.breaker;
@@ -368,7 +372,8 @@ pub(crate) fn notes(backend: &BackendView) -> Vec<String> {
     let is_down = !is_closed && breaker.forced.is_none();
     let last = breaker.last_transition.as_ref().filter(|_| is_down);
     if let Some(error) = last.and_then(|last| last.transition.last_errors.last()) {
-        notes.push(format!("the last error was {}: {}", error.code, error.message.whole()));
+        let told = with_code(&error.code, error.message.whole());
+        notes.push(format!("the last error was {told}"));
     }
     notes.extend(backend.prediction.told());
     if !backend.impaired_by.is_empty() {

@@ -199,6 +199,14 @@ store*    clickhouse  OPEN           3m 20s  half-opens in 48s   5/6 83%  5 and 
     }
 
     #[test]
+    fn a_backend_whose_queue_is_being_opened_is_shown_as_that() {
+        let mut view = a_bad_day();
+        view.backends.get_mut("old").unwrap().opening = true;
+        let text = status_text(&view, Paper { colour: false, width: Some(80) });
+        assert!(text.contains("\nold       OPENING        -"), "{text}");
+    }
+
+    #[test]
     fn the_status_of_a_bad_day_on_a_terminal_of_eighty_columns() {
         assert_eq!(
             status_text(&a_bad_day(), Paper { colour: false, width: Some(80) }),

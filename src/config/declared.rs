@@ -175,6 +175,23 @@ impl Declared {
         wrong.into_iter().map(|(_, path, why)| (path, why)).collect()
     }
 
+    /// What the value at `path` must be, if it is of another type than its setting's, and the setting's own path: that
+    /// of the list for `depends_on[1]`. `None` if there is no such value or setting.
+    pub(crate) fn mistyped<'a>(&self, table: &Table, path: &'a str) -> Option<(&'a str, String)> {
+        let path = match path.rsplit_once('[') {
+            Some((list, place)) if place.ends_with(']') => list,
+            _ => path,
+        };
+        let setting = self.find(path, kind_of(table, path).as_deref())?;
+        let mut why = None;
+        each_leaf(table, "", &mut |at, value| {
+            if at == path {
+                why = Some(judge::mistyped(setting, value));
+            }
+        });
+        why.map(|why| (path, why))
+    }
+
     /// The values of `table`, durations and sizes in their usual form.
     pub(crate) fn shown(&self, table: &Table, secrets: Secrets) -> Table {
         let mut shown = table.clone();

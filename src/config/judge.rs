@@ -12,6 +12,9 @@ use super::{
     shape::Shape,
 };
 
+/// So many characters of a value are repeated.
+const GOT_MAX: usize = 100;
+
 /// Looks at `value` by what is declared of `setting`. A value of another type passes: the deserializer says what is
 /// wrong with it.
 ///
@@ -45,6 +48,37 @@ pub(crate) fn judge(setting: &Setting, value: &Value) -> Result<(), String> {
         }
         Shape::Text | Shape::Flag | Shape::List => Ok(()),
     }
+}
+
+/// What the value of `setting` must be, if `value` is of another type: the end of a sentence that begins with the key.
+pub(crate) fn mistyped(setting: &Setting, value: &Value) -> String {
+    let facts = &setting.facts;
+    let what = match setting.shape {
+        Shape::Time => "a duration such as \"30s\"",
+        Shape::Size => "a size such as \"64MiB\"",
+        Shape::Integer => "a whole number",
+        Shape::Number => "a number",
+        Shape::Text => "a text",
+        Shape::Flag => "true or false",
+        Shape::List => "a list of texts",
+    };
+    let range = facts.range.as_ref().map(|(least, most)| {
+        // Bounds are written in the type of their settings.
+        let shown = |bound| as_toml(bound).map(|bound| shown(setting, &bound, Secrets::Kept));
+        let text = |bound: Option<Value>| match bound {
+            Some(Value::String(text)) => text,
+            Some(Value::Float(number)) => number.to_string(),
+            Some(other) => other.to_string(),
+            None => String::new(),
+        };
+        format!(" between {} and {}", text(shown(least)), text(shown(most)))
+    });
+    let got = if facts.secret { "another type".to_owned() } else { value.to_string() };
+    let (start, more) = match got.char_indices().nth(GOT_MAX) {
+        Some((end, _)) => (got.get(..end).unwrap_or_default(), "…"),
+        None => (&*got, ""),
+    };
+    format!("must be {what}{}, got {start}{more}", range.unwrap_or_default())
 }
 
 fn within<T: Shown>(

@@ -330,6 +330,39 @@ fn every_reference_has_its_message() {
 }
 
 #[test]
+fn a_value_of_another_type_is_named_with_what_it_must_be() {
+    for (text, problem) in [
+        (
+            "breaker = { failure_threshold = -1 }",
+            "breaker.failure_threshold must be at least 1, got -1",
+        ),
+        (
+            "breaker = { failure_threshold = 'many' }",
+            "breaker.failure_threshold must be a whole number between 1 and 1000000, got \"many\"",
+        ),
+        (
+            "breaker = { failure_rate = 'half' }",
+            "breaker.failure_rate must be a number between 0 and 1, got \"half\"",
+        ),
+        (
+            "queue = { bytes = 'lots' }",
+            "queue.bytes must be a size such as \"64MiB\" between 1 MiB and 1 TiB, got \"lots\"",
+        ),
+        ("depends_on = [1]", "depends_on must be a list of texts, got [1]"),
+        ("url = 5", "url must be a text, got another type"),
+    ] {
+        problems(
+            &format!("[backends.redis]\n{text}"),
+            &[],
+            &[&format!("backends.redis.{problem}")],
+        );
+    }
+    let long = "x".repeat(1_000);
+    let told = load(&format!("[backends.redis]\ntimeout = '{long}'"), &[]).map(|_| ()).unwrap_err();
+    assert!(told.problems[0].len() < 200, "{told}");
+}
+
+#[test]
 fn all_problems_are_told_at_once() {
     problems(
         "sate_dir = 1\n[backends.redis]\ntimeout = 5\ncritical = 'maybe'\n[backends.redis.queue]\nitems = 0",
@@ -337,8 +370,8 @@ fn all_problems_are_told_at_once() {
         &[
             "sate_dir is not a setting; the nearest is state_dir",
             "FUSEBOX_HTTP__LISTN sets http.listn, which is not a setting; the nearest is http.listen",
-            "backends.redis.critical: invalid type: string \"maybe\", expected a boolean",
-            "backends.redis.timeout: invalid type: integer `5`, expected a duration",
+            "backends.redis.critical must be true or false, got \"maybe\"",
+            "backends.redis.timeout must be a duration such as \"30s\" between 1ms and 1day, got 5",
             "backends.redis.retry.attempts must be at least 1, got 0 (set by FUSEBOX_BACKENDS__REDIS__RETRY__ATTEMPTS)",
             "backends.redis.queue.items must be at least 1, got 0",
         ],

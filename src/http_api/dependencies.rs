@@ -50,7 +50,7 @@ fn dot(view: &DependenciesView) -> String {
         let colour = match &*node.state {
             "CLOSED" => "palegreen",
             "HALF_OPEN" => "khaki",
-            "OFFLINE" => "lightgrey",
+            "OFFLINE" | "OPENING" => "lightgrey",
             _ => "lightcoral",
         };
         let shape = if node.kind == "host" { "box" } else { "ellipse" };

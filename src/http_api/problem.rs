@@ -9,7 +9,7 @@ use axum::{
 };
 use fusebox_actors::{AdminError, CallError, CallErrorKind, connector::Refused};
 use fusebox_state::OpId;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{
     agreed::status_of,
@@ -217,7 +217,35 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let extracted = E::from_request_parts(parts, state).await;
-        extracted.map(Self).map_err(|refusal| Problem::malformed(refusal.to_string()))
+        extracted.map(Self).map_err(|refusal| {
+            let told = refusal.to_string();
+            Problem::malformed(
+                told.strip_prefix("Failed to deserialize query string: ").unwrap_or(&told),
+            )
+        })
+    }
+}
+
+/// A number of things in a query, such as `limit=100`: at most `MOST`, and as many if more are asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Count<const MOST: usize>(usize);
+
+impl<const MOST: usize> Count<MOST> {
+    /// How many.
+    pub(crate) const fn get(self) -> usize {
+        self.0
+    }
+}
+
+impl<'de, const MOST: usize> Deserialize<'de> for Count<MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.parse::<u64>() {
+            Ok(count) => Ok(Self(usize::try_from(count).unwrap_or(MOST).min(MOST))),
+            Err(_) => Err(D::Error::custom(format!(
+                "must be a whole number between 0 and {MOST}, got {text:?}"
+            ))),
+        }
     }
 }
 
@@ -295,16 +323,22 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_extracted_is_a_problem_too() {
         use axum::extract::Query;
-        let request = axum::http::Request::get("/?limit=many").body(()).unwrap();
-        let (mut parts, ()) = request.into_parts();
-        let refused = Checked::<Query<std::collections::HashMap<String, u32>>>::from_request_parts(
-            &mut parts,
-            &(),
-        )
-        .await;
-        let Err(problem) = refused else { panic!("a number of many") };
-        assert_eq!(problem.status(), 400);
-        assert!(problem.0.detail.contains("invalid digit"), "{}", problem.0.detail);
+        type Wanted = std::collections::HashMap<String, Count<1_000>>;
+        let asked = async |query: &str| {
+            let request = axum::http::Request::get(format!("/?{query}")).body(()).unwrap();
+            let (mut parts, ()) = request.into_parts();
+            Checked::<Query<Wanted>>::from_request_parts(&mut parts, &()).await
+        };
+        for bad in ["many", "-1", "1.5", "", "99999999999999999999"] {
+            let Err(problem) = asked(&format!("limit={bad}")).await else { panic!("{bad}") };
+            assert_eq!(problem.status(), 400);
+            let told = format!("limit: must be a whole number between 0 and 1000, got {bad:?}");
+            assert_eq!(problem.0.detail, told);
+        }
+        for (query, count) in [("limit=7", 7), ("limit=5000", 1_000)] {
+            let Ok(Checked(Query(wanted))) = asked(query).await else { panic!("{query}") };
+            assert_eq!(wanted["limit"].get(), count);
+        }
     }
 
     #[test]

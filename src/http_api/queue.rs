@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{
     admin::optional_json,
     api::Api,
-    problem::{Checked, Problem},
+    problem::{Checked, Count, Problem},
 };
 use crate::ingress::peer::Who;
 
@@ -28,7 +28,7 @@ const PAGE_MAX: usize = 1_000;
 pub(crate) struct PageQuery {
     state: Option<String>,
     after: Option<String>,
-    limit: Option<usize>,
+    limit: Option<Count<PAGE_MAX>>,
 }
 
 fn op_id(text: &str) -> Result<OpId, Problem> {
@@ -52,7 +52,7 @@ pub(crate) async fn page(
         }
     };
     let after = query.after.as_deref().map(op_id).transpose()?;
-    let limit = query.limit.unwrap_or(100).clamp(1, PAGE_MAX);
+    let limit = query.limit.map_or(100, Count::get).max(1);
     Ok(Json(backend.queue_page(dead, after, limit).shown_to(who.admin)))
 }
 

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::{
     accept,
     api::Api,
-    problem::{Checked, Problem},
+    problem::{Checked, Count, Problem},
 };
 use crate::ingress::peer::Who;
 
@@ -31,13 +31,7 @@ const EVENTS_MAX: usize = 10_000;
 /// `?limit=`
 #[derive(Deserialize)]
 pub(crate) struct Limit {
-    limit: Option<usize>,
-}
-
-impl Limit {
-    fn get(&self) -> usize {
-        self.limit.unwrap_or(100).min(HISTORY_MAX)
-    }
+    limit: Option<Count<HISTORY_MAX>>,
 }
 
 /// GET / for whoever does not ask for markup.
@@ -144,7 +138,8 @@ pub(crate) async fn transitions(
     Checked(Path(name)): Checked<Path<String>>,
     Checked(Query(limit)): Checked<Query<Limit>>,
 ) -> Result<Json<Value>, Problem> {
-    let records = api.backend(&name)?.0.transitions(limit.get()).shown_to(who.admin);
+    let records =
+        api.backend(&name)?.0.transitions(limit.limit.map_or(100, Count::get)).shown_to(who.admin);
     let shown: Vec<Told> = told(&name, records).collect();
     Ok(Json(json!({ "transitions": shown })))
 }
@@ -155,7 +150,7 @@ pub(crate) async fn transitions(
 pub(crate) struct Wanted {
     since: Option<String>,
     backend: Option<String>,
-    limit: Option<usize>,
+    limit: Option<Count<EVENTS_MAX>>,
 }
 
 /// GET /v1/history
@@ -171,7 +166,8 @@ pub(crate) async fn history(
     };
     let since = wanted.since.map(|since| crate::since::parse(&since, Clock::system().unix()));
     let since = since.transpose().map_err(|why| Problem::malformed(format!("since {why}")))?;
-    let limit = Limit { limit: wanted.limit }.get();
+    let wanted_limit = wanted.limit.map_or(100, Count::get);
+    let limit = wanted_limit.min(HISTORY_MAX);
     let mut all: Vec<Told> = backends
         .iter()
         .flat_map(|backend| told(backend.name(), backend.transitions(limit).shown_to(who.admin)))
@@ -180,8 +176,8 @@ pub(crate) async fn history(
     all.sort_by_key(|told| told.record.at);
     let surplus = all.len().saturating_sub(limit);
     all.drain(..surplus);
-    let limit = wanted.limit.unwrap_or(100).min(EVENTS_MAX);
-    let past = fusebox.events().past(PastQuery { since, backend: wanted.backend, limit }).await;
+    let past = PastQuery { since, backend: wanted.backend, limit: wanted_limit };
+    let past = fusebox.events().past(past).await;
     Ok(Json(json!({ "transitions": all, "events": past.events, "more": past.more })))
 }
 

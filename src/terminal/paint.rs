@@ -22,7 +22,7 @@ impl Tone {
     pub(crate) fn of_state(text: &str) -> Self {
         match text.split_whitespace().next() {
             Some("CLOSED" | "HEALTHY") => Self::Good,
-            Some("HALF_OPEN" | "DEGRADED") => Self::Doubtful,
+            Some("HALF_OPEN" | "OPENING" | "DEGRADED") => Self::Doubtful,
             Some("OPEN" | "OFFLINE" | "CRITICAL" | "EMERGENCY") => Self::Bad,
             _ => Self::Plain,
         }

@@ -34,7 +34,7 @@ fn framed(heads: &[&str], rows: &[Vec<String>]) -> String {
 fn colour(text: &str) -> Option<Color> {
     match text.split_whitespace().next()? {
         "CLOSED" | "HEALTHY" => Some(Color::Green),
-        "HALF_OPEN" | "DEGRADED" => Some(Color::Yellow),
+        "HALF_OPEN" | "OPENING" | "DEGRADED" => Some(Color::Yellow),
         "OPEN" | "OFFLINE" | "CRITICAL" | "EMERGENCY" => Some(Color::Red),
         _ => None,
     }

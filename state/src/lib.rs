@@ -35,5 +35,5 @@ pub mod write;
 pub use outcome::{ErrorClass, Outcome, Verdict};
 pub use target::Target;
 pub use trace::SpanRef;
-pub use units::{LaneId, Lanes, Moment, OpId, OpIdError, Ratio, UnixMillis, digest};
+pub use units::{ByteCount, LaneId, Lanes, Moment, OpId, OpIdError, Ratio, UnixMillis, digest};
 pub use words::Words;

@@ -41,7 +41,7 @@ use crate::{
     lane::LaneMap,
     store::{CallHeader, DeadReason, TokenKind, Traits},
     trace::SpanRef,
-    units::{Lanes, Moment, OpId, UnixMillis},
+    units::{ByteCount, Lanes, Moment, OpId, UnixMillis},
     words::Words,
     write::{End, Known, WriteState},
 };
@@ -156,7 +156,7 @@ pub struct Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The queue is at its limit, or was and is not yet below 80 % of it.
-    #[error("the queue is full: {calls} of {limit} calls, {bytes} of {limit_bytes} bytes")]
+    #[error("the queue is full: {calls} of {limit} calls, {} of {}", ByteCount(*.bytes), ByteCount(*.limit_bytes))]
     Full {
         /// Calls that wait.
         calls: u64,

@@ -94,7 +94,7 @@ pub struct BackendCondition {
     pub critical: bool,
     /// Effectively CLOSED and not offline.
     pub operational: bool,
-    /// Why it is not, in a word or two: `OPEN`, `OPEN, forced`, `offline`.
+    /// Why it is not, in a few words: `OPEN`, `OPEN, forced`, `offline`, `its queue is being opened`.
     pub cause: String,
     /// Its queue or its dead letters are full.
     pub full: bool,

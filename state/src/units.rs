@@ -242,6 +242,30 @@ impl Lanes {
     }
 }
 
+/// A number of bytes as people read it: `582 B`, `9.8 KiB`, `1 GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteCount(pub u64);
+
+impl fmt::Display for ByteCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(u32, &str); 5] =
+            [(10, "KiB"), (20, "MiB"), (30, "GiB"), (40, "TiB"), (50, "PiB")];
+        let Self(bytes) = *self;
+        if bytes < 1 << 10 {
+            return write!(f, "{bytes} B");
+        }
+        // In tenths, rounded; what rounds to 1,024 of a unit is one of the next.
+        let tenths = |bits: u32| (u128::from(bytes) * 10 + (1 << (bits - 1))) >> bits;
+        let fits = |(bits, _): &(u32, &str)| tenths(*bits) < 10_240;
+        let (bits, unit) = UNITS.into_iter().find(fits).unwrap_or((60, "EiB"));
+        let tenths = tenths(bits);
+        match tenths % 10 {
+            0 => write!(f, "{} {unit}", tenths / 10),
+            rest => write!(f, "{}.{rest} {unit}", tenths / 10),
+        }
+    }
+}
+
 /// A share between 0 and 1.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, serde::Serialize)]
 #[serde(transparent)]
@@ -295,6 +319,24 @@ mod tests {
     fn a_lane_depends_on_its_namespace() {
         assert_ne!(LaneId::of(b"0", b"k"), LaneId::of(b"1", b"k"));
         assert_ne!(LaneId::of(b"a", b"bc"), LaneId::of(b"ab", b"c"));
+    }
+
+    #[test]
+    fn a_number_of_bytes_is_in_the_unit_that_people_read() {
+        for (bytes, told) in [
+            (0, "0 B"),
+            (582, "582 B"),
+            (1_023, "1023 B"),
+            (1_024, "1 KiB"),
+            (6_000, "5.9 KiB"),
+            (10_000, "9.8 KiB"),
+            (1_048_575, "1 MiB"),
+            (67_108_864, "64 MiB"),
+            (1_073_741_824, "1 GiB"),
+            (u64::MAX, "16 EiB"),
+        ] {
+            assert_eq!(ByteCount(bytes).to_string(), told);
+        }
     }
 
     #[test]

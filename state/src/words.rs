@@ -90,6 +90,13 @@ impl Words {
     }
 }
 
+/// A code and a text. Some servers begin their errors with the code: it is said once then.
+pub fn with_code(code: &str, text: &str) -> String {
+    let begins_with_it =
+        text.strip_prefix(code).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '));
+    if begins_with_it { text.to_owned() } else { format!("{code}: {text}") }
+}
+
 impl From<&Self> for Words {
     fn from(words: &Self) -> Self {
         words.clone()

@@ -194,7 +194,7 @@ fn what_is_not_there_is_named() {
         ("DELETE", "/health", 405, "wrong_method", "DELETE is not for"),
         ("BREW", "/health", 405, "wrong_method", "BREW"),
         ("GET", "/v1/backends/redis/queue?state=all", 400, "malformed", "pending or dead"),
-        ("GET", "/v1/backends/redis/queue?limit=many", 400, "malformed", ""),
+        ("GET", "/v1/backends/redis/queue?limit=many", 400, "malformed", "got \"many\""),
         ("GET", "/v1/backends/redis/queue?nosuch=1", 400, "malformed", "nosuch"),
         ("GET", "/v1/backends/redis/queue/nonsense", 400, "malformed", "ULID"),
         ("GET", "/v1/backends/redis/queue/01ARZ3NDEKTSV4RRFFQ69G5FAV", 404, "no_such_call", ""),
@@ -512,7 +512,7 @@ fn everything_that_is_wrong_with_the_settings_is_told_at_once() {
 fusebox: 8 problems in the configuration
   backends.redis.failure_threshold is not a setting; the nearest is backends.redis.breaker.failure_threshold
   sate_dir is not a setting; the nearest is state_dir
-  backends.redis.timeout: invalid type: integer `5`, expected a duration
+  backends.redis.timeout must be a duration such as \"30s\" between 1ms and 1day, got 5
   backends.redis.breaker.failure_rate must be between 0 and 1, got 1.5
   backends.redis.queue.bytes must be at least 1 MiB, got 9.8 KiB
   backends.db.kind \"postgres\" is not in this release, which knows: clickhouse, firestore, redis

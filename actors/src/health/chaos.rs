@@ -88,6 +88,7 @@ impl HealthState {
                 continue;
             }
             let why = match circuit.breaker.state() {
+                (_, true) if circuit.holds().opening => Some("its queue is being opened"),
                 (_, true) => Some("the backend is offline"),
                 (State::Closed | State::Open | State::HalfOpen, false) => {
                     (state == SystemState::Emergency).then_some("the system is in EMERGENCY")

@@ -128,6 +128,7 @@ pub(super) struct Families {
     pub(super) breaker_state: Family<StateLabels, Gauge>,
     pub(super) breaker_forced: Family<OneBackend, Gauge>,
     pub(super) offline: Family<OneBackend, Gauge>,
+    pub(super) opening: Family<OneBackend, Gauge>,
     pub(super) fallbacks_active: Family<OneBackend, Gauge>,
     pub(super) in_flight: Family<OneBackend, Gauge>,
     pub(super) in_flight_limit: Family<OneBackend, Gauge>,
@@ -193,6 +194,7 @@ impl Families {
             breaker_state: Family::default(),
             breaker_forced: Family::default(),
             offline: Family::default(),
+            opening: Family::default(),
             fallbacks_active: Family::default(),
             in_flight: Family::default(),
             in_flight_limit: Family::default(),
@@ -277,6 +279,8 @@ impl Families {
         let help =
             "1 while the backend is offline: by order, or because an operator must decide first";
         to.register("backend_offline", help, self.offline.clone());
+        let help = "1 while the backend takes no calls because its large queue is being opened after a start";
+        to.register("backend_opening", help, self.opening.clone());
         let help = "1 while the backend is down for the sake of a root cause, of several the first";
         to.register("backend_impaired", help, self.impaired.clone());
         let help = "1 while a part of this host is the likely cause of what is down";

@@ -39,31 +39,29 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use fusebox_state::{
-    ErrorClass, Moment, OpId, Words,
-    backoff::decorrelated_jitter,
+    Moment,
     breaker::State,
     queue::{Entry, Turn},
-    store::{DeadReason, MEMBERS_MAX, StoreError},
-    write::{End, Next},
+    store::MEMBERS_MAX,
 };
 use tokio::task::JoinSet;
 
 use crate::{
     alert::Alert,
     backend_shared::BackendShared,
-    connector::{AttemptError, Attempted, Connector, Residue, SharedConnector},
+    connector::{Connector, SharedConnector},
     event::{EventBus, EventKind, ReplayPhase},
-    queue::Applied,
     system::SystemFlags,
 };
 
 mod attempt;
+mod ending;
 mod job;
 mod residues;
 mod width;
 
 use attempt::attempt;
-use job::{Ended, Job, NotSent, Taken};
+use job::{Ended, Job, Taken};
 use width::Width;
 
 /// How long the loop sleeps at most.
@@ -358,332 +356,6 @@ impl Replay {
         }
         let kind = EventKind::Replay { phase, replayed: self.replayed, waiting, reason };
         self.bus.publish(circuit.clock.unix(), Some(&circuit.name), kind);
-    }
-
-    /// Settles what was sent together.
-    async fn ended(&mut self, ended: Vec<Ended>) {
-        let (mut applied, mut failed) = (0, false);
-        (self.ended_at, self.draw) = (self.shared.circuit.clock.now(), fastrand::u64(..));
-        if ended.iter().any(|ended| ended.job.is_group) {
-            (applied, failed) = self.group_ended(ended);
-        } else {
-            for ended in ended {
-                if self.one_ended(ended).await {
-                    applied += 1;
-                } else {
-                    failed = true;
-                }
-            }
-        }
-        let share = (self.shared.circuit.bulkhead.max() / 4).max(1) as usize;
-        if failed {
-            self.width.failed();
-        } else {
-            self.width.carried(applied, self.ended_at, share);
-        }
-    }
-
-    /// Settles one call; whether it was applied.
-    async fn one_ended(&mut self, ended: Ended) -> bool {
-        let Ended { mut job, result } = ended;
-        let was_applied = match result {
-            Ok(Attempted { result: Ok(reply), reply_lost, residue, .. }) => {
-                let again = job.entry.state.is_in_doubt() && job.entry.is_absolute();
-                let applied = Applied { reply, lost: reply_lost || again };
-                self.applied(&job, applied, residue).await;
-                true
-            }
-            Ok(Attempted { result: Err(error), .. }) => {
-                self.failed(&job, &error);
-                false
-            }
-            Err(why) => {
-                self.not_sent(&job, why);
-                false
-            }
-        };
-        for overtaken in &mut job.overtaken {
-            // Taken out with it, or put back with it.
-            overtaken.settled = true;
-        }
-        job.taken.settled = true;
-        was_applied
-    }
-
-    /// Settles calls that were sent as one: their ends are the same. Returns how many were applied, and whether
-    /// the attempt failed.
-    fn group_ended(&mut self, ended: Vec<Ended>) -> (u64, bool) {
-        let mut jobs: Vec<Job> = Vec::with_capacity(ended.len());
-        let mut first = None;
-        for Ended { job, result } in ended {
-            first.get_or_insert(result);
-            jobs.push(job);
-        }
-        jobs.sort_by_key(|job| job.taken.seq);
-        let Some((result, leader)) = first.zip(jobs.first()) else { return (0, false) };
-        let (applied, failed) = match result {
-            Ok(Attempted { result: Ok(reply), .. }) => {
-                let seqs: Vec<u64> = jobs.iter().map(|job| job.taken.seq).collect();
-                let unix = self.shared.circuit.clock.unix();
-                for job in &jobs {
-                    let waited = unix.since(job.entry.header.accepted_at);
-                    self.shared.circuit.metrics.call_replayed(waited);
-                    self.shared.invalidate_lanes(&job.entry.header.lanes);
-                }
-                self.reopened(&leader.entry);
-                self.shared.queue.group_applied(&seqs, &reply);
-                let count = seqs.len() as u64;
-                self.replayed += count;
-                self.progress();
-                (count, false)
-            }
-            Ok(Attempted { result: Err(error), .. }) => {
-                self.group_failed(&jobs, &error);
-                (0, true)
-            }
-            Err(why) => {
-                for job in &jobs {
-                    self.not_sent(job, why.clone());
-                }
-                (0, true)
-            }
-        };
-        for job in &mut jobs {
-            job.taken.settled = true;
-        }
-        (applied, failed)
-    }
-
-    /// A group was not applied. If it wrote nothing it is dissolved; if the backend had something against it, it is
-    /// halved, so that the one that is to blame ends up alone.
-    fn group_failed(&mut self, jobs: &[Job], error: &AttemptError) {
-        let Some(leader) = jobs.first() else { return };
-        let states: Vec<Next> =
-            jobs.iter().map(|job| self.note_end(job.taken.seq, error)).collect();
-        let in_doubt = self
-            .shared
-            .queue
-            .index()
-            .get(leader.taken.seq)
-            .is_some_and(|entry| entry.state.is_in_doubt());
-        if !in_doubt {
-            let halved = error.reply.is_some();
-            self.shared.queue.take_back_note(leader.taken.seq, halved);
-            self.mind_pause(error);
-            if matches!(error.class, ErrorClass::BlockedServer | ErrorClass::BlockedObject) {
-                return jobs.iter().for_each(|job| self.goes_on(job, error, Next::Send));
-            }
-            let at = if halved { self.ended_at } else { self.backed_off(&leader.entry) };
-            let mut index = self.shared.queue.index();
-            for job in jobs {
-                index.retry(job.taken.seq, at, error.words());
-            }
-            drop(index);
-            for job in jobs {
-                self.shared.queue.lanes_stopped(&job.entry.header.lanes);
-            }
-            return;
-        }
-        // One that is buried takes the others along.
-        let gives_up = states.first() == Some(&Next::GiveUp)
-            || matches!(error.class, ErrorClass::Rejected | ErrorClass::Conflict);
-        let jobs = if gives_up { jobs.get(..1).unwrap_or_default() } else { jobs };
-        for (job, next) in jobs.iter().zip(states) {
-            self.goes_on(job, error, next);
-        }
-    }
-
-    /// Its object was closed to us, or the server: it is not any more.
-    fn reopened(&mut self, entry: &Entry) {
-        self.blocked_until = None;
-        if self.closed.is_empty() || self.closed.remove(&entry.header.label).is_some() {
-            self.shared.queue.alert(Alert::Blocked, None);
-        }
-    }
-
-    async fn applied(&mut self, job: &Job, applied: Applied, residue: Option<Residue>) {
-        let (seq, entry) = (job.taken.seq, &job.entry);
-        self.replayed += 1;
-        let circuit = &self.shared.circuit;
-        circuit.metrics.call_replayed(circuit.clock.unix().since(entry.header.accepted_at));
-        self.reopened(entry);
-        let connector = SharedConnector::clone(&self.shared.connector.load());
-        self.shared.invalidate_lanes(&entry.header.lanes);
-        self.shared.flights.begin(&entry.header.lanes).acknowledge();
-        residues::change(&self.shared.queue, &connector, seq, &entry.header.lanes).await;
-        let forget = {
-            // The marker of a caller's own name stays, so that a repetition is recognised; and one that an attempt
-            // without an answer could still meet, which must be recognised, too.
-            let answered = !entry.state.is_in_doubt();
-            let token: Option<OpId> =
-                (!entry.is_absolute() && !entry.own_name && answered).then_some(entry.header.op_id);
-            move || {
-                if let Some(token) = token {
-                    connector.forget_tokens(vec![token]);
-                }
-            }
-        };
-        if let Some(residue) = residue {
-            self.shared.queue.replace(seq, residue, Some(applied), forget);
-            return self.progress();
-        }
-        let overtaken: Vec<u64> = job.overtaken.iter().map(|taken| taken.seq).collect();
-        self.shared.queue.overtaken(&overtaken);
-        self.shared.queue.applied(seq, Some(applied), forget);
-        self.progress();
-    }
-
-    /// Nobody heard of the attempt, because there was none.
-    fn not_sent(&mut self, job: &Job, why: NotSent) {
-        match why {
-            NotSent::Barred => {
-                self.rest_until = Some(self.shared.circuit.clock.now().plus(REST));
-                let mut index = self.shared.queue.index();
-                job.seqs().for_each(|seq| index.put_back(seq));
-            }
-            NotSent::Ambiguous(why) => {
-                if let Some(entry) = self.shared.queue.index().get_mut(job.taken.seq) {
-                    entry.state.end(End::Unprovable);
-                }
-                self.bury(job, DeadReason::Ambiguous, &why.into());
-            }
-            NotSent::Store(error @ StoreError::Damaged { .. }) => {
-                self.bury(job, DeadReason::Undecodable, &error.to_string().into());
-            }
-            NotSent::Store(error) => self.retry(job, &error.to_string().into()),
-        }
-    }
-
-    /// Notes how an attempt ended; what may be done next. A note of sending is taken back if nothing was
-    /// written.
-    fn note_end(&self, seq: u64, error: &AttemptError) -> Next {
-        let mut index = self.shared.queue.index();
-        let Some(entry) = index.get_mut(seq) else { return Next::Done };
-        entry.state.end(match (&error.doubt, error.class) {
-            (None, _) => End::Nothing,
-            (Some(_), ErrorClass::Ambiguous) => End::Unprovable,
-            (Some(_), _) => End::Unknown,
-        });
-        let taken_back = entry.noted.is_some() && !entry.state.is_in_doubt();
-        let (next, alone) = (entry.state.next(), entry.group.is_none());
-        let may_land = error.doubt.is_some().then(|| entry.header.lanes.clone());
-        drop(index);
-        if let Some(lanes) = may_land {
-            self.shared.bar_fills(&lanes);
-        }
-        if taken_back && alone {
-            self.shared.queue.take_back_note(seq, false);
-        }
-        next
-    }
-
-    fn failed(&mut self, job: &Job, error: &AttemptError) {
-        let next = self.note_end(job.taken.seq, error);
-        self.goes_on(job, error, next);
-    }
-
-    fn mind_pause(&mut self, error: &AttemptError) {
-        if let Some(pause) = error.retry_after {
-            let now = self.shared.circuit.clock.now();
-            self.rest_until = Some(now.plus(pause.min(PAUSE_MAX)));
-        }
-    }
-
-    /// What becomes of a call that was not applied and of which `next` may be done.
-    fn goes_on(&mut self, job: &Job, error: &AttemptError, next: Next) {
-        let entry = &job.entry;
-        let (now, words) = (self.shared.circuit.clock.now(), error.words());
-        self.mind_pause(error);
-        let waits = matches!(
-            error.class,
-            ErrorClass::NotExecuted | ErrorClass::Unknown | ErrorClass::BlockedObject
-        );
-        if next == Next::GiveUp && waits {
-            let detail = words
-                .within(|why| format!("it may have been applied, and cannot be repeated: {why}"));
-            return self.bury(job, DeadReason::Ambiguous, &detail);
-        }
-        if error.unclassified {
-            let count = self.count_unclassified(job.taken.seq);
-            if count >= UNCLASSIFIED_MAX {
-                let detail = words.within(|last| {
-                    format!("{count} replies of no known class, the last was {last}")
-                });
-                return self.bury(job, DeadReason::GaveUp, &detail);
-            }
-            return self.retry(job, &words);
-        }
-        match error.class {
-            ErrorClass::Rejected | ErrorClass::Conflict => {
-                self.bury(job, DeadReason::Rejected, &words);
-            }
-            ErrorClass::Ambiguous => {
-                self.bury(job, DeadReason::Ambiguous, &words);
-            }
-            ErrorClass::NotExecuted | ErrorClass::Unknown => self.retry(job, &words),
-            ErrorClass::BlockedServer => {
-                self.blocked_until = Some(now.plus(BLOCKED_PAUSE));
-                let alert =
-                    words.within(|why| format!("replay is paused, an operator must act: {why}"));
-                self.shared.queue.alert(Alert::Blocked, Some(alert));
-                self.retry_at(job, now.plus(BLOCKED_PAUSE), &words);
-            }
-            ErrorClass::BlockedObject => {
-                let until = now.plus(BLOCKED_PAUSE);
-                self.closed.insert(entry.header.label.clone(), until);
-                let label = &entry.header.label;
-                let alert = words.within(|why| {
-                    format!("replay of {label} is paused, an operator must act: {why}")
-                });
-                self.shared.queue.alert(Alert::Blocked, Some(alert));
-                self.retry_at(job, until, &words);
-            }
-        }
-    }
-
-    fn count_unclassified(&self, seq: u64) -> u32 {
-        let mut index = self.shared.queue.index();
-        index.get_mut(seq).map_or(0, |entry| {
-            entry.unclassified += 1;
-            entry.unclassified
-        })
-    }
-
-    /// When a call that has just failed may be tried again.
-    fn backed_off(&self, entry: &Entry) -> Moment {
-        let previous = Duration::from_millis(entry.backoff_ms);
-        self.ended_at.plus(decorrelated_jitter(previous, self.draw))
-    }
-
-    fn retry(&self, job: &Job, error: &Words) {
-        let at = self.backed_off(&job.entry);
-        let wait = at.since(self.ended_at);
-        if let Some(entry) = self.shared.queue.index().get_mut(job.head()) {
-            entry.backoff_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        }
-        self.retry_at(job, at, error);
-    }
-
-    /// The line waits with its first call, whichever of it was sent.
-    fn retry_at(&self, job: &Job, at: Moment, error: &Words) {
-        let mut index = self.shared.queue.index();
-        for seq in job.seqs().filter(|seq| *seq != job.head()) {
-            index.put_back(seq);
-        }
-        index.retry(job.head(), at, error);
-        drop(index);
-        self.shared.queue.lanes_stopped(&job.entry.header.lanes);
-    }
-
-    /// Makes the call a dead letter; those in whose place it was sent wait again.
-    fn bury(&self, job: &Job, reason: DeadReason, detail: &Words) {
-        let queue = &self.shared.queue;
-        if queue.bury(job.taken.seq, reason, detail) {
-            let mut index = queue.index();
-            job.overtaken.iter().for_each(|taken| index.put_back(taken.seq));
-            return;
-        }
-        self.retry_at(job, self.backed_off(&job.entry), detail);
     }
 }
 

@@ -3,19 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict};
+use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, Verdict};
 use tokio::sync::oneshot;
 
 use super::{
     body::{Body, Word},
+    overlay::LastWrite,
     scene::{BACKENDS, KEYS, ms},
     server::{Answer as Heard, Effect},
     world::{Panics, Shared},
 };
 use crate::connector::{
     Aboard, Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus,
-    ErrorCode, Origin, Outage, Overlay, OwnCode, Plan, QueuedWrite, Read, Refused, Said, Slot,
-    Write,
+    ErrorCode, Origin, Outage, Overlay, OwnCode, Plan, Read, Refused, Said, Slot, Write,
 };
 
 /// How queued calls go to a backend.
@@ -190,39 +190,12 @@ fn ended(effect: Option<&Effect>) -> Attempted {
     }
 }
 
-/// The last write of a lane says what its key holds.
-#[derive(Clone)]
-struct Last {
-    slot: Slot,
-    said: Said,
-}
-
-impl Overlay for Last {
-    fn write(&mut self, write: &QueuedWrite) -> bool {
-        self.said = match Body::decode(&write.body) {
-            Some(Body { word: Word::Set | Word::All, id, .. }) => {
-                Said::Reply(id.to_string().into())
-            }
-            _ => Said::Nothing,
-        };
-        true
-    }
-
-    fn serves(&self, slot: &Slot) -> bool {
-        self.slot == *slot
-    }
-
-    fn says(&self, _: &Slot, _: UnixMillis) -> Said {
-        self.said.clone()
-    }
-
-    fn fork(&self) -> Box<dyn Overlay> {
-        Box::new(self.clone())
-    }
-
-    fn bytes(&self) -> u64 {
-        16
-    }
+/// What a write says of the key that it names.
+fn says(write: &Bytes) -> Option<Said> {
+    Some(match Body::decode(write) {
+        Some(Body { word: Word::Set | Word::All, id, .. }) => Said::Reply(id.to_string().into()),
+        _ => Said::Nothing,
+    })
 }
 
 impl Connector for Model {
@@ -306,7 +279,7 @@ impl Connector for Model {
     }
 
     fn overlay(&self, slot: &Slot) -> Option<Box<dyn Overlay>> {
-        Some(Box::new(Last { slot: slot.clone(), said: Said::AsBefore }))
+        Some(LastWrite::of(slot, says))
     }
 
     fn split(&self, _: &Bytes, _: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {

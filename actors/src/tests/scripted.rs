@@ -22,10 +22,13 @@ use fusebox_state::{
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::connector::{
-    Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, ErrorCode,
-    Outage, Overlay, OwnCode, Plan, QueuedWrite, Read, Refused, Residue, ResidueAfter, Said, Slot,
-    Tail, Upload, Write,
+use crate::{
+    connector::{
+        Access, Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, ErrorCode,
+        Outage, Overlay, OwnCode, Plan, QueuedWrite, Read, Refused, Residue, ResidueAfter, Said,
+        Slot, Tail, Upload, Write,
+    },
+    simulation::overlay::LastWrite,
 };
 
 /// What the backend does.
@@ -347,39 +350,13 @@ impl Tail for Pieces {
     }
 }
 
-/// What a key's last write that is no TOUCH says of it.
-#[derive(Clone)]
-struct Last {
-    slot: Slot,
-    said: Said,
-}
-
-impl Overlay for Last {
-    fn write(&mut self, write: &QueuedWrite) -> bool {
-        let words = text(&write.body).split(' ').collect::<Vec<_>>();
-        self.said = match words[0] {
-            "SET" => Said::Reply(Bytes::copy_from_slice(words[2].as_bytes())),
-            // A TOUCH leaves the value as it is.
-            "TOUCH" => return false,
-            _ => Said::Nothing,
-        };
-        true
-    }
-
-    fn serves(&self, slot: &Slot) -> bool {
-        self.slot == *slot
-    }
-
-    fn says(&self, _: &Slot, _: UnixMillis) -> Said {
-        self.said.clone()
-    }
-
-    fn fork(&self) -> Box<dyn Overlay> {
-        Box::new(self.clone())
-    }
-
-    fn bytes(&self) -> u64 {
-        if let Said::Reply(value) = &self.said { value.len() as u64 } else { 0 }
+/// What a write says of its key; a TOUCH leaves the value as it is.
+fn says(write: &Bytes) -> Option<Said> {
+    let words = text(write).split(' ').collect::<Vec<_>>();
+    match words[0] {
+        "SET" => Some(Said::Reply(Bytes::copy_from_slice(words[2].as_bytes()))),
+        "TOUCH" => None,
+        _ => Some(Said::Nothing),
     }
 }
 
@@ -570,7 +547,7 @@ impl Connector for Scripted {
     }
 
     fn overlay(&self, slot: &Slot) -> Option<Box<dyn Overlay>> {
-        Some(Box::new(Last { slot: slot.clone(), said: Said::AsBefore }))
+        Some(LastWrite::of(slot, says))
     }
 
     fn split(&self, _: &Bytes, _: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {

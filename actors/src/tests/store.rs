@@ -207,7 +207,7 @@ async fn what_a_store_remembers_that_opens_late_comes_second_to_what_was_seen_an
 }
 
 #[tokio::test]
-async fn a_large_store_is_opened_behind_the_doors_and_its_backend_is_offline_until_then() {
+async fn a_large_store_is_opened_behind_the_doors_and_its_backend_takes_no_calls_until_then() {
     let body = format!("SET a {}", "x".repeat(1 << 20));
     let both = || {
         let one = settings("one");
@@ -222,7 +222,18 @@ async fn a_large_store_is_opened_behind_the_doors_and_its_backend_is_offline_unt
     let world = world.restart(both()).await;
     let refuses = || world.backend().view().queue.store_refuses;
     assert!(refuses().unwrap().contains("MiB is being opened"), "{:?}", refuses());
-    assert!(world.backend().view().offline && !world.fusebox.is_ready());
+    let view = world.backend().view();
+    assert!(view.opening && !view.offline && !view.operational && !world.fusebox.is_ready());
+    let health = world.fusebox.health();
+    assert!(health.backends["one"].opening && !health.backends["one"].offline);
+    let metrics = world.fusebox.metrics(Format::Prometheus);
+    for (metric, value) in [("opening", 1), ("offline", 0)] {
+        let line = format!("fusebox_backend_{metric}{{backend=\"one\"}} {value}");
+        assert!(metrics.contains(&line), "{line}");
+    }
+    assert_eq!(world.fusebox.dependencies().nodes[0].state, "OPENING");
+    let told = crate::health::condition(&world.fusebox.0.entries[0].shared).cause;
+    assert_eq!(told, "its queue is being opened");
     let story = format!("{:?}", world.backend().explain().story);
     assert!(story.contains("is large and is being opened"), "{story}");
     assert_eq!(world.call("GET a").await.unwrap_err().kind, CallErrorKind::Unavailable);
@@ -235,6 +246,8 @@ async fn a_large_store_is_opened_behind_the_doors_and_its_backend_is_offline_unt
     let holds = || world.fusebox.0.entries[0].shared.circuit.holds();
     world.until("it is ready", |world| world.fusebox.is_ready()).await;
     assert!(holds().operator, "what an operator ordered before");
+    let view = world.backend().view();
+    assert!(view.offline && !view.opening);
     world.backend().set_offline(false).await.unwrap();
     world.drained().await;
 }

@@ -324,9 +324,9 @@ fn every_mistake_is_told_by_its_key() {
     problems(
         &typed,
         &[
-            "doors[0].connections: invalid type: string \"many\", expected u32",
-            "doors[0].deadline: invalid type: integer `3`, expected a duration",
-            "doors[1].kind: invalid type: integer `4`, expected a string",
+            "doors[0].connections must be a whole number between 1 and 1000000, got \"many\"",
+            "doors[0].deadline must be a duration such as \"30s\" between 1ms and 1day, got 3",
+            "doors[1].kind must be a text, got 4",
             "doors[1] must name its backend: doors[1].backend",
         ],
     );

@@ -6,14 +6,15 @@ import {
   because, clock, count, el, list, millis, percent, say, some, time, trips, whole,
 } from "./words.js";
 
-const SIGNS = { CLOSED: "✔", OPEN: "✖", HALF_OPEN: "◐", OFFLINE: "⏻" };
+const SIGNS = { CLOSED: "✔", OPEN: "✖", HALF_OPEN: "◐", OFFLINE: "⏻", OPENING: "…" };
 const SOURCES = ["live", "cache", "stale", "queued", "empty", "bypass", "error"];
 const MINUTE = 60_000;
 /// How far back the rate of draining looks.
 const RATE_SPAN = 30_000;
 
 /// What holds a backend back, in one word.
-export const condition = (view) => (view.offline ? "OFFLINE" : view.breaker.state);
+export const condition = (view) =>
+  view.opening ? "OPENING" : view.offline ? "OFFLINE" : view.breaker.state;
 
 /// How urgently an operator must look: smaller is more.
 export function rank(view) {
@@ -24,6 +25,7 @@ export function rank(view) {
 /// What happens next with the breaker, and when.
 export function next(view) {
   const { breaker } = view;
+  if (view.opening) return "Its queue is large and is being opened: no live calls, pings or replay until then.";
   if (view.offline) return "No live calls, pings or replay until an operator takes it online.";
   if (breaker.forced) {
     const { state, until, reason } = breaker.forced;
@@ -220,6 +222,7 @@ function flags(view) {
   const flags = [];
   if (view.critical) flags.push("critical");
   if (breaker.forced) flags.push(`forced ${breaker.forced.state}, underneath ${breaker.underlying}`);
+  if (view.opening) flags.push(`its queue is being opened, breaker ${breaker.state}`);
   if (view.offline) flags.push(`offline, breaker ${breaker.state}`);
   if (view.impaired_by.length > 0) flags.push(`impaired by ${view.impaired_by.join(", ")}`);
   if (view.depends_on.length > 0) flags.push(`depends on ${view.depends_on.join(", ")}`);

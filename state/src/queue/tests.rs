@@ -200,13 +200,7 @@ fn it_is_full_by_bytes_too() {
     let big = |op| Entry { bytes: 6_000, ..entry(op, 1, true) };
     assert!(index.admit(big(1), false, None).is_ok());
     let refusal = index.admit(big(2), false, None).map_err(|refusal| refusal.to_string());
-    assert_eq!(
-        refusal,
-        Err(format!(
-            "the queue is full: 1 of {} calls, 6000 of {} bytes",
-            LIMITS.items, LIMITS.bytes
-        ))
-    );
+    assert_eq!(refusal, Err("the queue is full: 1 of 10 calls, 5.9 KiB of 9.8 KiB".to_owned()));
     assert!(index.admit(entry(3, 1, true), false, None).is_ok(), "a small one still fits");
 }
 

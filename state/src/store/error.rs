@@ -3,13 +3,14 @@
 use std::{io, path::PathBuf, sync::Arc};
 
 use super::record::Unreadable;
+use crate::units::ByteCount;
 
 /// Why a command did not succeed. Lowercase texts, for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// Free space is below the floor: definitely not stored. Refuse the write; marks and removals
     /// go on.
-    #[error("{free} bytes are free, the floor is {floor}")]
+    #[error("the disk has {} free, below `queue.disk_floor` of {}", ByteCount(*.free), ByteCount(*.floor))]
     DiskFloor {
         /// Bytes free on the store's file system.
         free: u64,
@@ -49,7 +50,7 @@ pub enum StoreError {
         detail: String,
     },
     /// The value does not fit the store: definitely not stored.
-    #[error("{what} of {bytes} bytes, at most {limit} fit")]
+    #[error("{what} of {bytes} bytes, at most {} fit", ByteCount(*.limit))]
     TooLarge {
         /// Which value.
         what: &'static str,
@@ -86,7 +87,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Opening on a full disk would poison the store: retry when there is room.
-    #[error("{free} bytes are free, opening the store needs {needed}")]
+    #[error("the disk has {} free, opening the store needs {}", ByteCount(*.free), ByteCount(*.needed))]
     DiskFull {
         /// Bytes free, the ballast given up already.
         free: u64,

@@ -5,6 +5,7 @@
 //! | no exception | | success |
 //! | 202, 203, 252, 225, 242, 243, 364, 439, 745, 749, 762, 1019; HTTP 429 and 503 | not executed (a write: see below) | failure |
 //! | 74–76 (the server's disk), 159 (its time was up), 209, 210, 236, 279, 285, 286, 289, 319, 999, 1017 … | unknown | failure |
+//! | 285, 286 (too few replicas for the quorum of an insert) if nothing was written | not executed; in replay blocked: object | success |
 //! | 241 (memory) of the whole server or user | unknown | failure |
 //! | 394, 735 (killed) | unknown | neutral |
 //! | 192–195, 516, 700, 720 … (who we are), TLS; HTTP 401 and 407 | blocked: server | failure |
@@ -25,6 +26,10 @@
 //! **Whose setting it was.** A setting that is not known, or that the user may not change (115, 164, 452), blames the
 //! call if the message names one of its own: rejected. Else it is one that fusebox adds, or the user itself, and an
 //! operator can mend it: blocked.
+//!
+//! **A quorum that cannot be met** says that replicas of one table are missing, and nothing of the server that was
+//! asked. A caller is told that nothing was executed; a queued insert waits, with its table, until the replicas are
+//! back or an operator acts ([`wait_for_replicas`]).
 //!
 //! **What another server did.** What would be a
 //! failure is neutral, as is silence, if the call's own words name [another server](super::elsewhere).
@@ -131,6 +136,12 @@ impl Exception {
             (class, ..) => class,
         };
         let class_told = of_write.unwrap_or(ErrorClass::Unknown);
+        let wrote_nothing = asked.writing.is_some() && doubt.is_none();
+        let verdict = if wrote_nothing && matches!(self.code, 285 | 286) {
+            Verdict::Success
+        } else {
+            verdict
+        };
         let error = AttemptError {
             class: class_told,
             doubt: doubt.map(|_| Bytes::new()),
@@ -145,6 +156,17 @@ impl Exception {
             fault: if is_overload(self.code, status) { Fault::Overload } else { Fault::Backend },
         };
         Attempted::failed(verdict, error)
+    }
+}
+
+/// Makes a queued insert that too few replicas would take wait for them, with all that goes into its table.
+pub(crate) fn wait_for_replicas(ended: &mut Attempted) {
+    if let Err(error) = &mut ended.result
+        && error.doubt.is_none()
+        && error.class == ErrorClass::NotExecuted
+        && matches!(&error.code, ErrorCode::Server(code) if matches!(&**code, "285" | "286"))
+    {
+        error.class = ErrorClass::BlockedObject;
     }
 }
 
@@ -470,6 +492,28 @@ mod tests {
         assert_eq!(ends(201, None), (BlockedObject, true, false));
         assert_eq!(ends(1_001, None), (Unknown, true, true));
         assert_eq!(ends(1_001, Some(0)), (Unknown, false, true));
+    }
+
+    #[test]
+    fn a_quorum_that_cannot_be_met_says_nothing_against_the_server() {
+        use ErrorClass::{BlockedObject, NotExecuted, Unknown};
+        use Verdict::{Failure, Success};
+        let writing = Some(Writing::Rows { one_block: false, at_once: true });
+        let ends = |code: u32, writing, handed_on| {
+            let asked = Asked { whole: true, writing, ..Asked::default() };
+            let exception = Exception { code, message: String::new() };
+            let mut ended = exception.ends(500, None, &asked, Came { late: false, handed_on });
+            let (verdict, live) = (ended.verdict, ended.result.as_ref().unwrap_err().class);
+            wait_for_replicas(&mut ended);
+            (live, ended.result.unwrap_err().class, verdict)
+        };
+        for code in [285, 286] {
+            assert_eq!(ends(code, writing, Some(0)), (NotExecuted, BlockedObject, Success));
+            assert_eq!(ends(code, writing, Some(7)), (Unknown, Unknown, Failure), "{code}");
+            assert_eq!(ends(code, writing, None), (Unknown, Unknown, Failure), "{code}");
+            assert_eq!(ends(code, None, None), (Unknown, Unknown, Failure), "{code} of a read");
+        }
+        assert_eq!(ends(252, writing, Some(0)), (NotExecuted, NotExecuted, Failure));
     }
 
     #[test]

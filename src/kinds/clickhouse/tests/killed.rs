@@ -116,6 +116,24 @@ async fn rows_that_a_killed_server_lost_under_a_known_token_are_sent_again() {
     assert_eq!(world.rows("t").await, "1 2");
 }
 
+/// Nothing of it can be missing, though the table has got nothing and what a view feeds has.
+#[tokio::test]
+async fn an_insert_without_rows_is_not_taken_for_a_lost_one() {
+    let world = World::of(&["t", "copies"]).await;
+    let view = "CREATE MATERIALIZED VIEW default.v TO default.copies AS SELECT n FROM default.t";
+    world.server.ask(view).await;
+    for client in [false, true] {
+        let (sent, noted) = world.noted(0).await;
+        let query = "INSERT INTO default.t FORMAT JSONEachRow";
+        let body = if client { of_client(query) } else { body(query) };
+        let origin = if client { Origin::Live } else { Origin::Replay };
+        let sent = world.sent((Sent { body, origin, ..sent }, noted)).await;
+        world.server.ask("INSERT INTO default.copies VALUES (7)").await;
+        assert_eq!(world.again(&sent).await, Ok(()), "as a client's own: {client}");
+    }
+    assert_eq!(world.rows("t").await, "");
+}
+
 /// What the server says of the table and what its callers know of it are not of one moment.
 #[tokio::test]
 async fn other_inserts_that_go_on_make_nothing_come_twice() {

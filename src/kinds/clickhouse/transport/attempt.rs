@@ -12,7 +12,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Aboard, Attempt, AttemptError, Attempted, OwnCode};
+use fusebox_actors::connector::{Aboard, Attempt, AttemptError, Attempted, Origin, OwnCode};
 use fusebox_state::{ErrorClass, OpId, Verdict};
 use tokio::{
     sync::oneshot,
@@ -37,15 +37,22 @@ use super::{
 use crate::kinds::clickhouse::protocol::{
     gather,
     http_form::HttpRequest,
+    outcome::{self, SUMMARY_SINCE, written_rows},
     sql::{self, Insert, Statement, Verb},
     target::{self, Target},
-    wire::{Call, WireError},
+    wire::{self, Call, WireError},
 };
 
 /// Carries one attempt.
 pub(crate) async fn carry(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Attempted {
+    let origin = attempt.origin;
     let carried = carried(shared, attempt).await;
-    carried.unwrap_or_else(|failed| Attempted::failed(failed.verdict, failed.error))
+    let mut ended =
+        carried.unwrap_or_else(|failed| Attempted::failed(failed.verdict, failed.error));
+    if origin == Origin::Replay {
+        outcome::wait_for_replicas(&mut ended);
+    }
+    ended
 }
 
 /// Carries queued inserts as one, under their common token and their common doubt.
@@ -182,7 +189,7 @@ async fn repeated(
         let again = Ready { turn, ..ready.clone() };
         let ended = sent(shared, again, None, commutes, until).await;
         turn += 1;
-        if ended.result.is_err() || turn == TOKENS_MAX {
+        if ended.result.is_err() || turn == TOKENS_MAX || had_no_rows(&ready.server, &ended) {
             return Ok(ended);
         }
         match tokens::arrived(shared, &ready.server, write, until).await {
@@ -200,6 +207,14 @@ async fn repeated(
             Err(failed) => return Err(unanswered(&failed)),
         }
     }
+}
+
+/// Whether the server says that the insert which it took has no rows, so that none can be missing.
+fn had_no_rows(server: &Server, ended: &Attempted) -> bool {
+    let Ok(reply) = &ended.result else { return false };
+    let (format, summary) = wire::parts(reply);
+    let rows = (format == wire::SUMMARY).then(|| std::str::from_utf8(summary).ok());
+    server.since(SUMMARY_SINCE) && rows.flatten().and_then(written_rows) == Some(0)
 }
 
 /// Sends a write and waits for its end. `noted` is what must be known to send it again; `None` for one that is

@@ -24,7 +24,7 @@ use super::{
 use crate::kinds::clickhouse::protocol::{
     door_insert,
     http_form::{self, HttpRequest},
-    outcome::Asked,
+    outcome::{Asked, SUMMARY_SINCE, written_rows},
     sql::{self, Verb},
     target::{self, Target},
 };
@@ -129,7 +129,12 @@ impl Protected {
         until: Instant,
     ) -> Result<(), Failed> {
         let Some(doubt) = attempt.doubt else { return Ok(()) };
-        if http_form::answer_of(reply).is_none_or(|(head, _)| head.status != 200) {
+        let head = http_form::answer_of(reply).map(|(head, _)| head);
+        let Some(head) = head.filter(|head| head.status == 200) else { return Ok(()) };
+        let summary = head.headers.iter().find(|(name, _)| name == "x-clickhouse-summary");
+        let rows = summary.and_then(|(_, summary)| written_rows(summary));
+        if rows == Some(0) && self.server.since(SUMMARY_SINCE) {
+            // None of its rows can be missing.
             return Ok(());
         }
         let (token, now, prefix) = (self.token, attempt.now, shared.fence.prefix());

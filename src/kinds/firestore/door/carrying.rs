@@ -25,7 +25,7 @@ use super::{
     metadata::strip,
     pool::Upstream,
     reading::Begun,
-    scope::Scope,
+    scope::{self, Scope},
     telling::{self, Told},
     understood::{Asker, Ended, Understood, Whole},
     who::Principal,
@@ -91,6 +91,10 @@ impl Carrying {
     ) -> Result<Given, Told> {
         let ended = Box::pin(self.carried(core, head, begun, share)).await;
         ended.or_else(|told| {
+            let told = match self.hint(core).filter(|_| told.executed_nothing()) {
+                Some(hint) => told.hinting(&hint),
+                None => told,
+            };
             if !told.executed_nothing() || !self.touched.transaction {
                 Err(told)
             } else if self.method.operation == "rollback" {
@@ -169,6 +173,17 @@ impl Carrying {
             by_hand: false,
         };
         Box::pin(self.sent(core, entered, sending, share)).await
+    }
+
+    /// Why it has no fallback, if it is about another database than the backend's.
+    fn hint(&self, core: &Core) -> Option<String> {
+        let own = &self.upstream.connector.shared.client.known_root()?.database;
+        let named = self.touched.database.as_ref().filter(|named| *named != own)?;
+        let (name, named) = (core.backend.name(), scope::shown(named));
+        Some(format!(
+            "it names {named:?}, and the fallbacks are for {own:?}: see `backends.{name}.project` and \
+             `backends.{name}.database`"
+        ))
     }
 
     /// When its client's time is over.

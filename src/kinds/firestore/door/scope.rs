@@ -30,6 +30,8 @@ const PAYS: HeaderName = HeaderName::from_static("x-goog-user-project");
 
 /// So much of a name is repeated to who sent it.
 const SHOWN: usize = 200;
+/// So many of the projects that are allowed are named.
+const NAMED_MAX: usize = 5;
 
 /// What a call may name.
 #[derive(Clone)]
@@ -155,7 +157,7 @@ impl Core {
         let name = path.strip_prefix("/v1/").or_else(|| path.strip_prefix("/emulator/v1/"));
         let name = name.unwrap_or(&path);
         if name.split('/').any(|part| matches!(part, "." | "..")) {
-            return Err(denied(name));
+            return Err(self.denied(scope, name));
         }
         self.may_name(scope, name)?;
         let found = names_in_json(body, name.ends_with(":executePipeline"));
@@ -172,40 +174,57 @@ impl Core {
     pub(super) fn may_name(&self, scope: &Scope, name: &str) -> Result<(), Told> {
         let is_allowed = database_of(name).is_some_and(|database| match scope {
             Scope::Any => true,
-            Scope::Own(upstream) => {
-                let root = upstream.connector.shared.client.known_root();
-                root.is_some_and(|root| root.database == database)
-            }
+            Scope::Own(upstream) => own(upstream).is_some_and(|own| own == database),
             Scope::Projects => self.is_open_for(project_of(database)),
         });
-        if is_allowed { Ok(()) } else { Err(denied(name)) }
+        if is_allowed { Ok(()) } else { Err(self.denied(scope, name)) }
     }
 
     /// Whether a call may name that project.
     fn may_be_of(&self, scope: &Scope, project: &str) -> Result<(), Told> {
         let is_allowed = match scope {
             Scope::Any => true,
-            Scope::Own(upstream) => {
-                let root = upstream.connector.shared.client.known_root();
-                root.is_some_and(|root| project_of(&root.database) == project)
-            }
+            Scope::Own(upstream) => own(upstream).is_some_and(|own| project_of(own) == project),
             Scope::Projects => self.is_open_for(project),
         };
-        if is_allowed { Ok(()) } else { Err(denied(project)) }
+        if is_allowed { Ok(()) } else { Err(self.denied(scope, project)) }
     }
 
     fn is_open_for(&self, project: &str) -> bool {
         self.settings.projects.iter().any(|allowed| allowed == project)
     }
+
+    /// The answer to a call that names what it may not: with what it may, and the setting that says so.
+    fn denied(&self, scope: &Scope, name: &str) -> Told {
+        let name = shown(name);
+        let Scope::Own(upstream) = scope else {
+            let allowed = self.settings.projects.iter().take(NAMED_MAX);
+            let allowed: Vec<_> = allowed.map(|project| format!("{project:?}")).collect();
+            let allowed = allowed.join(", ");
+            return Told::denied(&format!(
+                "{name:?} is not in a project that `projects` of this door allows: {allowed}"
+            ));
+        };
+        let own = own(upstream).unwrap_or("not known yet");
+        let backend = self.backend.name();
+        Told::denied(&format!(
+            "{name:?} is not in the database of this backend, {own:?}: see `backends.{backend}.project`, or \
+             `projects` of the door, which allows more"
+        ))
+    }
+}
+
+/// The database of the backend: `projects/p/databases/d`. `None` while it is not known.
+fn own(upstream: &Upstream) -> Option<&str> {
+    let root = upstream.connector.shared.client.known_root();
+    root.map(|root| root.database.as_str())
 }
 
 fn unreadable() -> Told {
     Told::denied("what it names cannot be read, and not every project is allowed here")
 }
 
-fn denied(name: &str) -> Told {
-    let shown: String = name.chars().take(SHOWN).collect();
-    Told::denied(&format!(
-        "{shown:?} is not in a project that this door allows: see `projects` of the door"
-    ))
+/// What of a caller's name is repeated to it.
+pub(super) fn shown(name: &str) -> String {
+    name.chars().take(SHOWN).collect()
 }

@@ -71,6 +71,11 @@ impl Told {
         self.executed_nothing
     }
 
+    /// The same, with what a program may have overlooked.
+    pub(super) fn hinting(self, hint: &str) -> Self {
+        Self { message: format!("{}; {hint}", self.message), ..self }
+    }
+
     /// The same in a transaction, which an outage has cut: clients begin it again.
     pub(super) fn in_transaction(self) -> Self {
         if self.executed_nothing { Self { code: Code::Aborted, retry: None, ..self } } else { self }

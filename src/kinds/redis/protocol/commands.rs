@@ -56,7 +56,8 @@ impl Commands {
         let find = |name: &str| {
             BUILT_IN.get(name).or_else(|| learnt.as_ref().and_then(|table| table.get(name)))
         };
-        let spec = find(word)?;
+        // `config|get` is how the table names CONFIG GET, and no command that a server knows.
+        let spec = find(word).filter(|_| !word.contains('|'))?;
         if spec.flags.has(Flags::CONTAINER)
             && let Some(inner) = args.get(1).and_then(|arg| lowercase(arg, &mut inner_room))
             && let Some(inner) = find(&format!("{word}|{inner}"))
@@ -122,6 +123,14 @@ mod tests {
         assert_eq!(keys("MIGRATE h 1 k 0 5"), None);
         assert_eq!(keys("COPY a b"), Some(vec![1, 2]));
         assert_eq!(keys("ZUNIONSTORE d 0"), Some(vec![1]));
+    }
+
+    #[test]
+    fn the_name_of_a_subcommand_in_the_table_is_no_command() {
+        let known = |args: &[&[u8]]| Commands::default().find(args).map(|spec| spec.name.clone());
+        assert_eq!(known(&[b"CONFIG", b"GET", b"x"]).as_deref(), Some("config|get"));
+        assert_eq!(known(&[b"CONFIG|GET", b"x"]), None);
+        assert_eq!(known(&[b"CONFIG", b"GET|x"]).as_deref(), Some("config"));
     }
 
     #[test]

@@ -23,6 +23,10 @@
 //! A call may leave keys with different deadlines. They are one residue, which is due at the first of them, settles
 //! that, and leaves the others as a residue again.
 //!
+//! A transaction that is refused after it was applied in part leaves no residue. Its keys are settled at once; those
+//! that a write behind it is to meet alive, and whose time that write settles, get a week ([`Settled::Week`]). If that
+//! write is refused too, the key ends then.
+//!
 //! Without the right to EVAL, the residue asks and sets in two steps; a client of another program may
 //! come in between.
 
@@ -50,11 +54,36 @@ end
 return redis.status_reply('OK')
 ";
 
+/// What keys get that have a far time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// What remains of their own time.
+    Own,
+    /// A week more than that: a write behind is to meet them alive and settles their time, unless it is refused.
+    Week,
+}
+
+impl Settled {
+    /// What a key gets at `now` that ends at `at`, in milliseconds. Not above zero: it ends.
+    fn left(self, at: u64, now: u64) -> i64 {
+        const WEEK_MILLIS: i64 = 7 * 24 * 3600 * 1000;
+        let (at, now) =
+            (i64::try_from(at).unwrap_or(i64::MAX), i64::try_from(now).unwrap_or(i64::MAX));
+        let own = at.saturating_sub(now);
+        match self {
+            Self::Own => own,
+            Self::Week => own.max(0).saturating_add(WEEK_MILLIS),
+        }
+    }
+}
+
 /// The call that settles the deadlines of `keys` at `now`.
-pub(crate) fn script(keys: &[(&[u8], u64)], now: u64) -> Bytes {
+pub(crate) fn script(keys: &[(&[u8], u64)], settled: Settled, now: u64) -> Bytes {
     let count = keys.len().to_string();
-    let times: Vec<[String; 2]> =
-        keys.iter().map(|(_, at)| [far(*at).to_string(), own_left(*at, now).to_string()]).collect();
+    let times: Vec<[String; 2]> = keys
+        .iter()
+        .map(|(_, at)| [far(*at).to_string(), settled.left(*at, now).to_string()])
+        .collect();
     let mut words: Vec<&[u8]> = vec![b"EVAL", SCRIPT.as_bytes(), count.as_bytes()];
     words.extend(keys.iter().map(|(key, _)| *key));
     words.extend(times.iter().flatten().map(String::as_bytes));
@@ -62,20 +91,19 @@ pub(crate) fn script(keys: &[(&[u8], u64)], now: u64) -> Bytes {
 }
 
 /// The call that settles it for `key`, if its PEXPIRETIME is `time`.
-pub(crate) fn step(at: u64, key: &[u8], time: i64, now: u64) -> Option<Bytes> {
-    let own = own_left(at, now).to_string();
-    (u64::try_from(time) == Ok(far(at))).then(|| resp::command(&[b"PEXPIRE", key, own.as_bytes()]))
+pub(crate) fn step(
+    (key, at): (&[u8], u64),
+    time: i64,
+    settled: Settled,
+    now: u64,
+) -> Option<Bytes> {
+    let left = settled.left(at, now).to_string();
+    (u64::try_from(time) == Ok(far(at))).then(|| resp::command(&[b"PEXPIRE", key, left.as_bytes()]))
 }
 
 /// The time that a key gets which ends at `at` and may not end yet.
 pub(crate) fn far(at: u64) -> u64 {
     at.saturating_add(FAR_MILLIS)
-}
-
-/// What remains until `at`; below zero once it has passed.
-fn own_left(at: u64, now: u64) -> i64 {
-    let (at, now) = (i64::try_from(at).unwrap_or(i64::MAX), i64::try_from(now).unwrap_or(i64::MAX));
-    at.saturating_sub(now)
 }
 
 /// Which keys a residue is about after the replayed write `applied`, and whether it is still sure that they are there
@@ -192,12 +220,15 @@ mod tests {
     fn the_far_time_is_recognised_and_no_other() {
         let far = i64::try_from(far(1000)).unwrap();
         let words = |time: i64, now: u64| {
-            let call = step(1000, b"k", time, now)?;
+            let call = step((b"k", 1000), time, Settled::Own, now)?;
             let words = resp::arguments(&call).unwrap();
             Some(words.iter().map(|w| String::from_utf8_lossy(w)).collect::<Vec<_>>().join(" "))
         };
         assert_eq!(words(far, 700).as_deref(), Some("PEXPIRE k 300"));
         assert_eq!(words(far, 1500).as_deref(), Some("PEXPIRE k -500"));
+        let week = 7 * 24 * 3600 * 1000;
+        assert_eq!(Settled::Week.left(1000, 700), week + 300);
+        assert_eq!(Settled::Week.left(1000, 1500), week, "it does not end before its week");
         for time in [-1, -2, 1000, far - 1, far + 1] {
             assert_eq!(words(time, 700), None, "{time}");
         }

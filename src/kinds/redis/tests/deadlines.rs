@@ -183,6 +183,28 @@ async fn without_eval_a_residue_is_settled_in_steps() {
     }
 }
 
+/// It has been applied in part. What was to prolong its key's life is refused too, so nothing is left in the line that
+/// would end it.
+#[tokio::test]
+async fn a_key_of_a_refused_transaction_ends_within_a_week() {
+    const DAY: i64 = 24 * 3600 * 1000;
+    const WEEK: i64 = 7 * DAY;
+    let server = Server::start().await;
+    let redis = RedisConnector::new(server.settings("i", "r"));
+    for (number, second, dead, left) in
+        [(1, "PERSIST k", 1, -1..=-1), (2, "GETSET k w", 2, WEEK - DAY..=WEEK)]
+    {
+        let mut line = Line::new(&redis, number);
+        let first = "FUSEBOX.MULTI 4 0 HSET k f v 3 0 PEXPIRE k 800 2 0 INCR k";
+        line.accept(words(first), ago(2500));
+        line.accept(words(second), ago(2400));
+        line.drain().await;
+        let seen = seen(&server, "k").await.1;
+        assert_eq!(line.dead.len(), dead, "{second}");
+        assert!(left.contains(&seen), "{second}: {seen} ms");
+    }
+}
+
 #[tokio::test]
 async fn a_crash_between_a_write_and_its_residue_leaves_nothing_behind() {
     let server = Server::start().await;

@@ -23,7 +23,8 @@ use crate::kinds::redis::protocol::{
     deadlines::{self, Begun, Deadlines, Written},
     internal::{self, Ends, Form, Step},
     outcome::{self, Carrier},
-    replay, residue,
+    replay,
+    residue::{self, Settled},
     resp::{self, Reply},
     token::{self, Ran, Wrapped},
     ttl,
@@ -293,7 +294,7 @@ impl Links {
     async fn settle_residue(&self, ends: &Ends<'_>, attempt: Attempt<'_>) -> Attempted {
         let first = ends.keys.iter().map(|(_, at)| *at).min().unwrap_or_default();
         let (due, later): (Vec<_>, Vec<_>) = ends.keys.iter().partition(|(_, at)| *at == first);
-        let mut ended = self.settle_due(&due, attempt).await;
+        let mut ended = self.settle_due(&due, Settled::Own, attempt).await;
         if ended.result.is_ok() {
             ended.residue = self.residue(&Ends { keys: later, sure: ends.sure });
         }
@@ -303,10 +304,11 @@ impl Links {
     pub(super) async fn settle_due(
         &self,
         keys: &[(&[u8], u64)],
+        settled: Settled,
         attempt: Attempt<'_>,
     ) -> Attempted {
         let now = attempt.now.get();
-        let script = residue::script(keys, now);
+        let script = residue::script(keys, settled, now);
         let ended = self.writes_of(&attempt).call(script, attempt.timeout, attempt.board()).await;
         match &ended.result {
             Err(error) if token::is_script_refused(error) => {}
@@ -325,7 +327,7 @@ impl Links {
                 },
                 Err(_) => return asked,
             };
-            if let Some(step) = residue::step(*at, key, time, now) {
+            if let Some(step) = residue::step((key, *at), time, settled, now) {
                 let set =
                     self.writes_of(&attempt).call(step, attempt.timeout, attempt.board()).await;
                 if set.result.is_err() {

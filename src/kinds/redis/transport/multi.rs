@@ -16,7 +16,8 @@ use crate::kinds::redis::protocol::{
     deadlines::{self, Begun},
     internal::{self, Ends, Form, Step},
     outcome::Carrier,
-    replay, residue,
+    replay,
+    residue::{self, Settled},
     resp::Reply,
     token::{self, Running},
     ttl,
@@ -114,30 +115,28 @@ impl Links {
     }
 
     /// The transaction is refused, after commands of it have given these keys a far time. It leaves no residue, so they
-    /// get their own time at once; but for those whose time a write behind it settles, which is to meet them alive.
+    /// get their own time at once; but those whose time a write behind it settles, which is to meet them alive, get a
+    /// week, lest they stay for ever if that write is refused too.
     async fn applied_in_part(
         &self,
         ended: Attempted,
         far: &[(&[u8], u64)],
         attempt: Attempt<'_>,
     ) -> Attempted {
-        let far: Vec<(&[u8], u64)> = far
-            .iter()
-            .filter(|(key, at)| !self.someone_settles(key, *at, &attempt))
-            .copied()
-            .collect();
-        if far.is_empty() {
-            return ended;
-        }
-        let mut settled = self.settle_due(&far, attempt).await;
-        match &mut settled.result {
-            Ok(_) => ended,
-            Err(error) => {
+        let (met, own): (Vec<_>, Vec<_>) =
+            far.iter().copied().partition(|(key, at)| self.someone_settles(key, *at, &attempt));
+        for (keys, settled) in [(own, Settled::Own), (met, Settled::Week)] {
+            if keys.is_empty() {
+                continue;
+            }
+            let mut settling = self.settle_due(&keys, settled, attempt.clone()).await;
+            if let Err(error) = &mut settling.result {
                 // It is sent again, and recognised.
                 (error.class, error.doubt) = (ErrorClass::Unknown, Some(Bytes::new()));
-                settled
+                return settling;
             }
         }
+        ended
     }
 
     /// `step` as it is to be run now, before those `behind` it; `follows` if far times may be used.

@@ -12,7 +12,8 @@
 //!    [`SUMMARY_SINCE`] are not trusted with it, as older ones counted afterwards; nor are inserts that the server
 //!    may gather by itself (`async_insert`).
 //! 3. **Thrown while the rows were parsed, and they all fit one block**, which is handed on only after its last row;
-//!    or by the table as it took that block up: too many parts, or too many partitions in it.
+//!    or by the table as it took that block up: too many parts, too many partitions in it, or too few replicas for
+//!    the quorum that the insert wants ([`lacks_replicas`]).
 //!
 //! A statement that is not an insert proves nothing by 2 and 3; a name, a type or a syntax that is wrong is found
 //! before it changes anything ([`SCHEMA`]).
@@ -88,10 +89,20 @@ pub(super) fn wrote_nothing(
     match writing {
         Writing::Rows { one_block, at_once } => {
             at_once && came.handed_on == Some(0)
-                || one_block && (PARSING.contains(&code) || code == 252) && !says(HANDED_ON)
+                || one_block
+                    && (PARSING.contains(&code) || code == 252 || lacks_replicas(code, &message))
+                    && !says(HANDED_ON)
         }
         Writing::Statement => SCHEMA.contains(&code) && !says(LATER),
     }
+}
+
+/// Whether a table refuses an insert with `insert_quorum` before it takes a block up: too few replicas are alive, or an
+/// earlier insert has not reached its quorum yet. `message` is in lower case.
+fn lacks_replicas(code: u32, message: &str) -> bool {
+    // 286 is also what ends one that met another in the middle.
+    code == 285
+        || code == 286 && message.contains("quorum for previous write has not been satisfied yet")
 }
 
 /// The `written_rows` of a summary such as `{"read_rows":"0","written_rows":"800"}`.
@@ -123,7 +134,8 @@ mod tests {
                 assert!(!proven(code, &message, MANY), "{code}: {message}");
                 assert!(!proven(code, &message.to_uppercase(), MANY), "{code}: {message}");
             }
-            let one = BEFORE_ROWS.contains(&code) || PARSING.contains(&code) || code == 252;
+            let one =
+                BEFORE_ROWS.contains(&code) || PARSING.contains(&code) || matches!(code, 252 | 285);
             assert_eq!(proven(code, "", ONE), one, "{code} of one block");
             let statement = BEFORE_ROWS.contains(&code) || SCHEMA.contains(&code);
             assert_eq!(proven(code, "", Writing::Statement), statement, "{code} of a statement");
@@ -134,6 +146,18 @@ mod tests {
         }
         assert!(!proven(252, "", MANY) && proven(252, "Too many parts (1)", ONE));
         assert!(!proven(252, "Too many parts (1): while pushing to view default.v", ONE));
+    }
+
+    #[test]
+    fn a_quorum_that_cannot_be_met_is_found_before_a_block_is_taken_up() {
+        let few = "Number of alive replicas (1) is less than requested quorum (2/2).";
+        let earlier = "Quorum for previous write has not been satisfied yet. Status: x";
+        for (code, text) in [(285, few), (286, earlier)] {
+            assert!(proven(code, text, ONE) && !proven(code, text, MANY), "{code}");
+            assert!(!proven(code, &format!("{text}: while pushing to view default.v"), ONE));
+        }
+        assert!(!proven(286, "Another quorum insert has been already started", ONE));
+        assert!(!proven(319, "Unknown quorum status", ONE));
     }
 
     #[test]

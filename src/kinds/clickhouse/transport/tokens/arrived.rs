@@ -14,6 +14,8 @@
 //! | the same, and the same of every table that views feed | the rows are lost: they are sent again under the next token |
 //! | the same, but a table that a view feeds has got something | the rows are lost, and the view may have them: ambiguous |
 //!
+//! An insert of which the server says that it has no rows is believed: nothing of it can be missing.
+//!
 //! Nothing is kept of it. The lost token stays known to the server, so another try begins with it, finds the rows
 //! missing again, and comes to the same next token, which is recognised if it was used already.
 //!

@@ -1,5 +1,7 @@
 //! The answers when the backend is not to be asked, or does not answer.
 
+use googleapis_tonic_google_firestore_v1::google::firestore::v1::GetDocumentRequest;
+use prost::Message;
 use tokio::time::Instant;
 
 use super::*;
@@ -32,6 +34,29 @@ async fn without_a_connection_clients_may_try_again_until_the_breaker_opens() {
         assert!(began.elapsed() < Duration::from_secs(1));
     }
     assert!(got_refused(&world) >= 3);
+}
+
+#[tokio::test]
+async fn in_an_outage_a_call_for_another_project_is_told_which_one_has_fallbacks() {
+    let world = World::before(nobody().await).await;
+    let client = world.connect().await;
+    let told = async |database: &str| {
+        let get = GetDocumentRequest {
+            name: format!("{database}/documents/a/b"),
+            ..GetDocumentRequest::default()
+        };
+        client.call(GET, &[], &get.encode_to_vec()).await.message()
+    };
+    let (own, other) =
+        ("projects/fusebox-local/databases/(default)", "projects/other/databases/(default)");
+    let hint = format!(
+        "not executed; it names {other:?}, and the fallbacks are for {own:?}: see `backends.firestore.project` and \
+         `backends.firestore.database`"
+    );
+    let said = told(other).await;
+    assert!(said.ends_with(&hint), "{said}");
+    let said = told(own).await;
+    assert!(said.ends_with("not executed"), "{said}");
 }
 
 fn got_refused(world: &World) -> u64 {

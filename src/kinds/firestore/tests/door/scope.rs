@@ -121,7 +121,10 @@ async fn no_name_of_another_project_passes_in_any_field() {
         }
     }
     let got = client.call(&path("Commit"), &[], &commit(OTHER, MINE).encode_to_vec()).await;
-    assert!(got.message().contains(OTHER) && got.message().contains("projects"), "{got:?}");
+    let told = got.message();
+    let (named, allowed) =
+        (format!("{OTHER:?} is not"), "`projects` of this door allows: \"mine\"");
+    assert!(told.contains(&named) && told.ends_with(allowed), "{told}");
     let own = [("authorization", "Bearer my own")];
     let got = client.call(&path("Commit"), &own, &commit(MINE, OTHER).encode_to_vec()).await;
     assert_eq!(got.status(), "0", "what it may the server knows");

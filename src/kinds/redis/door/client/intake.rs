@@ -16,6 +16,7 @@ use std::{
 };
 
 use bytes::Buf;
+use fusebox_state::ByteCount;
 use tokio::{
     io::ReadBuf,
     time::{Instant, sleep, sleep_until},
@@ -164,9 +165,9 @@ impl Inner {
         } else {
             let needs = self.requests.needs(&self.inbox);
             if needs > client.core().settings.request_max {
+                let most = ByteCount(client.core().settings.request_max as u64);
                 let why = format!(
-                    "ERR fusebox: a request of {needs} bytes is more than this door takes ({} bytes)",
-                    client.core().settings.request_max
+                    "ERR fusebox: a request of {needs} bytes is more than this door takes ({most})"
                 );
                 self.answer(&telling::error(&why));
                 (self.ending, self.closed) = (Ending::Answered, Closed::Protocol);

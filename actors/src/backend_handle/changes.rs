@@ -1,0 +1,120 @@
+//! Other settings and another target while the daemon runs.
+
+use std::sync::Arc;
+
+use fusebox_state::{Target, cache::Cache};
+
+use super::{AdminError, Backend, failed};
+use crate::{
+    alert::Alert,
+    backend::BackendMessage,
+    queue,
+    start::{BackendSpec, retarget_alert},
+};
+
+impl Backend {
+    /// Lets calls that wait for the old target go to the new one.
+    ///
+    /// # Errors
+    /// [`AdminError::Conflict`] if nothing waits for another target.
+    pub async fn accept_retarget(&self) -> Result<(), AdminError> {
+        let shared = &self.entry.shared;
+        if shared.circuit.holds().exchange {
+            return Err(AdminError::Conflict("its address is being changed: try again".to_owned()));
+        }
+        if !shared.circuit.holds().retarget {
+            return Err(AdminError::Conflict(format!(
+                "no calls of {} wait for another target",
+                self.name()
+            )));
+        }
+        let store = shared.queue.store().map_err(|error| AdminError::Failed(error.to_string()))?;
+        let (sender, synced) = tokio::sync::oneshot::channel();
+        // Before the target itself: a crash in between leaves the question open.
+        let accepted = queue::accepted(shared.queue.index().last_seq(), &self.connector().target());
+        store.put_fact(queue::ACCEPTED_FACT, accepted, Box::new(|_| ()));
+        store.set_target(
+            &self.connector().target(),
+            Box::new(move |result| drop(sender.send(result))),
+        );
+        match synced.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(AdminError::Failed(error.to_string())),
+            Err(_) => return Err(failed("the store went away")),
+        }
+        shared.circuit.hold(|holds| holds.retarget = false);
+        shared.queue.alert(Alert::Retarget, None);
+        shared.queue.work.notify_one();
+        Ok(())
+    }
+
+    /// Whether it may be given another target now.
+    pub(crate) fn may_retarget(&self, target: &Target) -> Result<(), AdminError> {
+        let shared = &self.entry.shared;
+        if self.entry.actor.load().is_none() {
+            return Err(AdminError::Conflict(format!(
+                "the actor of {0} was given up on: `fusebox online {0}` brings it back",
+                self.name()
+            )));
+        }
+        let waits = shared.queue.waiting() > 0 || shared.queue.index().dead().0 > 0;
+        let now = self.connector().target();
+        if waits && now != *target {
+            return Err(AdminError::Conflict(format!(
+                "calls of {} wait for {now}: it cannot become {target} until they are gone",
+                self.name()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Gives it other settings and another connector; see [`crate::Fusebox::reload`].
+    pub(crate) async fn reconfigure(&self, spec: BackendSpec) -> Result<String, AdminError> {
+        let shared = &self.entry.shared;
+        let target = spec.connector.target();
+        let before = self.connector().target();
+        let is_seen_otherwise = spec.connector.view() != self.connector().view();
+        if target != before {
+            // What is queued from here on waits until it is clear for whom it is.
+            shared.circuit.hold(|holds| (holds.retarget, holds.exchange) = (true, true));
+        }
+        // What the old one has on the wire must be over before the new one sends: until then calls
+        // find it closed, and fall back.
+        self.connector().close().await;
+        shared.connector.store(Arc::new(spec.connector));
+        shared.circuit.hold(|holds| holds.exchange = false);
+        if is_seen_otherwise {
+            // Another server's values answer nothing here, nor do another user's.
+            shared.cache.load().invalidate_all();
+        }
+        if target != before {
+            // Whoever hears of the new address finds it in effect. If calls wait, replay lifts the hold
+            // once they are gone.
+            shared.take_target_where_empty();
+            if shared.circuit.holds().retarget {
+                let told = retarget_alert(self.name(), &before, &target);
+                shared.queue.alert(Alert::Retarget, Some(told.into()));
+            }
+            shared.queue.work.notify_one();
+        }
+        self.configure(spec.settings).await?;
+        Ok(self.name().to_owned())
+    }
+
+    /// Gives it other settings; its connector stays. Nothing is closed, opened or emptied by that: the window, the
+    /// exponent, a force, the queue and the cache are what they were, and a smaller limit refuses only what is new.
+    pub(crate) async fn configure(
+        &self,
+        settings: crate::settings::BackendSettings,
+    ) -> Result<(), AdminError> {
+        let shared = &self.entry.shared;
+        if shared.circuit.settings.load().cache != settings.cache {
+            let cache = Arc::new(Cache::new(settings.cache));
+            let old = shared.cache.swap(Arc::clone(&cache));
+            old.shelf().into_iter().for_each(|shelf| cache.set_shelf(Arc::clone(shelf)));
+            cache.take_over(old.entries());
+        }
+        let settings = Box::new(settings);
+        self.ask(|reply| BackendMessage::Configure { settings, reply }).await
+    }
+}

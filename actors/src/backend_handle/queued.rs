@@ -1,0 +1,94 @@
+//! What operators do with queued calls and dead letters.
+
+use fusebox_state::OpId;
+
+use super::{AdminError, Backend, failed};
+use crate::view;
+
+impl Backend {
+    /// A page of the queue: everything not dead, or the dead letters, in order of acceptance.
+    pub fn queue_page(&self, dead: bool, after: Option<OpId>, limit: usize) -> view::QueuePage {
+        self.entry.shared.queue_page(dead, after, limit)
+    }
+
+    /// A queued call or dead letter, with its body in wire form.
+    pub async fn queued_call(&self, op_id: OpId) -> Option<(view::QueuedCallView, bytes::Bytes)> {
+        let shared = std::sync::Arc::clone(&self.entry.shared);
+        let ground = shared.queue.ground().clone();
+        let reading = ground.run(move || shared.queued_call(op_id));
+        reading.await.ok().flatten()
+    }
+
+    /// Puts a dead letter back at the tail of its lane, with all that were sent with it as one. `force` is wanted
+    /// if the lane was written since. One that may have been applied stays in doubt, and is sent only if the
+    /// backend is proven to recognise it; `not_applied` says that somebody has checked that it was not.
+    ///
+    /// # Errors
+    /// [`AdminError`] if there is none, or it needs `force`.
+    pub async fn requeue(
+        &self,
+        op_id: OpId,
+        force: bool,
+        not_applied: bool,
+    ) -> Result<(), AdminError> {
+        let queue = &self.entry.shared.queue;
+        let seq = {
+            let index = queue.index();
+            let found = index.find(op_id);
+            let (seq, dead) = found.ok_or_else(|| no_call(op_id))?;
+            if !dead {
+                return Err(AdminError::Conflict(format!("{op_id} waits already")));
+            }
+            if !force && index.get(seq).is_some_and(|entry| entry.written_since) {
+                return Err(AdminError::Conflict(format!(
+                    "the lane of {op_id} was, or may have been, written since: `--force` requeues it \
+                     behind that, and it will overwrite it"
+                )));
+            }
+            seq
+        };
+        let synced = queue.requeue(seq, not_applied).ok_or_else(|| no_call(op_id))?;
+        match synced.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(AdminError::Failed(error.to_string())),
+            Err(_) => Err(failed("the store went away")),
+        }
+    }
+
+    /// Discards a queued call or dead letter for good.
+    ///
+    /// # Errors
+    /// [`AdminError`] if there is none, or it is on the wire at this moment.
+    pub async fn discard(&self, op_id: OpId) -> Result<(), AdminError> {
+        let queue = &self.entry.shared.queue;
+        let found = queue.index().find(op_id);
+        let (seq, _) = found.ok_or_else(|| no_call(op_id))?;
+        let synced = queue.discard(seq).ok_or_else(|| {
+            AdminError::Conflict(format!("{op_id} is on the wire or being stored: try again"))
+        })?;
+        synced.await.map_err(|_| failed("the store refuses the removal"))?;
+        tracing::warn!(backend = self.name(), %op_id, "a queued call was discarded by an operator");
+        Ok(())
+    }
+
+    /// Nudges replay: forgets backoffs, lifts a pause, tries again now. Returns how many calls wait.
+    ///
+    /// # Errors
+    /// [`AdminError::Conflict`] if nothing may be replayed now, with the reason.
+    pub fn replay(&self) -> Result<u64, AdminError> {
+        let shared = &self.entry.shared;
+        shared.queue.index().retry_all();
+        shared.queue.resume.store(true, std::sync::atomic::Ordering::Release);
+        shared.queue.work.notify_one();
+        match shared.circuit.replay_barred() {
+            Some(why) if shared.queue.waiting() > 0 => {
+                Err(AdminError::Conflict(format!("nothing can be replayed now: {why}")))
+            }
+            _ => Ok(shared.queue.waiting()),
+        }
+    }
+}
+
+fn no_call(op_id: OpId) -> AdminError {
+    AdminError::NotFound(format!("no queued call or dead letter {op_id}"))
+}
