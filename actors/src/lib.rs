@@ -267,6 +267,7 @@ impl Fusebox {
                 .map(|entry| entry.shared.circuit.name.clone())
                 .collect(),
             settings_left_out: Vec::new(),
+            alert_command_fails: None,
             stray_stores: self.0.stray_stores.clone(),
             traces: self.0.sink.as_ref().map(|sink| sink.counts()),
             recovery,

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod after_a_crash;
 #[cfg(test)]
+mod alerts;
+#[cfg(test)]
 mod all_three;
 #[cfg(test)]
 mod breaker;
