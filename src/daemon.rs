@@ -40,6 +40,7 @@ use crate::{
 
 pub(crate) mod alerts;
 mod blocking;
+pub(crate) mod compaction;
 mod differences;
 pub(crate) mod settings;
 

@@ -26,6 +26,7 @@ mod call_path;
 mod chaos;
 pub mod circuit;
 pub mod clock;
+mod compaction;
 pub mod connector;
 mod dependencies;
 mod error_code;

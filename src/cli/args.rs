@@ -446,6 +446,14 @@ pub(crate) enum QueueCommand {
     },
     /// Discards a call for good
     Discard { op_id: fusebox_state::OpId },
+    /// Gives back the disk space of calls that have left the queue
+    Compact {
+        /// The backend, as --backend
+        name: Option<String>,
+        /// Leave nothing of these calls in the state directory: also deletes stores that were set aside
+        #[arg(long)]
+        purge: bool,
+    },
     /// Writes a store's calls as JSON lines; wants no daemon
     Export,
     /// Looks for damage in the stores, changing nothing; wants no daemon
