@@ -91,7 +91,7 @@ pub(crate) async fn run(argv: &[String], notice: &Notice, around: Around) -> Res
         let said = "it cannot be started";
         Words::quoting(said, format!("{said}: {program}: {error}"))
     })?;
-    Running(child).to_end(&input).await
+    Running(child).finish(&input).await
 }
 
 /// A command that runs. If this is dropped first, it is killed with what it has started.
@@ -110,7 +110,7 @@ impl Drop for Running {
 
 impl Running {
     /// Hands `input` over, and waits for the end.
-    async fn to_end(mut self, input: &[u8]) -> Result<(), Words> {
+    async fn finish(mut self, input: &[u8]) -> Result<(), Words> {
         let (stdin, stderr) = (self.0.stdin.take(), self.0.stderr.take());
         let write = async {
             if let Some(mut stdin) = stdin {

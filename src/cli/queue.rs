@@ -180,8 +180,8 @@ async fn compact(client: &Client, named: Option<String>, purge: bool) -> Done {
         let Compacted { before_bytes, bytes, deleted, deleted_bytes } = read(&answer)?;
         say(&format!("{backend}: {}, {} before\n", size(bytes), size(before_bytes)))?;
         if !deleted.is_empty() {
-            let (names, bytes) = (deleted.join(", "), size(deleted_bytes));
-            say(&format!("{backend}: deleted {names}, {bytes}\n"))?;
+            let (folders, bytes) = (deleted.join(", "), size(deleted_bytes));
+            say(&format!("{backend}: deleted {folders}, {bytes}\n"))?;
         }
     }
     Ok(ExitCode::SUCCESS)

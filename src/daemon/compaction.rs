@@ -6,6 +6,7 @@ use fusebox_actors::{AdminError, Backend};
 use fusebox_state::store::remove_set_aside;
 
 use super::{Daemon, blocking::blocking};
+use crate::config::BackendConfig;
 
 /// What a compaction has done.
 #[derive(Debug, serde::Serialize)]
@@ -54,8 +55,8 @@ impl Daemon {
     /// The folder of a backend's store.
     fn store_dir(&self, name: &str) -> PathBuf {
         let config = self.config.load();
-        let stores = config.backends.iter().map(|backend| backend.store());
-        let named = stores.into_iter().find(|(other, _)| other == name).and_then(|(_, dir)| dir);
+        let mut stores = config.backends.iter().map(BackendConfig::store);
+        let named = stores.find(|(other, _)| other == name).and_then(|(_, dir)| dir);
         named.unwrap_or_else(|| self.state_dir.path().join("backends").join(name))
     }
 }
