@@ -8,6 +8,7 @@ use fusebox_actors::{Fusebox, trace::TraceSink};
 use tokio::{net::TcpListener, task::JoinSet};
 
 mod agreed;
+mod alerts;
 mod changes;
 pub mod cli;
 mod config;
@@ -99,6 +100,7 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     helpers.spawn(daemon::leave_the_name_to_twins(Arc::clone(&daemon)));
     daemon.keep_changes().await;
     helpers.spawn(daemon::settings::take_back_in_time(Arc::clone(&daemon)));
+    helpers.spawn(daemon::alerts::run_on_alerts(Arc::clone(&daemon)));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %socket.display(), backends, "ready");
     systemd::ready("serving");
 

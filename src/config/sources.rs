@@ -170,11 +170,25 @@ impl Merged {
     }
 
     fn add_variables(&mut self, env: &Environment) {
-        const OTHERS: &[&str] =
-            &["FUSEBOX_CONFIG", "FUSEBOX_TEST_HOOKS", "FUSEBOX_TEST_LOG_WINDOW"];
+        const OTHERS: &[&str] = &[
+            "FUSEBOX_CONFIG",
+            "FUSEBOX_TEST_HOOKS",
+            "FUSEBOX_TEST_LOG_WINDOW",
+            "FUSEBOX_TEST_ALERT_PAUSE",
+        ];
+        // Of a command that the daemon has run on an alert.
+        const OF_ALERTS: &[&str] = &[
+            "FUSEBOX_ALERT",
+            "FUSEBOX_STATE",
+            "FUSEBOX_SEVERITY",
+            "FUSEBOX_BACKEND",
+            "FUSEBOX_MESSAGE",
+        ];
+        let on_alert = env.get("FUSEBOX_ALERT").is_some();
         for (name, text) in env.all() {
             let Some(rest) = name.strip_prefix("FUSEBOX_") else { continue };
-            if OTHERS.contains(&name) || text.is_empty() {
+            let is_other = OTHERS.contains(&name) || on_alert && OF_ALERTS.contains(&name);
+            if is_other || text.is_empty() {
                 continue;
             }
             if rest.starts_with("DOORS__") {
