@@ -144,9 +144,14 @@ mod tests {
         let later = version(0, 1, 0);
         let paths = ["alerts", "backends.r.retry.budget", "mirrors", "alert", "retry.budget"];
         let (problems, warnings) = settled(&later, &paths);
-        assert_eq!(problems, ["alert is not a setting", "retry.budget is not a setting", "another"]);
+        assert_eq!(
+            problems,
+            ["alert is not a setting", "retry.budget is not a setting", "another"]
+        );
         let said = |path: &str| {
-            format!("{path} is a setting of release {later}, which has run here, and not of this one, {VERSION}: left out")
+            format!(
+                "{path} is a setting of release {later}, which has run here, and not of this one, {VERSION}: left out"
+            )
         };
         assert_eq!(warnings, paths[..3].iter().map(|path| said(path)).collect::<Vec<_>>());
     }
