@@ -29,8 +29,13 @@
 //! The writes are queued while an operator has the backend offline; replay is timed from the order that ends
 //! that until the queue is empty and that is synced. Every side writes new documents.
 //!
+//! **Draining into Redis.** Small SETs are queued, each of another key, and replayed into a server that syncs its log
+//! before each reply (`appendfsync always`). The peer writes as many there on one connection, 64 in flight
+//! (`redis-benchmark -c 1 -P 64`), in turns.
+//!
 //! `cargo bench -p fusebox --bench backends -- --gate` exits non-zero outside the gates; the names of parts
-//! (`clickhouse`, `firestore`, `memory`) run those alone.
+//! (`clickhouse`, `firestore`, `memory`, `drain`) run those alone. `BACKENDS_DRAIN` says how many calls are drained in
+//! each of the rounds.
 #![expect(
     clippy::print_stdout,
     clippy::expect_used,
@@ -43,7 +48,11 @@
 )]
 
 use std::{
-    net::TcpStream, ops::Range, os::unix::net::UnixStream, process::ExitCode, thread,
+    net::TcpStream,
+    ops::Range,
+    os::unix::net::UnixStream,
+    process::{Command, ExitCode},
+    thread,
     time::Duration,
 };
 
@@ -85,7 +94,7 @@ use support::{
     firestore::{Emulator, Firestore, emulators},
     redis::RedisServer,
 };
-use turns::{in_turns, median_of, millis, seconds};
+use turns::{in_turns, median, median_of, millis, seconds};
 
 const LONG: Duration = Duration::from_secs(300);
 const LARGE: usize = 100 << 20;
@@ -97,6 +106,8 @@ const COMMIT: usize = 500;
 /// How long the network takes each way: a server that is not far.
 const ONE_WAY: Duration = Duration::from_millis(5);
 const QUEUED: usize = 50_000;
+/// Rounds of draining into Redis.
+const DRAINS: usize = 5;
 const PROJECT: &str = "fusebox";
 
 fn ours(daemon: &Client) -> Http<UnixStream> {
@@ -369,14 +380,60 @@ fn memory_of_queue() -> Figure {
     }
 }
 
+/// Seconds that a client takes for as many writes on one connection.
+fn pipelined(redis: &RedisServer, writes: usize) -> f64 {
+    let writes = writes.to_string();
+    let port = redis.port().to_string();
+    seconds(|| {
+        let done = Command::new("redis-benchmark")
+            .args(["-p", &port, "-c", "1", "-P", "64", "-d", "256", "-t", "set", "-q"])
+            .args(["-n", &writes, "-r", &writes])
+            .output()
+            .expect("redis-benchmark runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    })
+}
+
+fn drain() -> Figure {
+    let writes = std::env::var("BACKENDS_DRAIN").map_or(QUEUED, |text| text.parse().unwrap());
+    let redis = RedisServer::start();
+    let _: String = redis.query(&["CONFIG", "SET", "appendonly", "yes", "appendfsync", "always"]);
+    let daemon = Daemon::with_redis(&redis.url())
+        .set("backends.redis.queue.items", i64::try_from(writes).unwrap() + 1_000)
+        .start();
+    let value = "x".repeat(256);
+    let call = |number| json!({ "command": ["SET", format!("key:{number}"), value] });
+    let replayed = || {
+        daemon.order("/admin/backends/redis/offline");
+        queue(&daemon, "redis", 0..writes, call);
+        seconds(|| {
+            daemon.order("/admin/backends/redis/online");
+            daemon.wait_until("drained", LONG, |daemon| daemon.queued("redis", "pending") == 0);
+        })
+    };
+    let rounds: Vec<(f64, f64)> =
+        (0..DRAINS).map(|_| (pipelined(&redis, writes), replayed())).collect();
+    assert_eq!(daemon.queued("redis", "dead"), 0, "all were applied");
+    let a_second = |of: fn(&(f64, f64)) -> f64| {
+        format!("{:.0}/s", writes as f64 / median(rounds.iter().map(of).collect()))
+    };
+    Figure {
+        what: "queued SETs into a Redis that syncs each, of 64 in flight",
+        direct: a_second(|it| it.0),
+        ours: a_second(|it| it.1),
+        value: median(rounds.iter().map(|it| it.0 / it.1).collect()),
+        gate: Gate::AtLeast(0.6),
+    }
+}
+
 fn main() -> ExitCode {
     let (mut gate, mut wanted) = (false, Vec::new());
     // Cargo itself says `--bench`.
     for argument in std::env::args().skip(1).filter(|argument| argument != "--bench") {
         match argument.as_str() {
             "--gate" => gate = true,
-            "clickhouse" | "firestore" | "memory" => wanted.push(argument),
-            _ => panic!("{argument} is neither --gate nor clickhouse, firestore or memory"),
+            "clickhouse" | "firestore" | "memory" | "drain" => wanted.push(argument),
+            _ => panic!("{argument} is neither --gate nor clickhouse, firestore, memory or drain"),
         }
     }
     let runs = |part: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == part);
@@ -396,6 +453,9 @@ fn main() -> ExitCode {
     }
     if runs("memory") {
         report(vec![memory_of_queue()]);
+    }
+    if runs("drain") {
+        report(vec![drain()]);
     }
     if gate && !figures.iter().all(Figure::holds) {
         println!("outside the gate");

@@ -152,6 +152,8 @@ pub struct Queue {
     name: String,
     ground: Ground,
     clock: Clock,
+    /// Whether small calls share values in the store.
+    packed: bool,
     bus: EventBus,
     metrics: Arc<BackendMetrics>,
     store: OnceLock<Arc<dyn CallStore>>,
@@ -206,6 +208,7 @@ impl Queue {
         Arc::new(Self {
             name: settings.name.clone(),
             clock: ground.clock,
+            packed: settings.queue_packed,
             ground,
             bus,
             metrics,

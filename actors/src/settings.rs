@@ -92,6 +92,8 @@ pub struct BackendSettings {
     pub disk_floor: u64,
     /// The folder of the store; the state directory's `backends/<name>` if it is `None`.
     pub queue_dir: Option<std::path::PathBuf>,
+    /// Whether small calls that are stored together share values.
+    pub queue_packed: bool,
     /// What a plain write may do in an outage.
     pub write_fallback: WriteFallback,
     /// What a dead letter does to its lane.

@@ -78,6 +78,7 @@ fn settings(name: &str) -> BackendSettings {
         cache_dir: None,
         queue: QueueLimits { items: 1_000, bytes: 1 << 20, dead_items: 10, dead_bytes: 1 << 20 },
         disk_floor: 0,
+        queue_packed: false,
         queue_dir: None,
         write_fallback: WriteFallback::Queue,
         dead_letter_policy: DeadLetterPolicy::Continue,

@@ -102,6 +102,7 @@ mod allocations {
                 dead_bytes: 1 << 20,
             },
             disk_floor: 0,
+            queue_packed: false,
             queue_dir: None,
             write_fallback: WriteFallback::Queue,
             dead_letter_policy: DeadLetterPolicy::Continue,

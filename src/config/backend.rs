@@ -112,6 +112,7 @@ pub(super) fn check(
         queue,
         disk_floor: raw.queue.disk_floor.bytes(),
         queue_dir: raw.queue.dir,
+        queue_packed: raw.queue.format >= 2,
         write_fallback: chosen(&raw.queue.write_fallback, defaults.write_fallback, WRITE_FALLBACKS),
         dead_letter_policy: chosen(
             &raw.queue.dead_letter_policy,

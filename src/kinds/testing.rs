@@ -48,6 +48,7 @@ pub(crate) fn backend(kind: &'static str, timeout: Duration) -> BackendSettings 
         cache_dir: None,
         queue: QueueLimits { items: 1_000, bytes: 1 << 20, dead_items: 10, dead_bytes: 1 << 20 },
         disk_floor: 0,
+        queue_packed: false,
         queue_dir: None,
         write_fallback: WriteFallback::Queue,
         dead_letter_policy: DeadLetterPolicy::Continue,

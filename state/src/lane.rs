@@ -328,6 +328,11 @@ impl LaneMap {
         self.members.len()
     }
 
+    /// The sequences of these, ascending.
+    pub fn places(&self) -> impl Iterator<Item = u64> {
+        self.members.range(..).map(|(seq, _)| seq)
+    }
+
     /// Occupied lanes; a barrier counts as one.
     pub fn occupied(&self) -> usize {
         self.lines.len() + self.barriers.len()

@@ -526,9 +526,10 @@ impl QueueIndex {
         }
     }
 
-    /// The mark of the dead letter `seq` is synced: it no longer holds its lane.
+    /// The mark of the dead letter `seq` is synced: it no longer holds its lane, nor does its place if it is being
+    /// requeued: that it may not be stored changes nothing.
     pub fn release(&mut self, seq: u64) {
-        if self.dead.contains_key(&seq) {
+        if self.dead.contains_key(&seq) || self.claims.remove(&seq) {
             self.step_out(seq);
         }
     }
@@ -698,6 +699,17 @@ impl QueueIndex {
     /// Calls and claims that somebody may have to wait for.
     pub fn standing(&self) -> usize {
         self.lanes.standing()
+    }
+
+    /// What is in lanes, for people who look for a fault.
+    pub fn places(&self) -> Vec<String> {
+        let what = |seq: u64| match (self.entries.get(seq), self.dead.contains_key(&seq)) {
+            (Some(entry), _) => format!("call {seq}, {:?}", entry.phase),
+            (None, true) => format!("dead letter {seq}"),
+            (None, false) if self.claims.contains(&seq) => format!("claim {seq}"),
+            (None, false) => format!("place {seq}"),
+        };
+        self.lanes.places().map(what).collect()
     }
 
     /// Occupied lanes.

@@ -131,7 +131,6 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
-use sled::Db;
 
 use self::{
     call_store::Backed,
@@ -140,6 +139,7 @@ use self::{
     guard::guarded,
     shared::{Shared, take_lock},
     space::at,
+    tree::Sled,
 };
 use crate::target::Target;
 
@@ -228,7 +228,7 @@ impl Store {
         let opened = (std::mem::take(&mut ready.calls), ready.head, ready.previous_target.take());
         let findings = ready.findings.clone();
         let shared = Arc::new(Shared {
-            db: RwLock::new(Some(ready.db.clone())),
+            db: RwLock::new(Some(Sled::new(ready.db.clone(), ready.ledger.packs.places.clone()))),
             target: Arc::new(RwLock::new(settings.target.clone())),
             refusing: Mutex::default(),
             findings: Mutex::new(findings.clone()),
@@ -256,7 +256,7 @@ impl Store {
 }
 
 impl Backed for Store {
-    type Map = Db;
+    type Map = Sled;
 
     fn send(&self, command: Command) {
         // An error drops the command, whose ticket then says `Closed`.
@@ -267,7 +267,7 @@ impl Backed for Store {
         &self.0.shared.target
     }
 
-    fn read<T>(&self, what: impl FnOnce(&Db) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    fn read<T>(&self, what: impl FnOnce(&Sled) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let handle = self.0.shared.db.read();
         let Some(db) = &*handle else {
             return Err(StoreError::Failed { unknown: false, detail: "the store is down".into() });

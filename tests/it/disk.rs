@@ -18,15 +18,19 @@ use crate::support::redis::RedisServer;
 
 const LONG: Duration = Duration::from_secs(30);
 
-/// A file system of 96 MiB of its own; unmounted when dropped.
+/// A small file system of its own; unmounted when dropped.
 struct SmallDisk(TempDir);
 
 impl SmallDisk {
     fn mount() -> Self {
+        Self::of("96M")
+    }
+
+    fn of(size: &str) -> Self {
         assert!(Uid::effective().is_root(), "this test needs root: it mounts a small tmpfs");
         let folder = tempfile::Builder::new().prefix("fusebox-disk-").tempdir().unwrap();
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=96M", "fusebox-test"])
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "fusebox-test"])
             .arg(folder.path())
             .output()
             .expect("mount runs");
@@ -178,6 +182,45 @@ fn a_queue_drains_though_the_disk_is_full_to_the_last_byte() {
     daemon.restart();
     daemon.redis(&["GET", "healed"]).assert_value("v");
     assert!(!alerts(&daemon).to_string().contains("damaged"), "{}", alerts(&daemon));
+}
+
+/// Queues writes until one is refused for lack of space; how many were taken.
+fn queue_until_full(daemon: &Client) -> u64 {
+    let value = "v".repeat(2_500);
+    let mut taken = 0;
+    loop {
+        let reply = daemon.redis(&["SET", &format!("k{taken}"), &value]);
+        if reply.status != 202 {
+            assert_refused(&reply);
+            return taken;
+        }
+        taken += 1;
+    }
+}
+
+#[test]
+fn a_disk_of_48_megabytes_that_was_full_takes_as_much_again_once_it_is_drained() {
+    for format in [1, 2] {
+        let disk = SmallDisk::of("48M");
+        let redis = RedisServer::start();
+        let daemon = operated(&redis.url())
+            .set("backends.redis.queue.disk_floor", "8MiB")
+            .set("backends.redis.queue.format", format)
+            .state_dir(&disk.path().join("state"))
+            .start();
+        daemon.order("/admin/backends/redis/offline");
+        let first = queue_until_full(&daemon);
+        assert!(first > 500, "{first}");
+        daemon.order("/admin/backends/redis/online");
+        daemon.wait_until_drained("redis", LONG);
+        assert_eq!(redis.query::<u64>(&["DBSIZE"]), first);
+        daemon.order("/admin/backends/redis/offline");
+        daemon.wait_until("it takes writes again", LONG, |daemon| {
+            daemon.redis(&["SET", "again", "v"]).status == 202
+        });
+        let second = queue_until_full(&daemon);
+        assert!(second >= first / 2, "{first} and then {second}");
+    }
 }
 
 #[test]

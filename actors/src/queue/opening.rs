@@ -44,7 +44,7 @@ impl Queue {
                     queue.on_store_event(event);
                 }
             }),
-            packed: false,
+            packed: self.packed,
             faults: fusebox_state::store::Faults::default(),
         };
         match self.ground.open_store(&self.name, settings) {

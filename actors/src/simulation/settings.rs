@@ -53,6 +53,7 @@ pub(super) fn settings(at: usize) -> BackendSettings {
         cache_dir: None,
         queue: QueueLimits { items: 300, bytes: 1 << 16, dead_items: 100, dead_bytes: 1 << 16 },
         disk_floor: 0,
+        queue_packed: false,
         queue_dir: None,
         write_fallback: WriteFallback::Queue,
         dead_letter_policy: DeadLetterPolicy::Continue,

@@ -30,8 +30,8 @@ pub(super) struct Watch {
     went_to: BTreeMap<String, State>,
     /// The system state that follows from the backends, and since when nothing changed.
     expected: (SystemState, u64),
-    /// Since when nothing is asked for and nothing waits.
-    idle_since: u64,
+    /// Since when something is held though nothing is asked for and nothing waits.
+    held_since: u64,
 }
 
 impl Watch {
@@ -43,7 +43,7 @@ impl Watch {
             events: fusebox.events().subscribe(),
             went_to: BTreeMap::new(),
             expected: (SystemState::Healthy, world.now()),
-            idle_since: world.now(),
+            held_since: world.now(),
         }
     }
 
@@ -228,29 +228,39 @@ impl Watch {
 
     fn look_at_idleness(&mut self) {
         let now = self.world.now();
-        if !self.world.ledger.lock().is_idle() || !self.is_drained() {
-            self.idle_since = now;
-        }
-        if now.saturating_sub(self.idle_since) > GIVEN_BACK_WITHIN {
-            self.all_is_given_back();
+        let is_idle = self.world.ledger.lock().is_idle() && self.is_drained();
+        match self.held().filter(|_| is_idle) {
+            Some(what) if now.saturating_sub(self.held_since) > GIVEN_BACK_WITHIN => {
+                self.world.broken(what);
+            }
+            Some(_) => {}
+            None => self.held_since = now,
         }
     }
 
     /// Nothing is asked for: so nothing is held.
     pub(super) fn all_is_given_back(&self) {
-        for backend in &self.backends {
+        if let Some(what) = self.held() {
+            self.world.broken(what);
+        }
+    }
+
+    /// What is held, as if nothing was asked for.
+    fn held(&self) -> Option<String> {
+        self.backends.iter().find_map(|backend| {
             let circuit = &shared(backend).circuit;
             let (places, calls) = (circuit.bulkhead.in_flight(), circuit.calls_under_way());
             let attempts = circuit.outstanding().attempts;
-            let standing = shared(backend).queue.index().standing();
-            if (places, calls, attempts, standing) != (0, 0, 0, 0) {
-                self.world.broken(format!(
-                    "nothing is asked of {}, and {places} places, {calls} calls, {attempts} attempts and {standing} places \
-                     in lanes are held",
+            let in_lanes = shared(backend).queue.index().places();
+            let is_held = places > 0 || calls > 0 || attempts > 0 || !in_lanes.is_empty();
+            is_held.then(|| {
+                format!(
+                    "nothing is asked of {}, and {places} places, {calls} calls and {attempts} attempts are held, and in \
+                     lanes {in_lanes:?}",
                     backend.name()
-                ));
-            }
-        }
+                )
+            })
+        })
     }
 
     /// Whether nothing waits.

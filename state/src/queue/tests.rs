@@ -353,6 +353,30 @@ fn a_dead_letter_that_holds_its_lane_lets_go_once_its_requeue_is_stored() {
 }
 
 #[test]
+fn a_dead_letter_whose_mark_is_synced_while_it_is_requeued_holds_no_lane_afterwards() {
+    for stored in [true, false] {
+        let mut index = index();
+        let dead = push(&mut index, 1, 1, true);
+        let behind = push(&mut index, 2, 1, true);
+        assert_eq!(index.take(at(0)), Some(dead));
+        index.buried(dead, "rejected", true);
+        let old = index.get(dead).unwrap().clone();
+        let new = index.requeue(dead, false).unwrap();
+        index.release(dead);
+        assert_eq!(index.take(at(0)), Some(behind));
+        if stored {
+            index.committed(new);
+            index.unclaim(dead);
+        } else {
+            index.removed(new);
+            index.not_requeued(dead, old);
+        }
+        index.removed(behind);
+        assert_eq!(index.standing(), usize::from(stored), "{:?}", index.places());
+    }
+}
+
+#[test]
 fn dead_letters_block_while_one_more_has_no_room() {
     let mut index = index();
     assert!(!index.dead_letters_block());

@@ -254,7 +254,7 @@ impl Applier {
         if !self.ledger.is_live(seq) {
             return;
         }
-        if self.ledger.is_packed(seq) {
+        if self.ledger.packs.holds(seq) {
             self.remove_packed(seq);
         } else {
             self.remove(&keys::key(keys::CALLS, seq));
@@ -295,25 +295,27 @@ impl Applier {
         let mut calls = self.group.pack.take();
         calls.retain(|(seq, _)| self.ledger.is_live(*seq));
         let commit = self.head.commit + 1;
-        let Some((first, _)) = calls.first() else { return Ok(()) };
-        let first = *first;
-        if calls.len() == 1 {
+        if calls.len() < 2 {
             for (seq, value) in calls {
                 self.put(db, &keys::key(keys::CALLS, seq), value.stamp(commit))?;
             }
             return Ok(());
         }
-        self.ledger.pack(first, calls.iter().map(|(seq, _)| *seq));
+        let (number, ahead) = self.ledger.packs.begin();
+        for number in ahead {
+            self.put(db, &keys::key(keys::PACKS, number), Vec::new())?;
+        }
+        let seqs: Vec<u64> = calls.iter().map(|(seq, _)| *seq).collect();
         let mut pack = Vec::with_capacity(VALUE_MAX);
-        let mut written = Vec::with_capacity(calls.len());
-        for (seq, value) in calls {
+        for (_, value) in calls {
             pack.extend(value.stamp(commit));
-            written.push(keys::key(keys::CALLS, seq));
         }
-        self.put(db, &keys::key(keys::PACKS, first), pack)?;
-        for key in &written {
-            self.changed(key);
+        self.put(db, &keys::key(keys::PACKS, number), pack)?;
+        for seq in &seqs {
+            self.changed(&keys::key(keys::CALLS, *seq));
         }
+        // From here on readers look for them there.
+        self.ledger.packs.put(number, &seqs);
         Ok(())
     }
 
@@ -492,9 +494,7 @@ impl Applier {
         for (key, value) in self.ledger.take_touched(commit) {
             db.insert(&key, value)?;
         }
-        let emptied = self.ledger.take_emptied();
-        let emptied = emptied.into_iter().map(|first| IVec::from(&keys::key(keys::PACKS, first)));
-        self.group.removals.extend(emptied);
+        self.group.removals.extend(self.ledger.packs.take_emptied());
         for key in std::mem::take(&mut self.group.removals) {
             let removed = db.remove(&key)?;
             // After it was: a copy that was made before is made again.

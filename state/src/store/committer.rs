@@ -25,8 +25,6 @@ use std::{
     time::Duration,
 };
 
-use sled::Db;
-
 use super::{
     apply::{Applier, Failure, GROUP_BYTES, Group},
     calls::StoredCall,
@@ -39,7 +37,9 @@ use super::{
     rebuild,
     settings::StoreEvent,
     shared::Shared,
-    space, untold,
+    space,
+    tree::Sled,
+    untold,
 };
 
 /// How long a written mark may stay unsynced.
@@ -237,7 +237,7 @@ impl Committer {
         }
     }
 
-    fn write_group(&mut self, db: &Db) -> Result<(), Failure> {
+    fn write_group(&mut self, db: &Sled) -> Result<(), Failure> {
         while self.applier.group.spent < GROUP_BYTES {
             let Some(command) = self.next() else { break };
             if let Some(rest) = self.applier.apply(db, command)? {
@@ -259,7 +259,7 @@ impl Committer {
     }
 
     /// `flush` hands everything to the kernel, `sync_data` has the disk keep it.
-    fn make_durable(&mut self, db: &Db) -> Result<(), Failure> {
+    fn make_durable(&mut self, db: &Sled) -> Result<(), Failure> {
         let faults = &self.shared.settings.faults;
         faults.flush().map_err(|error| Failure::from(sled::Error::Io(error)))?;
         db.flush()?;

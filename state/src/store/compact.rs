@@ -26,7 +26,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use sled::{Db, IVec};
+use sled::IVec;
 
 use super::{
     apply::Changed,
@@ -36,6 +36,7 @@ use super::{
     pack, queue,
     rebuild::Writer,
     record::{self, Kind, Unreadable},
+    tree::{Sled, Tree},
 };
 
 /// Keys that may be left for the committing thread.
@@ -57,7 +58,7 @@ pub(super) struct Compaction {
 }
 
 impl Compaction {
-    pub(super) fn start(writer: Writer, source: Db, wake: Sender<Command>) -> io::Result<Self> {
+    pub(super) fn start(writer: Writer, source: Sled, wake: Sender<Command>) -> io::Result<Self> {
         let (changed, stop) = (Changed::default(), Arc::<AtomicBool>::default());
         let done = Arc::<AtomicBool>::default();
         let ended = Arc::clone(&done);
@@ -86,7 +87,7 @@ impl Compaction {
 }
 
 struct Copy {
-    source: Held,
+    source: Held<Sled>,
     changed: Changed,
     stop: Arc<AtomicBool>,
 }
@@ -126,7 +127,7 @@ impl Copy {
 }
 
 /// Copies what is stored under a key now, be it in a pack: the copy has none.
-pub(super) fn copy(writer: &mut Writer, source: &Db, key: &[u8]) -> io::Result<()> {
+pub(super) fn copy(writer: &mut Writer, source: &Sled, key: &[u8]) -> io::Result<()> {
     let call = keys::number_of(key).filter(|_| key.first() == Some(&CALLS));
     let value = match call {
         Some(seq) => pack::call_value(source, seq),

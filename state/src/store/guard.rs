@@ -80,26 +80,16 @@ pub(super) fn close<T: Send + 'static>(handle: T) -> bool {
 }
 
 /// A handle that is closed, in a bounded time, wherever it is dropped.
-pub(super) struct Held(Option<Db>);
+pub(super) struct Held<D: Send + 'static = Db>(Option<D>);
 
-impl Held {
-    pub(super) fn new(db: Db) -> Self {
+impl<D: Send + 'static> Held<D> {
+    pub(super) fn new(db: D) -> Self {
         Self(Some(db))
     }
 
     /// The handle, until it is closed.
-    pub(super) fn get(&self) -> io::Result<&Db> {
+    pub(super) fn get(&self) -> io::Result<&D> {
         self.0.as_ref().ok_or_else(|| io::Error::other("the store is closed"))
-    }
-
-    /// Flushes it. After an error it must not be used.
-    pub(super) fn flush(&self) -> io::Result<()> {
-        let db = self.get()?.clone();
-        match bounded(move || db.flush()) {
-            Some(Ok(flushed)) => flushed.map(drop).map_err(io::Error::from),
-            Some(Err(panic)) => Err(io::Error::other(panic)),
-            None => Err(io::Error::other("sled does not end a flush")),
-        }
     }
 
     /// Closes it.
@@ -109,7 +99,19 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Held {
+    /// Flushes it. After an error it must not be used.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        let db = self.get()?.clone();
+        match bounded(move || db.flush()) {
+            Some(Ok(flushed)) => flushed.map(drop).map_err(io::Error::from),
+            Some(Err(panic)) => Err(io::Error::other(panic)),
+            None => Err(io::Error::other("sled does not end a flush")),
+        }
+    }
+}
+
+impl<D: Send + 'static> Drop for Held<D> {
     fn drop(&mut self) {
         if self.0.take().is_some_and(|db| !close(db)) {
             tracing::error!("sled does not close a store: a thread of it is left behind");

@@ -16,6 +16,7 @@ use super::{
     facts,
     head::{Class, Digests, Head, fact_hash},
     keys::{self, GONE},
+    pack::Packs,
     record::{self, GoneRecord, Kind},
     seqs::{SeqSet, block_of, first_of},
 };
@@ -35,7 +36,7 @@ pub(super) enum Says {
 }
 
 /// See the [module](self).
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Ledger {
     live: SeqSet,
     residues: SeqSet,
@@ -43,12 +44,7 @@ pub(super) struct Ledger {
     dead: SeqSet,
     facts: BTreeMap<Box<[u8]>, u64>,
     gone: SeqSet,
-    /// Calls whose value is a pack's.
-    packed: SeqSet,
-    /// How many calls of each pack are left in it, by its first sequence.
-    packs: BTreeMap<u64, u64>,
-    /// Packs that no call is left in.
-    emptied: Vec<u64>,
+    pub(super) packs: Packs,
     /// The store may hold packs.
     pub(super) may_pack: bool,
     /// Calls beside which a note or a mark was written, be it one that takes another back.
@@ -65,7 +61,7 @@ impl Ledger {
         let number = keys::number_of(key);
         match (*prefix, number) {
             (keys::CALLS, Some(seq)) => {
-                self.unpack(seq);
+                self.packs.take(seq);
                 self.set(Class::Calls, seq, true);
                 self.set(Class::Residues, seq, says == Says::Residue);
                 if self.gone.remove(seq) {
@@ -98,7 +94,7 @@ impl Ledger {
     pub(super) fn removed(&mut self, key: &[u8]) {
         match (key.first().copied(), keys::number_of(key)) {
             (Some(keys::CALLS), Some(seq)) => {
-                self.unpack(seq);
+                self.packs.take(seq);
                 self.set(Class::Calls, seq, false);
                 self.set(Class::Residues, seq, false);
                 self.bury(seq);
@@ -125,51 +121,9 @@ impl Ledger {
         }
     }
 
-    /// The pack of `first` holds these calls, which were written.
-    pub(super) fn pack(&mut self, first: u64, seqs: impl IntoIterator<Item = u64>) {
-        let mut count = 0;
-        for seq in seqs {
-            count += u64::from(self.packed.insert(seq));
-        }
-        self.packs.insert(first, count);
-        if count == 0 {
-            self.packs.remove(&first);
-            self.emptied.push(first);
-        }
-    }
-
-    /// The call is not its pack's any more.
-    fn unpack(&mut self, seq: u64) {
-        if !self.packed.remove(seq) {
-            return;
-        }
-        let Some((first, left)) = self.packs.range_mut(..=seq).next_back() else { return };
-        *left -= 1;
-        if *left == 0 {
-            let first = *first;
-            self.packs.remove(&first);
-            self.emptied.push(first);
-        }
-    }
-
-    /// Whether the call's value is a pack's.
-    pub(super) fn is_packed(&self, seq: u64) -> bool {
-        self.packed.contains(seq)
-    }
-
-    /// Packs that no call is left in: their values are to be removed.
-    pub(super) fn take_emptied(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.emptied)
-    }
-
     /// Whether a note or a mark may be stored beside the call; forgets that.
     pub(super) fn takes_marks(&mut self, seq: u64) -> bool {
         self.marked.remove(seq)
-    }
-
-    /// The calls whose values are packs'.
-    pub(super) fn packed(&self) -> impl Iterator<Item = u64> {
-        self.packed.iter()
     }
 
     fn bury(&mut self, seq: u64) {

@@ -94,10 +94,9 @@ impl Tree for Written {
         Ok(values.map.remove(key))
     }
 
-    fn at_or_below(&self, key: &[u8], prefix: u8) -> sled::Result<Option<(IVec, IVec)>> {
-        let values = self.0.lock();
-        let found = values.map.range(vec![prefix]..=key.to_vec()).next_back();
-        Ok(found.map(|(key, value)| (key.as_slice().into(), value.clone())))
+    /// It is written without packs.
+    fn pack_of(&self, _: u64) -> Option<u64> {
+        None
     }
 
     fn keys(&self, prefix: &[u8]) -> sled::Result<Vec<IVec>> {

@@ -43,6 +43,7 @@ use super::{
     settle::Settling,
     shield,
     space::{self, at},
+    tree::Sled,
     untold,
 };
 use crate::target::Target;
@@ -424,7 +425,8 @@ impl Opening<'_> {
         }
         let written = guarded(|| -> io::Result<(Head, Mark, File)> {
             scanned.ledger.may_pack = self.settings.packed || plan.head.packed;
-            let mut settling = Settling { db: &db, ledger: &mut scanned.ledger, commit };
+            let map = Sled::new(db.clone(), scanned.ledger.packs.places.clone());
+            let mut settling = Settling { db: &map, ledger: &mut scanned.ledger, commit };
             for key in unsettled {
                 settling.settle(&key)?;
             }

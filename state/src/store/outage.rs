@@ -26,6 +26,7 @@ use super::{
     rebuild,
     settings::StoreEvent,
     space,
+    tree::Sled,
 };
 
 impl Committer {
@@ -140,7 +141,7 @@ impl Committer {
             history_next,
             ..
         } = ready;
-        *self.shared.db.write() = Some(db);
+        *self.shared.db.write() = Some(Sled::new(db, ledger.packs.places.clone()));
         self.log = log;
         self.mark = mark;
         self.applier.head = head;

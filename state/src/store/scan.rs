@@ -184,7 +184,7 @@ impl<'a> Witness<'a> {
             let key = Key::Call(*seq);
             !self.plan.values.contains_key(&key) && !self.above.contains(&key)
         };
-        if let Some(seq) = ledger.packed().find(is_foreign) {
+        if let Some(seq) = ledger.packs.calls().find(is_foreign) {
             return Some(format!("sled shows call {seq}, which is not live"));
         }
         let missing = self.unseen.iter().find(|key| {
@@ -300,7 +300,11 @@ impl Scan<'_> {
     }
 
     /// The calls of a pack that are not gone. What is below the floor is, also if its record was dropped.
-    fn pack(&mut self, first: u64, value: &[u8]) -> Result<(), Unreadable> {
+    fn pack(&mut self, number: u64, value: &[u8]) -> Result<(), Unreadable> {
+        if value.is_empty() {
+            self.found.ledger.packs.is_ahead(number);
+            return Ok(());
+        }
         let floor = match self.found.head {
             Some(AnyHead::Vouching(head)) => head.floor,
             _ => 0,
@@ -326,7 +330,7 @@ impl Scan<'_> {
                 wrong.get_or_insert(why);
             }
         }
-        self.found.ledger.pack(first, seqs);
+        self.found.ledger.packs.put(number, &seqs);
         wrong.map_or(Ok(()), Err)
     }
 
@@ -378,9 +382,8 @@ impl Scan<'_> {
             }
         }
         self.sweep_chunks();
-        let emptied = self.found.ledger.take_emptied().into_iter();
-        let emptied = emptied.map(|first| IVec::from(&keys::key(keys::PACKS, first)));
-        self.found.garbage.extend(emptied);
+        self.found.ledger.packs.found();
+        self.found.garbage.extend(self.found.ledger.packs.take_emptied());
         self.settle_groups();
         for (seq, gather) in illegible {
             self.doubt_all_of(seq, gather);

@@ -6,20 +6,19 @@
 
 use std::io;
 
-use sled::Db;
-
 use super::{
     head::{self, Head},
-    keys::{self, HEAD_KEY},
+    keys::HEAD_KEY,
     ledger::{Ledger, Says},
     pack, queue,
     raw::Key,
     record::{self, Draft, FORMAT},
+    tree::{Sled, Tree},
 };
 
 /// Writes the first commit of an open.
 pub(super) struct Settling<'a> {
-    pub(super) db: &'a Db,
+    pub(super) db: &'a Sled,
     pub(super) ledger: &'a mut Ledger,
     pub(super) commit: u64,
 }
@@ -64,10 +63,10 @@ impl Settling<'_> {
 
     pub(super) fn finish(self, last_seq: u64) -> io::Result<Head> {
         for (key, value) in self.ledger.take_touched(self.commit) {
-            self.db.insert(key, value).map_err(io::Error::from)?;
+            self.db.insert(&key, value).map_err(io::Error::from)?;
         }
-        for first in self.ledger.take_emptied() {
-            self.db.remove(keys::key(keys::PACKS, first)).map_err(io::Error::from)?;
+        for key in self.ledger.packs.take_emptied() {
+            self.db.remove(&key).map_err(io::Error::from)?;
         }
         let head = self.ledger.head(self.commit, last_seq, None);
         if let Some(value) = head::encode(&head) {

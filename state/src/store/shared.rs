@@ -10,13 +10,13 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FlockOperation, flock};
-use sled::Db;
 
 use super::{
     error::{Finding, OpenError},
     guard::caught,
     settings::{StoreEvent, StoreSettings},
     space::at,
+    tree::Sled,
 };
 use crate::target::Target;
 
@@ -25,7 +25,7 @@ pub(super) struct Shared {
     pub(super) settings: StoreSettings,
     /// `None` while the store is closed or being swapped. A guard is held for as long as a handle is
     /// used, so that taking it out makes it the last one.
-    pub(super) db: RwLock<Option<Db>>,
+    pub(super) db: RwLock<Option<Sled>>,
     pub(super) target: Arc<RwLock<Target>>,
     pub(super) refusing: Mutex<Option<String>>,
     pub(super) findings: Mutex<Vec<Finding>>,

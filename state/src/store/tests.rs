@@ -34,6 +34,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use sled::Db;
 
 use super::{guard, keys, *};
 use crate::units::{LaneId, Lanes, OpId, UnixMillis};

@@ -396,7 +396,8 @@ fn an_upload_goes_on_over_a_compaction() {
 #[test]
 fn a_log_that_stays_large_is_compacted_once_and_opens() {
     let dir = tempfile::tempdir().unwrap();
-    let opened = open(dir.path());
+    let plain = StoreSettings { packed: false, ..settings(dir.path()) };
+    let opened = Store::open(plain.clone()).unwrap();
     // Several of them at once go into a commit, and sled's log is many times what they take.
     for seq in 1..=4_000 {
         opened.store.append(call(seq, b""), Box::new(|result| result.unwrap()));
@@ -405,7 +406,7 @@ fn a_log_that_stays_large_is_compacted_once_and_opens() {
     drop(opened);
     let faults = Faults::armed();
     faults.fake_free_space(Some(17 << 20));
-    let settings = StoreSettings { faults, ..settings(dir.path()) };
+    let settings = StoreSettings { faults, ..plain };
     for _ in 0..2 {
         let opened = Store::open(settings.clone()).unwrap();
         assert_eq!((opened.calls.len(), opened.findings.len()), (4_000, 0));

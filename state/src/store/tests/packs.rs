@@ -6,6 +6,10 @@ fn open_packed(dir: &Path) -> Opened {
     Store::open(StoreSettings { packed: true, ..settings(dir) }).unwrap()
 }
 
+fn open_plain(dir: &Path) -> Opened {
+    Store::open(StoreSettings { packed: false, ..settings(dir) }).unwrap()
+}
+
 /// Appends calls that go into one commit.
 fn append_at_once(store: &Store, seqs: impl Iterator<Item = u64>, length: usize) {
     let commits = commits_of(store, |store, sender| {
@@ -21,9 +25,9 @@ fn append_at_once(store: &Store, seqs: impl Iterator<Item = u64>, length: usize)
     assert_eq!(commits, 1);
 }
 
-/// How many keys with that prefix a closed store has.
+/// How many keys with that prefix, and something under them, a closed store has.
 fn count(dir: &Path, prefix: u8) -> usize {
-    contents(dir).keys().filter(|key| key[0] == prefix).count()
+    contents(dir).iter().filter(|(key, value)| key[0] == prefix && !value.is_empty()).count()
 }
 
 #[test]
@@ -79,14 +83,14 @@ fn a_packed_call_takes_notes_and_marks_and_is_replaced_and_requeued() {
     holds(&opened.store);
     drop(opened);
     // The other setting reads it, too, and a compaction writes it without packs.
-    let opened = open(dir.path());
+    let opened = open_plain(dir.path());
     assert_eq!((seqs(&opened), opened.findings.len()), (vec![1, 2, 4, 5, 6], 0));
     assert_eq!(opened.store.body(5).unwrap(), &b"what is left"[..]);
     wait(|done| opened.store.compact(done)).unwrap();
     assert_eq!(opened.store.body(1).unwrap(), body(1, 50));
     drop(opened);
     assert_eq!(count(dir.path(), keys::PACKS), 0);
-    let opened = open(dir.path());
+    let opened = open_plain(dir.path());
     assert_eq!((seqs(&opened), opened.findings.len()), (vec![1, 2, 4, 5, 6], 0));
     assert!(!mark::read(&dir.path().join("store")).unwrap().head().unwrap().packed);
 }
@@ -122,4 +126,31 @@ fn a_removal_record_that_sled_has_lost_brings_no_call_back() {
     let left: Vec<u64> = (1..=20).filter(|seq| ![5, 6].contains(seq)).collect();
     assert_eq!(seqs(&opened), left);
     assert!(matches!(opened.findings[..], [Finding::Healed { .. }]), "{:?}", opened.findings);
+}
+
+#[test]
+fn keys_are_made_ahead_once_and_the_first_are_never_filled() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut next = 1;
+    for _ in 0..5 {
+        let opened = open_packed(dir.path());
+        let before = next;
+        for _ in 0..40 {
+            append_at_once(&opened.store, next..next + 24, 300);
+            next += 24;
+        }
+        wait(|done| opened.store.remove((before..next - 24).collect(), done)).unwrap();
+    }
+    let keys: Vec<(u64, bool)> = contents(dir.path())
+        .iter()
+        .filter(|(key, _)| key[0] == keys::PACKS)
+        .map(|(key, value)| (keys::number_of(key).unwrap(), !value.is_empty()))
+        .collect();
+    let filled: Vec<u64> = keys.iter().filter(|(_, filled)| *filled).map(|(at, _)| *at).collect();
+    let (first, last) = (filled[0], filled[filled.len() - 1]);
+    let ahead = keys.iter().filter(|(at, _)| *at > last).count();
+    assert!((17..=100).contains(&ahead), "{ahead} keys are there for the next packs");
+    let fence: Vec<u64> = keys.iter().map(|(at, _)| *at).take_while(|at| *at < first).collect();
+    assert_eq!(fence, (0..16).collect::<Vec<u64>>());
+    assert_eq!(keys.len(), fence.len() + filled.len() + ahead, "none was passed over");
 }

@@ -12,6 +12,7 @@ use crate::store::{
     command::Ticket,
     head::Head,
     ledger::Ledger,
+    pack::Places,
     plan::{self, Plan},
     raw::{Key, Raw},
     tree::Tree,
@@ -85,6 +86,7 @@ struct Model {
 struct Memory {
     map: RefCell<BTreeMap<Vec<u8>, IVec>>,
     log: RefCell<Vec<Vec<u8>>>,
+    places: Places,
 }
 
 impl Tree for Memory {
@@ -107,10 +109,8 @@ impl Tree for Memory {
         Ok(self.map.borrow_mut().remove(key))
     }
 
-    fn at_or_below(&self, key: &[u8], prefix: u8) -> sled::Result<Option<(IVec, IVec)>> {
-        let map = self.map.borrow();
-        let found = map.range(vec![prefix]..=key.to_vec()).next_back();
-        Ok(found.map(|(key, value)| (key.as_slice().into(), value.clone())))
+    fn pack_of(&self, seq: u64) -> Option<u64> {
+        self.places.of(seq)
     }
 
     fn keys(&self, prefix: &[u8]) -> sled::Result<Vec<IVec>> {
@@ -133,9 +133,11 @@ struct Run {
 impl Run {
     fn new(packs: bool) -> Self {
         let head = Head { floor: 1, ..Head::default() };
-        let applier = applier(head, Ledger::default(), packs);
+        let ledger = Ledger::default();
+        let places = ledger.packs.places.clone();
+        let applier = applier(head, ledger, packs);
         Self {
-            memory: Memory::default(),
+            memory: Memory { places, ..Memory::default() },
             applier,
             synced: 0,
             mark: head,
@@ -331,8 +333,8 @@ impl Run {
 
     /// Goes on from new files, as a rebuild makes them.
     fn rebuild(&mut self, raw: &Raw, plan: &Plan) {
-        let memory = Memory::default();
         let mut ledger = Ledger::default();
+        let memory = Memory { places: ledger.packs.places.clone(), ..Memory::default() };
         for (key, (commit, place)) in &plan.values {
             let (key, value) = (key.to_bytes(), raw.load(*place).unwrap());
             ledger.written(&key, queue::says_of(&key, &value), *commit);
