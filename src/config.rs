@@ -27,6 +27,7 @@ mod environment;
 mod http;
 mod judge;
 mod keys;
+pub(crate) mod later;
 mod memory;
 mod origin;
 pub(crate) mod places;
@@ -172,8 +173,8 @@ impl Config {
         sections: &[&dyn Section],
     ) -> Result<Self, ConfigErrors> {
         let merged = Merged::read(flags, env, layers, sections);
-        let Merged { mut table, file_table, origins, declared, problems, warnings, notes, file } =
-            merged;
+        let Merged { mut table, origins, declared, problems, warnings, notes, .. } = merged;
+        let Merged { file, file_table, unknown, .. } = merged;
         declared.lay_beneath(&mut table, true);
         let judged = declared.judge(&table);
         let mut checker = Checker { origins, problems, warnings, notes, followed: Vec::new() };
@@ -185,6 +186,7 @@ impl Config {
         }
         let read = Read { raw, of_kinds: OfKinds { sections, own }, table, declared, file };
         let config = check(read, env, &mut checker);
+        later::settle(&config.state_dir, unknown, &mut checker);
         let Checker { problems, warnings, notes, origins, .. } = checker;
         if problems.is_empty() {
             let changes = layers.changes.to_vec();

@@ -71,6 +71,8 @@ mod numbers;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod packaging;
+#[cfg(test)]
 mod page;
 #[cfg(test)]
 mod prediction;
