@@ -131,6 +131,7 @@ pub struct RecoveryView {
 }
 
 /// A backend in full.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one backend")]
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct BackendView {
