@@ -131,6 +131,7 @@ pub struct RecoveryView {
 /// A backend in full.
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one backend")]
 pub struct BackendView {
     /// Its name.
     pub name: String,
