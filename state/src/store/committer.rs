@@ -60,8 +60,9 @@ pub(super) struct Committer {
     pub(super) compaction: Option<Compaction>,
     /// To wake itself with.
     pub(super) wake: Sender<Command>,
-    /// The commit at which the log's size was looked at.
+    /// The commit at which the log's size was looked at, and when that was.
     pub(super) looked_at: u64,
+    pub(super) looked_when: u64,
     /// Bytes of the log after the last compaction.
     pub(super) compacted_to: u64,
     /// History that waits for the store to be up again.
@@ -115,6 +116,7 @@ impl Committer {
             compaction: None,
             wake,
             looked_at: 0,
+            looked_when: 0,
             compacted_to: 0,
             held_history: VecDeque::new(),
             has_ballast: false,
@@ -230,11 +232,20 @@ impl Committer {
             Some(other) => self.unfinished.push_front(other),
             None => {}
         }
-        if self.applier.head.commit.saturating_sub(self.looked_at) >= LOOK_EVERY
-            && self.applier.garbage.is_empty()
-        {
+        if self.is_to_be_looked_at() && self.applier.garbage.is_empty() {
             self.compact_if_grown();
         }
+    }
+
+    /// Whether the log's size is due although the store is not idle. While appends are refused for lack of space it is
+    /// each second, as the log may be what takes the space, and those who are refused may never leave the store idle.
+    fn is_to_be_looked_at(&self) -> bool {
+        let commits = self.applier.head.commit.saturating_sub(self.looked_at);
+        let is_refusing = self.applier.group.refusal.is_some();
+        commits >= LOOK_EVERY
+            || commits > 0
+                && is_refusing
+                && u128::from(self.now().abs_diff(self.looked_when)) >= RETRY.as_millis()
     }
 
     fn write_group(&mut self, db: &Sled) -> Result<(), Failure> {

@@ -14,7 +14,8 @@
 //! waiting.
 //!
 //! A log is worth it above four times what lives and above 64 MiB or an eighth of the free disk, if it has doubled since
-//! the last time. It is looked at when the store falls idle, and every thousand commits.
+//! the last time. It is looked at when the store falls idle, every thousand commits, and each second while appends are
+//! refused for lack of space.
 
 use std::{
     io,

@@ -23,7 +23,7 @@ use super::{
 impl Committer {
     /// Begins a compaction if the log has grown; tells a caller who asked for one.
     pub(super) fn compact_if_grown(&mut self) {
-        self.looked_at = self.applier.head.commit;
+        (self.looked_at, self.looked_when) = (self.applier.head.commit, self.now());
         let settings = &self.shared.settings;
         let log = self.log.metadata().map_or(0, |log| log.len());
         // A new log may be several times what lives: it is left alone until it has doubled.

@@ -278,6 +278,38 @@ fn compacting_gives_back_what_is_dead_and_keeps_what_lives() {
     assert_eq!((seqs(&again), again.findings.len()), (vec![59, 60, 61], 0));
 }
 
+/// Callers who are refused never leave the store idle.
+#[test]
+fn a_log_that_keeps_the_disk_full_is_compacted_under_callers_who_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (faults, clock) = (Faults::armed(), AtomicU64::new(1_790_000_000_000));
+    let (sender, events) = mpsc::channel();
+    let settings = StoreSettings {
+        disk_floor: 64 << 20,
+        unix_now: Arc::new(move || UnixMillis::new(clock.fetch_add(20, Relaxed))),
+        on_event: Arc::new(move |event| drop(sender.send(event))),
+        faults: faults.clone(),
+        ..settings(dir.path())
+    };
+    let opened = Store::open(settings).unwrap();
+    let store = &opened.store;
+    for seq in 1..=80 {
+        append(store, seq, &body(seq, 100_000));
+    }
+    faults.fake_free_space(Some(32 << 20));
+    wait(|done| store.remove((1..=80).collect(), done)).unwrap();
+    let begun = std::time::Instant::now();
+    loop {
+        let refused = wait(|done| store.append(call(81, b"more"), done));
+        assert!(matches!(refused, Err(StoreError::DiskFloor { .. })), "{refused:?}");
+        if events.try_iter().any(|event| matches!(event, StoreEvent::Rebuilt { .. })) {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it is not compacted");
+    }
+    assert!(store.status().disk_bytes < 2 << 20, "{}", store.status().disk_bytes);
+}
+
 #[test]
 fn a_copy_that_the_disk_lies_about_does_not_take_the_stores_place() {
     let dir = tempfile::tempdir().unwrap();
