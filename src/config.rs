@@ -15,6 +15,7 @@ use bytesize::ByteSize;
 use fusebox_actors::{PingSettings, SystemSettings};
 use toml::{Table, Value};
 
+mod alerts;
 mod backend;
 mod callers;
 mod checker;
@@ -26,6 +27,7 @@ mod environment;
 mod http;
 mod judge;
 mod keys;
+pub(crate) mod later;
 mod memory;
 mod origin;
 pub(crate) mod places;
@@ -42,6 +44,7 @@ mod split;
 mod tests;
 mod words;
 
+pub(crate) use self::alerts::AlertSettings;
 pub(crate) use self::backend::BackendConfig;
 pub(crate) use self::checker::{chosen, size};
 #[cfg(test)]
@@ -56,7 +59,7 @@ pub(crate) use self::origin::{Change, Origin};
 pub(crate) use self::secret::Secret;
 pub(crate) use self::section::{Complaint, Defaults, Section, Variable};
 pub(crate) use self::sources::Layers;
-pub(crate) use self::words::{Auth, EffectReply, OnUnknown, Unavailable};
+pub(crate) use self::words::{Auth, EffectReply, OnUnknown, Severity, Unavailable};
 use checker::Checker;
 use declared::{Declared, put};
 use judge::Secrets;
@@ -91,6 +94,8 @@ pub(crate) struct Config {
     /// Whether calls that failed, were retried, queued or answered by a fallback are traced though no
     /// sampler took them.
     pub(crate) keep_unsampled: bool,
+    /// The command that is run on an alert.
+    pub(crate) alerts: AlertSettings,
     /// The enabled backends, by name.
     pub(crate) backends: Vec<BackendConfig>,
     /// The wire doors: those of the file, else one for each backend whose kind has any.
@@ -168,8 +173,8 @@ impl Config {
         sections: &[&dyn Section],
     ) -> Result<Self, ConfigErrors> {
         let merged = Merged::read(flags, env, layers, sections);
-        let Merged { mut table, file_table, origins, declared, problems, warnings, notes, file } =
-            merged;
+        let Merged { mut table, origins, declared, problems, warnings, notes, .. } = merged;
+        let Merged { file, file_table, unknown, .. } = merged;
         declared.lay_beneath(&mut table, true);
         let judged = declared.judge(&table);
         let mut checker = Checker { origins, problems, warnings, notes, followed: Vec::new() };
@@ -181,6 +186,7 @@ impl Config {
         }
         let read = Read { raw, of_kinds: OfKinds { sections, own }, table, declared, file };
         let config = check(read, env, &mut checker);
+        later::settle(&config.state_dir, unknown, &mut checker);
         let Checker { problems, warnings, notes, origins, .. } = checker;
         if problems.is_empty() {
             let changes = layers.changes.to_vec();
@@ -300,6 +306,7 @@ fn check(read: Read<'_>, env: &Environment, checker: &mut Checker) -> Config {
     let doors = doors::check(raw.doors, &backing, &mut table, checker);
     let group = |name: String, default: &str| GroupName { asked: name != default, name };
     let calls_bytes = check_calls_bytes(raw.calls.bytes.map(|size| size.0), checker);
+    let alerts = alerts::check(raw.alerts, checker);
     let jaeger_url = check_jaeger(raw.tracing.jaeger_url, checker);
     for (path, value) in std::mem::take(&mut checker.followed) {
         put(&mut table, &path, value);
@@ -323,6 +330,7 @@ fn check(read: Read<'_>, env: &Environment, checker: &mut Checker) -> Config {
         chaos_enabled: raw.chaos.enabled,
         keep_unsampled: raw.tracing.keep_unsampled,
         jaeger_url,
+        alerts,
         backends,
         doors,
         warnings: Vec::new(),

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use fusebox_actors::{
     AdminError, Backend, BackendSettings, BackendSpec, Clock, EventKind, Fusebox,
     view::{DoorStatus, ResilienceView},
@@ -38,7 +38,9 @@ use crate::{
     traces::Traces,
 };
 
+pub(crate) mod alerts;
 mod blocking;
+pub(crate) mod compaction;
 mod differences;
 pub(crate) mod settings;
 
@@ -64,6 +66,8 @@ pub(crate) struct Daemon {
     reloading: Mutex<()>,
     /// Notified when settings were changed at run time.
     edited: Notify,
+    /// Why the alert command fails, if it does.
+    alert_command_fails: ArcSwapOption<Words>,
 }
 
 impl Daemon {
@@ -93,6 +97,7 @@ impl Daemon {
             stop: watch::channel(false).0,
             reloading: Mutex::default(),
             edited: Notify::new(),
+            alert_command_fails: ArcSwapOption::empty(),
         })
     }
 
@@ -140,7 +145,13 @@ impl Daemon {
         let left_out =
             |why: &String| Words::quoting("a change at run time cannot be read", why.as_str());
         let settings_left_out = self.config.load().left_out.iter().map(left_out).collect();
-        ResilienceView { doors: self.doors(), settings_left_out, ..self.fusebox.resilience() }
+        let alert_command_fails = self.alert_command_fails.load().as_deref().cloned();
+        ResilienceView {
+            doors: self.doors(),
+            settings_left_out,
+            alert_command_fails,
+            ..self.fusebox.resilience()
+        }
     }
 
     /// What the wire doors show of themselves.

@@ -8,6 +8,7 @@ use fusebox_actors::{Fusebox, trace::TraceSink};
 use tokio::{net::TcpListener, task::JoinSet};
 
 mod agreed;
+mod alerts;
 mod changes;
 pub mod cli;
 mod config;
@@ -30,7 +31,7 @@ mod terminal;
 mod traces;
 
 use crate::{
-    config::{BackendConfig, Config},
+    config::{BackendConfig, Config, later},
     daemon::Daemon,
     doors::Bound,
     http_api::{
@@ -62,6 +63,7 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     let identity = daemon::identity(&state_dir, &config);
     let (policy, unknown) = Policy::resolve(&config.client_group, &config.admin_group);
     tell(&config, &unknown);
+    note_settings(&state_dir, &config);
 
     // Listening before the stores are open makes callers wait in the backlog instead of failing.
     let Listening { socket, own_socket, api, doors } = Listening::begin(&config, policy).await?;
@@ -99,6 +101,7 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     helpers.spawn(daemon::leave_the_name_to_twins(Arc::clone(&daemon)));
     daemon.keep_changes().await;
     helpers.spawn(daemon::settings::take_back_in_time(Arc::clone(&daemon)));
+    helpers.spawn(daemon::alerts::run_on_alerts(Arc::clone(&daemon)));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %socket.display(), backends, "ready");
     systemd::ready("serving");
 
@@ -122,6 +125,19 @@ fn tell(config: &Config, unknown_groups: &[String]) {
     config.tell_warnings(unknown_groups);
     for note in &config.notes {
         tracing::info!("{note}");
+    }
+}
+
+/// Notes in the state directory which settings there are, for an earlier release that is installed over this one.
+fn note_settings(state_dir: &StateDir, config: &Config) {
+    let path = state_dir.path();
+    let noted = match later::note(path, &config.declared) {
+        Ok(None) => return,
+        Ok(Some(note)) => state_dir::replace(path, later::NAME, &note),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = noted {
+        tracing::warn!(%error, "the settings of this release are not noted: an earlier one may refuse some of them");
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `instance` | the daemon's name, by which its connections are found and killed |
 //! | `origin` | the place at which the directory was made, which stores it has had, and which timeouts ([`origin`]) |
 //! | `settings.json` | settings that were changed at run time and outlast a restart ([`crate::changes`]) |
+//! | `settings-known.json` | the settings that the latest release knows ([`crate::config::later`]) |
 //! | `backends/` | the stores |
 //! | `results/` | large replies that are cached |
 //! | `sessions/` | which sessions of clients of ClickHouse something was put into, and which database it takes |
@@ -45,6 +46,7 @@ const OURS: &[&str] = &[
     INSTANCE,
     origin::FILE,
     crate::changes::file::NAME,
+    crate::config::later::NAME,
     "backends",
     "results",
     "sessions",

@@ -76,6 +76,7 @@ impl Open for ResilienceView {
     fn open(&mut self) {
         self.backends.values_mut().for_each(Open::open);
         self.settings_left_out.open();
+        self.alert_command_fails.open();
     }
 }
 

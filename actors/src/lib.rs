@@ -26,6 +26,7 @@ mod call_path;
 mod chaos;
 pub mod circuit;
 pub mod clock;
+mod compaction;
 pub mod connector;
 mod dependencies;
 mod error_code;
@@ -267,6 +268,7 @@ impl Fusebox {
                 .map(|entry| entry.shared.circuit.name.clone())
                 .collect(),
             settings_left_out: Vec::new(),
+            alert_command_fails: None,
             stray_stores: self.0.stray_stores.clone(),
             traces: self.0.sink.as_ref().map(|sink| sink.counts()),
             recovery,

@@ -512,6 +512,11 @@ impl Queue {
         self.alerts.lock().values().cloned().collect()
     }
 
+    /// The same with their subjects.
+    pub(crate) fn alerts_by_subject(&self) -> Vec<(Alert, Words)> {
+        self.alerts.lock().iter().map(|(alert, words)| (*alert, words.clone())).collect()
+    }
+
     /// The subjects of the alerts in effect.
     pub(crate) fn alert_subjects(&self) -> Vec<Alert> {
         self.alerts.lock().keys().copied().collect()

@@ -103,7 +103,11 @@ impl BackendShared {
 
     /// What an operator must act on.
     pub(crate) fn alerts(&self) -> Vec<Words> {
-        let mut alerts = self.queue.alerts();
+        self.with_dead_letters(self.queue.alerts())
+    }
+
+    /// `alerts`, and that dead letters wait.
+    fn with_dead_letters(&self, mut alerts: Vec<Words>) -> Vec<Words> {
         let dead = self.queue.index().dead().0;
         if dead > 0 {
             let name = &self.circuit.name;
@@ -203,6 +207,8 @@ impl BackendShared {
             oldest_age_ms: age,
             lanes,
             dead_letters: dead,
+            became_dead: self.circuit.metrics.dead.get(),
+            refused: self.circuit.metrics.refused.get(),
             disk_bytes,
             replay_paused: self.queue.paused().map(str::to_owned),
             replayed: self.circuit.metrics.replayed.get(),
@@ -222,6 +228,8 @@ impl BackendShared {
         let settings = self.circuit.settings.load();
         let connector = self.connector.load();
         let sample = self.sample();
+        let alerts = self.queue.alerts_by_subject().into_iter();
+        let (subjects, words) = alerts.map(|(alert, words)| (alert.as_str().into(), words)).unzip();
         BackendView {
             name: settings.name.clone(),
             kind: settings.kind.into(),
@@ -230,7 +238,8 @@ impl BackendShared {
             operational: self.circuit.breaker.is_operational(),
             offline: self.circuit.holds().is_offline(),
             opening: self.circuit.holds().opening,
-            alerts: self.alerts(),
+            alerts: self.with_dead_letters(words),
+            alert_subjects: subjects,
             breaker: self.breaker_view(),
             calls: self.calls_view(),
             cache: self.cache_view(),

@@ -90,6 +90,8 @@ pub struct ResilienceView {
     /// Changes of settings that were made at run time and cannot be read, so that they are not in effect. The core has
     /// none: who reads them adds them.
     pub settings_left_out: Vec<Words>,
+    /// Why the alert command fails, if it does. The core has none: who runs it adds it.
+    pub alert_command_fails: Option<Words>,
     /// What others are down for the sake of, those that went first first.
     pub root_causes: Vec<RootCauseView>,
     /// Recoveries by force, by timer and their results.
@@ -129,9 +131,9 @@ pub struct RecoveryView {
 }
 
 /// A backend in full.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one backend")]
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts about one backend")]
 pub struct BackendView {
     /// Its name.
     pub name: String,
@@ -149,6 +151,9 @@ pub struct BackendView {
     pub opening: bool,
     /// What an operator must act on, in words; empty in peace.
     pub alerts: Vec<Words>,
+    /// The subjects of these, in the same order, as the metric `alert_active` has them. The last of `alerts` may be
+    /// about waiting dead letters, and has none.
+    pub alert_subjects: Vec<Cow<'static, str>>,
     /// The breaker.
     pub breaker: BreakerView,
     /// Calls, attempts and response times.
@@ -346,6 +351,10 @@ pub struct QueueView {
     pub lanes: u64,
     /// Dead letters.
     pub dead_letters: u64,
+    /// Calls that became dead letters since the start.
+    pub became_dead: u64,
+    /// Writes that were refused since the start, because the queue is full, sheds, or its store takes no writes.
+    pub refused: u64,
     /// Bytes of the store on disk.
     pub disk_bytes: u64,
     /// Why nothing is replayed at this moment, if calls wait and nothing is.

@@ -477,6 +477,14 @@ pub(crate) enum QueueCommand {
         /// The call's name, as `fusebox queue ls` shows it
         op_id: fusebox_state::OpId,
     },
+    /// Gives back the disk space of calls that have left the queue
+    Compact {
+        /// The backend, as --backend
+        name: Option<String>,
+        /// Leave nothing of these calls in the state directory: also deletes stores that were set aside
+        #[arg(long)]
+        purge: bool,
+    },
     /// Writes a store's calls as JSON lines; wants no daemon
     Export,
     /// Looks for damage in the stores, changing nothing; wants no daemon

@@ -403,6 +403,9 @@ pub(crate) fn all_notes(view: &ResilienceView) -> Vec<String> {
             .iter()
             .map(|why| format!("a change of settings is not in effect: {}", why.whole())),
     );
+    if let Some(why) = &view.alert_command_fails {
+        all.push(format!("the alert command fails: {}", why.whole()));
+    }
     all
 }
 

@@ -38,9 +38,9 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
         return queue_import::run(client, backend, file, &wanted).await;
     }
     let named = match &command {
-        QueueCommand::Ls { name: Some(name), .. } | QueueCommand::Replay { name: Some(name) } => {
-            Some(name.clone())
-        }
+        QueueCommand::Ls { name: Some(name), .. }
+        | QueueCommand::Compact { name: Some(name), .. }
+        | QueueCommand::Replay { name: Some(name) } => Some(name.clone()),
         _ => backend,
     };
     match command {
@@ -53,6 +53,7 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
             Ok(ExitCode::SUCCESS)
         }
         QueueCommand::Replay { .. } => replay(client, named).await,
+        QueueCommand::Compact { purge, .. } => compact(client, named, purge).await,
         QueueCommand::Requeue { from: Some(file), .. } => requeue_from(client, named, &file).await,
         QueueCommand::Requeue { op_id: Some(op_id), force, not_applied, from: None } => {
             let (backend, _) = find(client, named, op_id).await?;
@@ -160,6 +161,30 @@ async fn replay(client: &Client, named: Option<String>) -> Done {
         }
     }
     Ok(ExitCode::from(u8::from(failed)))
+}
+
+/// What a compaction has done.
+#[derive(serde::Deserialize)]
+struct Compacted {
+    before_bytes: u64,
+    bytes: u64,
+    deleted: Vec<String>,
+    deleted_bytes: u64,
+}
+
+/// `queue compact`: of one backend, or of all.
+async fn compact(client: &Client, named: Option<String>, purge: bool) -> Done {
+    for backend in &meant(client, named).await? {
+        let path = format!("/admin/backends/{backend}/queue/compact");
+        let answer = client.post(&path, Some(&json!({ "purge": purge }))).await?;
+        let Compacted { before_bytes, bytes, deleted, deleted_bytes } = read(&answer)?;
+        say(&format!("{backend}: {}, {} before\n", size(bytes), size(before_bytes)))?;
+        if !deleted.is_empty() {
+            let (folders, bytes) = (deleted.join(", "), size(deleted_bytes));
+            say(&format!("{backend}: deleted {folders}, {bytes}\n"))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Sends the calls of an export as new writes under their old names: what is still in the queue is

@@ -2,7 +2,19 @@
 
 use toml::{Table, Value};
 
-use super::declared::{Declared, pattern};
+use super::{
+    declared::{Declared, pattern},
+    later::Unknown,
+};
+
+/// What is wrong with the keys of a file.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// What is no setting.
+    pub(crate) unknown: Vec<Unknown>,
+    /// What has the wrong form.
+    pub(crate) problems: Vec<String>,
+}
 
 impl Declared {
     fn paths(&self) -> impl Iterator<Item = &str> {
@@ -55,32 +67,33 @@ impl Declared {
         })
     }
 
-    /// Takes what is not a setting out of `table` and says so, one sentence each.
-    pub(crate) fn remove_unknown(&self, table: &mut Table, problems: &mut Vec<String>) {
-        self.remove_below(table, "", problems);
+    /// Takes what is not a setting out of `table`.
+    pub(crate) fn remove_unknown(&self, table: &mut Table) -> Found {
+        let mut found = Found::default();
+        self.remove_below(table, "", &mut found);
+        found
     }
 
-    fn remove_below(&self, table: &mut Table, prefix: &str, problems: &mut Vec<String>) {
+    fn remove_below(&self, table: &mut Table, prefix: &str, found: &mut Found) {
         table.retain(|key, value| {
             let path = if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
             if self.is_list(&path) {
-                return self.remove_from_each(value, &path, problems);
+                return self.remove_from_each(value, &path, found);
             }
             if self.is_section(&path) {
                 let Value::Table(inner) = value else {
-                    problems.push(format!("{path} must be a section, got {}", value.type_str()));
+                    let what = format!("{path} must be a section, got {}", value.type_str());
+                    found.problems.push(what);
                     return false;
                 };
-                self.remove_below(inner, &path, problems);
+                self.remove_below(inner, &path, found);
                 return true;
             }
             if self.find(&path, None).is_some() {
                 return true;
             }
-            problems.push(match self.nearest(&path) {
-                Some(right) => format!("{path} is not a setting; the nearest is {right}"),
-                None => format!("{path} is not a setting"),
-            });
+            let nearest = self.nearest(&path);
+            found.unknown.push(Unknown { subject: format!("{path} is"), nearest, path });
             false
         });
     }
@@ -91,12 +104,12 @@ impl Declared {
     }
 
     /// The same in a list of sections; `false` if it is none.
-    fn remove_from_each(&self, list: &mut Value, path: &str, problems: &mut Vec<String>) -> bool {
+    fn remove_from_each(&self, list: &mut Value, path: &str, found: &mut Found) -> bool {
         let wrong = match list {
             Value::Array(each) => {
                 for (at, one) in each.iter_mut().enumerate() {
                     if let Value::Table(section) = one {
-                        self.remove_below(section, &format!("{path}[{at}]"), problems);
+                        self.remove_below(section, &format!("{path}[{at}]"), found);
                     }
                 }
                 each.iter().find(|one| !one.is_table()).map(Value::type_str)
@@ -104,7 +117,8 @@ impl Declared {
             other => Some(other.type_str()),
         };
         if let Some(wrong) = wrong {
-            problems.push(format!("{path} must be a list of sections, [[{path}]], got {wrong}"));
+            let what = format!("{path} must be a list of sections, [[{path}]], got {wrong}");
+            found.problems.push(what);
         }
         wrong.is_none()
     }
@@ -150,8 +164,8 @@ mod tests {
             [("doors = 3", "integer"), ("doors = ['a']", "string"), ("[doors]", "table")]
         {
             let mut table: Table = toml::from_str(text).unwrap();
-            let mut problems = Vec::new();
-            Declared::new(&[]).remove_unknown(&mut table, &mut problems);
+            let Found { problems, unknown } = Declared::new(&[]).remove_unknown(&mut table);
+            assert_eq!(unknown, []);
             let said = format!("doors must be a list of sections, [[doors]], got {wrong}");
             assert_eq!((problems, table.is_empty()), (vec![said], true), "{text}");
         }
@@ -161,15 +175,18 @@ mod tests {
     fn unknown_keys_are_taken_out_and_named() {
         let mut table: Table =
             toml::from_str("socket = 'a'\nhttp = 3\n[backends.r]\nurll = 'x'\nurl = 'y'\n[[doors]]\nkind = 'r'\n[[doors]]\nlisten_at = 'x'").unwrap();
-        let mut problems = Vec::new();
-        Declared::new(&[]).remove_unknown(&mut table, &mut problems);
-        problems.sort();
+        let Found { problems, unknown } = Declared::new(&[]).remove_unknown(&mut table);
+        assert_eq!(problems, ["http must be a section, got integer"]);
+        let found = |path: &str, right: &str| Unknown {
+            path: path.to_owned(),
+            subject: format!("{path} is"),
+            nearest: Some(right.to_owned()),
+        };
         assert_eq!(
-            problems,
+            unknown,
             [
-                "backends.r.urll is not a setting; the nearest is backends.r.url",
-                "doors[1].listen_at is not a setting; the nearest is doors[1].listen",
-                "http must be a section, got integer",
+                found("backends.r.urll", "backends.r.url"),
+                found("doors[1].listen_at", "doors[1].listen"),
             ]
         );
         assert_eq!(

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use super::{
     setting::{Size, Time, patch, reload, restart},
     words::{
-        AUTHS, DEAD_LETTER_POLICIES, EFFECT_REPLY, MIN_ACKS, ON_UNKNOWN, PRIORITIES, UNAVAILABLE,
-        WRITE_FALLBACKS,
+        AUTHS, DEAD_LETTER_POLICIES, EFFECT_REPLY, MIN_ACKS, ON_UNKNOWN, PRIORITIES, SEVERITIES,
+        UNAVAILABLE, WRITE_FALLBACKS,
     },
 };
 
@@ -41,6 +41,7 @@ pub(crate) struct RawConfig {
     pub(crate) http: RawHttp,
     pub(crate) calls: RawCalls,
     pub(crate) health: RawHealth,
+    pub(crate) alerts: RawAlerts,
     pub(crate) chaos: RawChaos,
     pub(crate) tracing: RawTracing,
     pub(crate) doors: Option<Vec<RawDoor>>,
@@ -110,6 +111,21 @@ pub(crate) struct RawHealth {
     /// Whether an open breaker tries again by itself. If not, it waits for `fusebox recover`.
     #[schemars(extend("setting" = patch().default(true)))]
     pub(crate) auto_recovery: bool,
+}
+
+/// A command that is run on an alert: mail or a message without a Prometheus.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawAlerts {
+    /// The program, with its absolute path, and its arguments. No shell reads it, and nothing is run if it is empty.
+    #[schemars(extend("setting" = reload().default(Vec::<String>::new())))]
+    pub(crate) command: Vec<String>,
+    /// It is not run for alerts that are less severe.
+    #[schemars(extend("setting" = reload().default("warning").words(SEVERITIES)))]
+    pub(crate) severity: String,
+    /// How long a condition must hold before the command is run.
+    #[schemars(extend("setting" = reload().rule("as long as the rules for Prometheus say").between("0s", "1day").example("30s")))]
+    pub(crate) after: Option<Time>,
 }
 
 /// Traces. `OTEL_EXPORTER_OTLP_ENDPOINT` in the environment names the collector.

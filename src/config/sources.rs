@@ -15,6 +15,8 @@ use toml::{Table, Value};
 use super::{
     declared::{Declared, each_leaf, put},
     environment::{Environment, Flags},
+    keys::Found,
+    later::Unknown,
     origin::{Change, Origin},
     section::Section,
     shape::Shape,
@@ -45,7 +47,9 @@ pub(crate) struct Merged {
     pub(crate) origins: BTreeMap<String, Origin>,
     /// What settings there are.
     pub(crate) declared: Declared,
-    /// What is wrong.
+    /// What is not a setting.
+    pub(crate) unknown: Vec<Unknown>,
+    /// What else is wrong.
     pub(crate) problems: Vec<String>,
     /// What should be looked at.
     pub(crate) warnings: Vec<String>,
@@ -108,7 +112,9 @@ impl Merged {
         };
         match text.parse::<Table>() {
             Ok(mut table) => {
-                self.declared.remove_unknown(&mut table, &mut self.problems);
+                let Found { unknown, mut problems } = self.declared.remove_unknown(&mut table);
+                self.unknown.extend(unknown);
+                self.problems.append(&mut problems);
                 let backends = table.get("backends").and_then(Value::as_table);
                 let backends = backends.filter(|backends| !backends.is_empty());
                 for name in sections.iter().map(|section| section.name()) {
@@ -170,11 +176,25 @@ impl Merged {
     }
 
     fn add_variables(&mut self, env: &Environment) {
-        const OTHERS: &[&str] =
-            &["FUSEBOX_CONFIG", "FUSEBOX_TEST_HOOKS", "FUSEBOX_TEST_LOG_WINDOW"];
+        const OTHERS: &[&str] = &[
+            "FUSEBOX_CONFIG",
+            "FUSEBOX_TEST_HOOKS",
+            "FUSEBOX_TEST_LOG_WINDOW",
+            "FUSEBOX_TEST_ALERT_PAUSE",
+        ];
+        // Of a command that the daemon has run on an alert.
+        const OF_ALERTS: &[&str] = &[
+            "FUSEBOX_ALERT",
+            "FUSEBOX_STATE",
+            "FUSEBOX_SEVERITY",
+            "FUSEBOX_BACKEND",
+            "FUSEBOX_MESSAGE",
+        ];
+        let on_alert = env.get("FUSEBOX_ALERT").is_some();
         for (name, text) in env.all() {
             let Some(rest) = name.strip_prefix("FUSEBOX_") else { continue };
-            if OTHERS.contains(&name) || text.is_empty() {
+            let is_other = OTHERS.contains(&name) || on_alert && OF_ALERTS.contains(&name);
+            if is_other || text.is_empty() {
                 continue;
             }
             if rest.starts_with("DOORS__") {
@@ -186,14 +206,9 @@ impl Merged {
             if let Some(shape) = self.declared.find(&path, None).map(|setting| setting.shape) {
                 self.set(&path, shape.value_of(text), Some(Origin::Variable(name.to_owned())));
             } else if rest.contains("__") {
-                self.problems.push(match self.declared.nearest(&path) {
-                    Some(right) => {
-                        format!(
-                            "{name} sets {path}, which is not a setting; the nearest is {right}"
-                        )
-                    }
-                    None => format!("{name} sets {path}, which is not a setting"),
-                });
+                let subject = format!("{name} sets {path}, which is");
+                let nearest = self.declared.nearest(&path);
+                self.unknown.push(Unknown { path, subject, nearest });
             } else {
                 // Orchestrators inject names such as FUSEBOX_PORT: no reason not to start.
                 self.warnings.push(format!("{name} is set, but names no setting: ignored"));

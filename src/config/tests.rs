@@ -61,7 +61,7 @@ fn an_empty_file_is_one_backend_of_each_kind_with_the_usual_settings() {
         retry = { attempts = 3, base = "50ms", cap = "2s" }
         bulkhead = { in_flight_max = 256 }
         cache = { items = 1000, bytes = "64 MiB", entry_max = "16 MiB", disk_bytes = "256 MiB", ttl = "5m", max_stale = "5m", answer_after = "1s" }
-        queue = { items = 50000, bytes = "1 GiB", dead_items = 5000, dead_bytes = "256 MiB", disk_floor = "64 MiB", write_fallback = "queue", dead_letter_policy = "continue" }
+        queue = { items = 50000, bytes = "1 GiB", dead_items = 5000, dead_bytes = "256 MiB", disk_floor = "64 MiB", format = 1, write_fallback = "queue", dead_letter_policy = "continue" }
     "#;
     let expected: toml::Value = toml::from_str(expected).unwrap();
     let shown = |name: &str| toml::Value::try_from(config.show_backend(name)).unwrap();

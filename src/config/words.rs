@@ -84,6 +84,27 @@ pub(super) const WRITE_FALLBACKS: &[(&str, WriteFallback)] =
 pub(super) const DEAD_LETTER_POLICIES: &[(&str, DeadLetterPolicy)] =
     &[("continue", DeadLetterPolicy::Continue), ("block", DeadLetterPolicy::Block)];
 
+/// How soon somebody must look, the least urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Severity {
+    /// It is good to know.
+    Info,
+    /// Somebody should look today.
+    Warning,
+    /// Somebody loses something now, or soon.
+    Critical,
+}
+
+pub(super) const SEVERITIES: &[(&str, Severity)] =
+    &[("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
+
+impl Severity {
+    /// Its word.
+    pub(crate) fn as_str(self) -> &'static str {
+        word(self, SEVERITIES)
+    }
+}
+
 /// The word of a value.
 fn word<T: Copy + PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static str {
     words.iter().find(|(_, it)| *it == value).map_or("", |(word, _)| *word)

@@ -17,7 +17,7 @@ use super::{
     api::Api,
     problem::{Checked, Count, Problem},
 };
-use crate::ingress::peer::Who;
+use crate::{daemon::compaction::Compacted, ingress::peer::Who};
 
 /// The most calls of one page.
 const PAGE_MAX: usize = 1_000;
@@ -84,6 +84,25 @@ pub(crate) async fn replay(
 ) -> Result<Json<Value>, Problem> {
     let waiting = api.backend(&name)?.0.replay();
     Ok(Json(json!({ "waiting": waiting.map_err(|error| Problem::from(error).of(&name))? })))
+}
+
+/// `{"purge":true}`
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Compact {
+    purge: bool,
+}
+
+/// `POST /admin/backends/{backend}/queue/compact`
+pub(crate) async fn compact(
+    State(api): State<Arc<Api>>,
+    Checked(Path(name)): Checked<Path<String>>,
+    body: Body,
+) -> Result<Json<Compacted>, Problem> {
+    let (backend, _) = api.backend(&name)?;
+    let Compact { purge } = optional_json(body).await?;
+    let compacted = api.daemon.compact(&backend, purge).await;
+    Ok(Json(compacted.map_err(|error| Problem::from(error).of(&name))?))
 }
 
 /// `{"force":true,"not_applied":true}`

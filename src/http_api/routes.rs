@@ -164,6 +164,11 @@ pub(crate) const ROUTES: &[Route] = &[
         "optional JSON {\"filter\": text, \"for\": duration}" -> "{\"filter\", \"usual\"}", put(admin::set_log)),
     route!("POST" "/admin/backends/{backend}/queue/replay", Admin, "Replays now",
         "" -> "{\"waiting\": number}", post(queue::replay)),
+    route!("POST" "/admin/backends/{backend}/queue/compact", Admin,
+        "Writes what the store holds into new files; with purge, nothing is left of what was replayed or discarded before",
+        "optional JSON {\"purge\": flag}"
+        -> "{\"before_bytes\", \"bytes\", \"deleted\": [stores that were set aside], \"deleted_bytes\"}; 409 if the store is not open",
+        post(queue::compact)),
     route!("POST" "/admin/backends/{backend}/queue/import", Admin,
         "Takes the calls of an export or a repair into the queue, at its tail",
         "query: force, retarget, check, first_line; the lines of `queue export` or `queue repair`, at most 64 MiB"

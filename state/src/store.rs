@@ -156,6 +156,7 @@ pub use self::{
     note::{EVIDENCE_MAX, GroupNote, MEMBERS_MAX, Note},
     scan::Counts,
     settings::{Done, StoreEvent, StoreSettings, StoreStatus},
+    space::remove_set_aside,
     upload::PIECE_BYTES,
 };
 

@@ -1,95 +1,98 @@
 //! What a durable call costs the disk, counted: bytes that are written, and syncs.
 
-use std::{fs, path::Path, sync::Arc, sync::mpsc};
+#[cfg(test)]
+mod written {
+    use std::{fs, path::Path, sync::Arc, sync::mpsc};
 
-use bytes::Bytes;
-use fusebox_state::{
-    LaneId, Lanes, OpId, UnixMillis,
-    store::{CallHeader, CallStore, Faults, NewCall, Store, StoreSettings, TokenKind, Traits},
-};
-
-const CALLERS: u64 = 64;
-const ROUNDS: u64 = 100;
-const BODY: usize = 256;
-
-fn open(dir: &Path, packed: bool) -> Store {
-    let settings = StoreSettings {
-        dir: dir.to_owned(),
-        target: "redis://test:6379/0".into(),
-        disk_floor: 0,
-        unix_now: Arc::new(|| UnixMillis::new(1_790_000_000_000)),
-        on_event: Arc::new(|_| ()),
-        packed,
-        faults: Faults::default(),
+    use bytes::Bytes;
+    use fusebox_state::{
+        LaneId, Lanes, OpId, UnixMillis,
+        store::{CallHeader, CallStore, Faults, NewCall, Store, StoreSettings, TokenKind, Traits},
     };
-    Store::open(settings).unwrap().store
-}
 
-fn call(seq: u64) -> NewCall {
-    let key = format!("user:{seq}");
-    let header = CallHeader {
-        op_id: OpId::new(UnixMillis::new(1_790_000_000_000 + seq), u128::from(seq)),
-        digest: seq,
-        uid: 1_000,
-        lanes: Lanes::One(LaneId::of(b"0", key.as_bytes())),
-        label: format!("SET {key}").into(),
-        token: TokenKind::Absolute,
-        traits: Traits { whole: true, ..Traits::default() },
-        accepted_at: UnixMillis::new(1_790_000_000_000 + seq),
-    };
-    let body = Bytes::from(vec![b'v'; BODY]);
-    NewCall { seq, header, traceparent: None, note: None, body }
-}
+    const CALLERS: u64 = 64;
+    const ROUNDS: u64 = 100;
+    const BODY: usize = 256;
 
-/// Bytes that this process has written by system calls.
-fn written() -> u64 {
-    let text = fs::read_to_string("/proc/self/io").unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("wchar:")).unwrap();
-    line.trim().parse().unwrap()
-}
+    fn open(dir: &Path, packed: bool) -> Store {
+        let settings = StoreSettings {
+            dir: dir.to_owned(),
+            target: "redis://test:6379/0".into(),
+            disk_floor: 0,
+            unix_now: Arc::new(|| UnixMillis::new(1_790_000_000_000)),
+            on_event: Arc::new(|_| ()),
+            packed,
+            faults: Faults::default(),
+        };
+        Store::open(settings).unwrap().store
+    }
 
-/// Bytes written for each byte of a body, and syncs a round, of calls by [`CALLERS`] at once. Then all are removed,
-/// a hundred at a time: bytes written for each byte of a body.
-#[expect(clippy::cast_precision_loss, reason = "a ratio")]
-fn cost(packed: bool) -> (f64, f64, f64) {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path(), packed);
-    let (bodies, commits) = (CALLERS * ROUNDS * BODY as u64, store.status().commits);
-    let before = written();
-    for round in 0..ROUNDS {
-        let (sender, receiver) = mpsc::channel();
-        for seq in round * CALLERS + 1..=(round + 1) * CALLERS {
-            let sender = sender.clone();
-            let done = move |result: Result<(), _>| {
-                result.unwrap();
-                sender.send(()).unwrap();
-            };
-            store.append(call(seq), Box::new(done));
+    fn call(seq: u64) -> NewCall {
+        let key = format!("user:{seq}");
+        let header = CallHeader {
+            op_id: OpId::new(UnixMillis::new(1_790_000_000_000 + seq), u128::from(seq)),
+            digest: seq,
+            uid: 1_000,
+            lanes: Lanes::One(LaneId::of(b"0", key.as_bytes())),
+            label: format!("SET {key}").into(),
+            token: TokenKind::Absolute,
+            traits: Traits { whole: true, ..Traits::default() },
+            accepted_at: UnixMillis::new(1_790_000_000_000 + seq),
+        };
+        let body = Bytes::from(vec![b'v'; BODY]);
+        NewCall { seq, header, traceparent: None, note: None, body }
+    }
+
+    /// Bytes that this process has written by system calls.
+    fn written() -> u64 {
+        let text = fs::read_to_string("/proc/self/io").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("wchar:")).unwrap();
+        line.trim().parse().unwrap()
+    }
+
+    /// Bytes written for each byte of a body, and syncs a round, of calls by [`CALLERS`] at once. Then all are removed,
+    /// a hundred at a time: bytes written for each byte of a body.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    fn cost(packed: bool) -> (f64, f64, f64) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path(), packed);
+        let (bodies, commits) = (CALLERS * ROUNDS * BODY as u64, store.status().commits);
+        let before = written();
+        for round in 0..ROUNDS {
+            let (sender, receiver) = mpsc::channel();
+            for seq in round * CALLERS + 1..=(round + 1) * CALLERS {
+                let sender = sender.clone();
+                let done = move |result: Result<(), _>| {
+                    result.unwrap();
+                    sender.send(()).unwrap();
+                };
+                store.append(call(seq), Box::new(done));
+            }
+            drop(sender);
+            assert_eq!(receiver.iter().count() as u64, CALLERS);
         }
-        drop(sender);
-        assert_eq!(receiver.iter().count() as u64, CALLERS);
+        let added = written() - before;
+        let syncs = store.status().commits - commits;
+        let before = written();
+        let all: Vec<u64> = (1..=CALLERS * ROUNDS).collect();
+        for group in all.chunks(100) {
+            let (sender, receiver) = mpsc::channel();
+            store.remove(group.to_vec(), Box::new(move |result| sender.send(result).unwrap()));
+            receiver.recv().unwrap().unwrap();
+        }
+        let removed = written() - before;
+        let a_byte = |bytes: u64| bytes as f64 / bodies as f64;
+        (a_byte(added), syncs as f64 / ROUNDS as f64, a_byte(removed))
     }
-    let added = written() - before;
-    let syncs = store.status().commits - commits;
-    let before = written();
-    let all: Vec<u64> = (1..=CALLERS * ROUNDS).collect();
-    for group in all.chunks(100) {
-        let (sender, receiver) = mpsc::channel();
-        store.remove(group.to_vec(), Box::new(move |result| sender.send(result).unwrap()));
-        receiver.recv().unwrap().unwrap();
-    }
-    let removed = written() - before;
-    let a_byte = |bytes: u64| bytes as f64 / bodies as f64;
-    (a_byte(added), syncs as f64 / ROUNDS as f64, a_byte(removed))
-}
 
-/// Both in one test: what the process has written is counted.
-#[test]
-fn calls_that_share_values_write_less_than_three_bytes_for_each_and_two_syncs_a_round() {
-    let (alone, syncs, removed) = cost(false);
-    println!("alone: {alone:.2} bytes, {syncs:.2} syncs, removed {removed:.2}");
-    assert!(alone <= 8.0 && syncs <= 2.0 && removed <= 2.0, "{alone} {syncs} {removed}");
-    let (packed, syncs, removed) = cost(true);
-    println!("packed: {packed:.2} bytes, {syncs:.2} syncs, removed {removed:.2}");
-    assert!(packed <= 3.0 && syncs <= 2.0 && removed <= 3.0, "{packed} {syncs} {removed}");
+    /// Both in one test: what the process has written is counted.
+    #[test]
+    fn calls_that_share_values_write_less_than_three_bytes_for_each_and_two_syncs_a_round() {
+        let (alone, syncs, removed) = cost(false);
+        println!("alone: {alone:.2} bytes, {syncs:.2} syncs, removed {removed:.2}");
+        assert!(alone <= 8.0 && syncs <= 2.0 && removed <= 2.0, "{alone} {syncs} {removed}");
+        let (packed, syncs, removed) = cost(true);
+        println!("packed: {packed:.2} bytes, {syncs:.2} syncs, removed {removed:.2}");
+        assert!(packed <= 3.0 && syncs <= 2.0 && removed <= 3.0, "{packed} {syncs} {removed}");
+    }
 }

@@ -8,6 +8,7 @@ mod codes;
 mod graph;
 mod invented;
 mod known;
+mod notice;
 mod numbers;
 mod pages;
 mod rules;

@@ -3,7 +3,11 @@
 #[cfg(test)]
 mod after_a_crash;
 #[cfg(test)]
+mod alerts;
+#[cfg(test)]
 mod all_three;
+#[cfg(test)]
+mod backup;
 #[cfg(test)]
 mod breaker;
 #[cfg(test)]
@@ -32,6 +36,8 @@ mod durability;
 mod encodings;
 #[cfg(test)]
 mod events;
+#[cfg(test)]
+mod examples;
 #[cfg(test)]
 mod extremes;
 #[cfg(test)]
@@ -65,9 +71,13 @@ mod numbers;
 #[cfg(test)]
 mod order;
 #[cfg(test)]
+mod packaging;
+#[cfg(test)]
 mod page;
 #[cfg(test)]
 mod prediction;
+#[cfg(test)]
+mod purge;
 #[cfg(test)]
 mod queue_moves;
 #[cfg(test)]

@@ -272,6 +272,39 @@ fn set_aside(daemon: &Daemon) -> Vec<String> {
 }
 
 #[test]
+fn a_file_with_settings_of_a_later_release_starts_with_a_warning_and_a_misspelt_one_does_not() {
+    let redis = RedisServer::start();
+    let mut daemon = quiet(&redis).start();
+    // As a later release leaves it, which has one setting more.
+    let file = daemon.state_dir().join("settings-known.json");
+    let mut known: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    known["version"] = json!("0.999.0");
+    known["settings"].as_array_mut().unwrap().push(json!("backends.*.retry.later"));
+    let known = known.to_string();
+    daemon.kill_9();
+    fs::write(&file, &known).unwrap();
+    daemon.set("backends.redis.retry.later", 3);
+    let check = |daemon: &Daemon, arguments: &[&str]| {
+        let (file, dir) = (daemon.configuration(), daemon.state_dir());
+        let from = ["check", "--config", file.to_str().unwrap()];
+        let of = ["--state-dir", dir.to_str().unwrap()];
+        let checked = daemon.fusebox(&[&from[..], &of[..], arguments].concat());
+        (checked.status.code(), String::from_utf8_lossy(&checked.stderr).into_owned())
+    };
+    let warning = "warning: backends.redis.retry.later is a setting of release 0.999.0";
+    let (code, said) = check(&daemon, &["--startup"]);
+    assert_eq!((code, said.contains(warning)), (Some(0), true), "{said}");
+    assert_eq!(check(&daemon, &[]).0, Some(1));
+    daemon.restart();
+    assert!(daemon.log_text().contains("backends.redis.retry.later is a setting of release"));
+    assert_eq!(fs::read_to_string(&file).unwrap(), known, "it stays as the later release left it");
+    daemon.set("backends.redis.retry.latr", 3);
+    let (code, said) = check(&daemon, &["--startup"]);
+    let error = "error: backends.redis.retry.latr is not a setting";
+    assert_eq!((code, said.contains(error)), (Some(2), true), "{said}");
+}
+
+#[test]
 fn a_change_that_cannot_be_read_takes_no_other_with_it_and_is_shown() {
     let redis = RedisServer::start();
     let mut daemon = quiet(&redis).start();

@@ -56,9 +56,9 @@ fn the_installed_file_sets_what_is_in_effect_without_it() {
         _ => line,
     });
     let whole: toml::Table = whole.collect::<Vec<_>>().join("\n").parse().unwrap();
-    let (mut known, mut problems) = (whole.clone(), Vec::new());
-    read.declared.remove_unknown(&mut known, &mut problems);
-    assert_eq!((problems, &known), (Vec::new(), &whole));
+    let mut known = whole.clone();
+    let found = read.declared.remove_unknown(&mut known);
+    assert_eq!((found.problems, found.unknown, &known), (Vec::new(), Vec::new(), &whole));
     assert_eq!(read.declared.judge(&whole), []);
 }
 

@@ -73,6 +73,25 @@ pub(super) fn prune_asides(settings: &StoreSettings, findings: &mut Vec<Finding>
     }
 }
 
+/// Deletes every store that was set aside in the store's folder `dir`, for good. Returns their names, and the bytes that
+/// they took.
+///
+/// # Errors
+/// One could not be deleted; those before it are.
+pub fn remove_set_aside(dir: &Path) -> io::Result<(Vec<String>, u64)> {
+    let (mut names, mut bytes) = (Vec::new(), 0);
+    for path in asides(dir) {
+        let size = folder_bytes(&path);
+        remove_folder(&path)?;
+        bytes += size;
+        names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+    }
+    if !names.is_empty() {
+        sync_folder(dir)?;
+    }
+    Ok((names, bytes))
+}
+
 fn folder_bytes(path: &Path) -> u64 {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|it| it.len()).sum()
