@@ -397,7 +397,8 @@ fn pipelined(redis: &RedisServer, writes: usize) -> f64 {
 fn drain() -> Figure {
     let writes = std::env::var("BACKENDS_DRAIN").map_or(QUEUED, |text| text.parse().unwrap());
     let redis = RedisServer::start();
-    let _done: String = redis.query(&["CONFIG", "SET", "appendonly", "yes", "appendfsync", "always"]);
+    let _done: String =
+        redis.query(&["CONFIG", "SET", "appendonly", "yes", "appendfsync", "always"]);
     let daemon = Daemon::with_redis(&redis.url())
         .set("backends.redis.queue.items", i64::try_from(writes).unwrap() + 1_000)
         .start();

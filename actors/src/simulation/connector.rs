@@ -191,15 +191,11 @@ fn ended(effect: Option<&Effect>) -> Attempted {
 }
 
 /// What a write says of the key that it names.
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "an overlay asks; other writes may leave a value as it is"
-)]
-fn says(write: &Bytes) -> Option<Said> {
-    Some(match Body::decode(write) {
+fn says(write: &Bytes) -> Said {
+    match Body::decode(write) {
         Some(Body { word: Word::Set | Word::All, id, .. }) => Said::Reply(id.to_string().into()),
         _ => Said::Nothing,
-    })
+    }
 }
 
 impl Connector for Model {
@@ -283,7 +279,7 @@ impl Connector for Model {
     }
 
     fn overlay(&self, slot: &Slot) -> Option<Box<dyn Overlay>> {
-        Some(LastWrite::of(slot, says))
+        Some(LastWrite::of(slot, |write| Some(says(write))))
     }
 
     fn split(&self, _: &Bytes, _: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
