@@ -241,14 +241,14 @@ const details = (call) => inform(`${call.op_id} of ${call.backend}`, async () =>
   [code(await ask("GET", path("v1", "backends", call.backend, "queue", call.op_id)))]);
 
 /// An error with its code, once.
-const said = ({ code, message }) =>
+const withCode = ({ code, message }) =>
   message.startsWith(`${code} `) ? message : `${code}: ${message}`;
 
 /// Why the breaker of a backend is in its state, with what its errors said.
 export const explain = (name) => inform(`Why ${name} is as it is`, async () => {
   const told = await ask("GET", path("v1", "backends", name, "explain"));
   const errors = told.last_errors.map((error) =>
-    el("li", {}, `${time(error.at)} ${said(error)}`));
+    el("li", {}, `${time(error.at)} ${withCode(error)}`));
   return [...told.story.map((line) => el("p", {}, line)),
     ...(errors.length > 0 ? [el("h3", {}, "Last errors"), el("ul", {}, ...errors)] : [])];
 });

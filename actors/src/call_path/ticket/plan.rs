@@ -1,4 +1,4 @@
-//! What a door asks of a plain call, and what it is told.
+//! What a door asks of a plain call, and the answers to that.
 
 use std::time::Duration;
 

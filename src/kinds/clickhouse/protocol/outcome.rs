@@ -28,7 +28,7 @@
 //! operator can mend it: blocked.
 //!
 //! **A quorum that cannot be met** says that replicas of one table are missing, and nothing of the server that was
-//! asked. A caller is told that nothing was executed; a queued insert waits, with its table, until the replicas are
+//! asked. Its caller learns that nothing was executed; a queued insert waits, with its table, until the replicas are
 //! back or an operator acts ([`wait_for_replicas`]).
 //!
 //! **What another server did.** What would be a
