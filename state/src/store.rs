@@ -101,6 +101,7 @@ mod note;
 mod open;
 mod outage;
 mod pack;
+mod places;
 mod plan;
 mod queue;
 mod raw;

@@ -74,7 +74,7 @@ fn the_limit_of_bytes_counts_too() {
     }
     let full = daemon.redis(&["SET", "d", &value]);
     assert_full(&full);
-    assert!(full.body["detail"].as_str().unwrap().contains("bytes"), "{}", full.body);
+    assert!(full.body["detail"].as_str().unwrap().ends_with("KiB of 1 MiB"), "{}", full.body);
     daemon.order("/admin/backends/redis/online");
     daemon.wait_until_drained("redis", LONG);
     for key in ["a", "b", "c"] {

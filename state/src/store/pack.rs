@@ -12,7 +12,7 @@
 //! Each is the whole value that the call would have under a key of its own, with its own checksum. So a reader of the raw
 //! log (`raw.rs`) finds the calls of a pack as it finds all others, and needs no word of packs; a flipped bit costs one
 //! call; and whatever is written from the raw log (a rebuild, a downgrade, an export) is written without packs. Which
-//! call is in which pack is known in memory alone ([`Places`]): an open reads all packs anyway.
+//! call is in which pack is known in memory alone (`places.rs`): an open reads all packs anyway.
 //!
 //! # Keys made ahead
 //! sled keeps up to 16 values in a leaf, and writes the whole leaf again when it splits and after every tenth change
@@ -47,14 +47,14 @@
 //! | within a replacement | the call in the pack, or the one under its own key |
 //! | after keys were made ahead | keys with nothing under them: the next packs', or swept if they are below one that is there |
 
-use std::{collections::BTreeMap, iter, ops::Range, sync::Arc};
+use std::{iter, ops::Range};
 
-use parking_lot::RwLock;
 use sled::IVec;
 
 use super::{
     head::{self, AnyHead},
     keys::{self, CALLS, GONE, HEAD_KEY, PACKS},
+    places::Places,
     record::{self, Draft, GoneRecord, Kind, Unreadable, VALUE_MAX},
     seqs::{SeqSet, block_of},
     tree::Tree,
@@ -90,25 +90,6 @@ impl Pack {
     pub(super) fn take(&mut self) -> Vec<(u64, Draft)> {
         self.bytes = 0;
         std::mem::take(&mut self.calls)
-    }
-}
-
-/// Where the calls of packs are; shared with those who read them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Places(Arc<RwLock<BTreeMap<u64, Place>>>);
-
-/// A pack, by the first of its calls that was there when it was written or found.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    number: u64,
-    /// How many of its calls are left in it.
-    left: u64,
-}
-
-impl Places {
-    /// The number of the only pack that may hold a call.
-    pub(super) fn of(&self, seq: u64) -> Option<u64> {
-        self.0.read().range(..=seq).next_back().map(|(_, place)| place.number)
     }
 }
 
@@ -174,7 +155,7 @@ impl Packs {
         for seq in seqs {
             self.calls.insert(*seq);
         }
-        self.places.0.write().insert(*first, Place { number, left: seqs.len() as u64 });
+        self.places.put(*first, number, seqs.len() as u64);
     }
 
     /// A scan has seen a key with nothing under it.
@@ -188,12 +169,7 @@ impl Packs {
         if !self.calls.remove(seq) {
             return;
         }
-        let mut places = self.places.0.write();
-        let Some((first, place)) = places.range_mut(..=seq).next_back() else { return };
-        place.left -= 1;
-        if place.left == 0 {
-            let (first, number) = (*first, place.number);
-            places.remove(&first);
+        if let Some(number) = self.places.take(seq) {
             self.emptied.push(number);
         }
     }

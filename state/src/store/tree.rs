@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use sled::{Db, IVec};
 
-use super::pack::Places;
+use super::places::Places;
 
 /// An ordered map of small values.
 pub(super) trait Tree {

@@ -12,7 +12,7 @@ use crate::store::{
     command::Ticket,
     head::Head,
     ledger::Ledger,
-    pack::Places,
+    places::Places,
     plan::{self, Plan},
     raw::{Key, Raw},
     tree::Tree,
