@@ -84,14 +84,14 @@ pub(crate) async fn run(argv: &[String], notice: &Notice, around: Around) -> Res
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .process_group(0);
-    // Reading the program may have to wait for a disk.
-    let spawned = tokio::task::spawn_blocking(move || command.spawn()).await;
+    // Reading the program may have to wait for a disk. Whoever has left by then has what was started killed.
+    let spawned = tokio::task::spawn_blocking(move || command.spawn().map(Running)).await;
     let spawned = spawned.map_err(|error| Words::ours(error.to_string()))?;
-    let child = spawned.map_err(|error| {
+    let running = spawned.map_err(|error| {
         let said = "it cannot be started";
         Words::quoting(said, format!("{said}: {program}: {error}"))
     })?;
-    Running(child).finish(&input).await
+    running.finish(&input).await
 }
 
 /// A command that runs. If this is dropped first, it is killed with what it has started.
