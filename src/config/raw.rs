@@ -368,7 +368,7 @@ pub(crate) struct RawQueue {
     #[schemars(extend("setting" = restart().default("64MiB").between("0B", "1EiB")))]
     pub(crate) disk_floor: Size,
     /// How calls are stored. 1: each has a value of its own. 2: small calls that are stored together share one, which
-    /// writes less and removes faster, and which releases before 0.2 cannot read. Either reads what the other wrote.
+    /// writes less and removes faster, and which earlier releases cannot read. Either reads what the other wrote.
     #[schemars(extend("setting" = restart().default(1).between(1, 2)))]
     pub(crate) format: u32,
     /// What a write does while the backend is down. With `refuse` only calls with `min_ack = durable` are queued.

@@ -46,6 +46,8 @@ use crate::{
     write::{End, Known, WriteState},
 };
 
+mod dead;
+mod figures;
 mod folds;
 mod kept;
 mod left;
@@ -489,104 +491,6 @@ impl QueueIndex {
         }
     }
 
-    /// `seq` became a dead letter. It goes on holding its lane if `holds_lane`: for as long as its
-    /// mark is not synced, a crash would bring it back as a call that waits.
-    pub fn buried(&mut self, seq: u64, reason: impl Into<Words>, holds_lane: bool) {
-        let Some(mut entry) = self.entries.remove(seq) else { return };
-        self.ready.remove(&seq);
-        if let Phase::BackingOff { until } = entry.phase {
-            self.backing_off.remove(&(until, seq));
-        }
-        self.bytes -= entry.bytes;
-        self.dead_bytes += entry.bytes;
-        entry.verdict = None;
-        if entry.state.known() == Known::OnWire {
-            entry.state.end(End::Unknown);
-        }
-        self.sentenced.remove(&seq);
-        self.count_in(&entry);
-        entry.last_error = Some(Box::new(reason.into()));
-        // What is behind it will be written once it is out of the way.
-        entry.written_since = !self.lanes.behind(seq).is_empty();
-        self.touched(seq, &entry.header.lanes);
-        self.dead.insert(seq, entry);
-        if holds_lane {
-            self.lanes.set_opaque(seq, true);
-        } else {
-            self.step_out(seq);
-        }
-    }
-
-    /// Replay has given up on `seq`, and there is no room for it among the dead letters: it keeps its lane, and
-    /// is not sent again.
-    pub fn sentence(&mut self, seq: u64, reason: DeadReason, detail: impl Into<Words>) {
-        if let Some(entry) = self.entries.get_mut(seq) {
-            entry.verdict = Some(Box::new((reason, detail.into())));
-            self.sentenced.insert(seq);
-        }
-    }
-
-    /// The mark of the dead letter `seq` is synced: it no longer holds its lane, nor does its place if it is being
-    /// requeued: that it may not be stored changes nothing.
-    pub fn release(&mut self, seq: u64) {
-        if self.dead.contains_key(&seq) || self.claims.remove(&seq) {
-            self.step_out(seq);
-        }
-    }
-
-    /// Gives a dead letter a place at the tail of its lanes; hand the requeue to the committer under
-    /// the same lock. The new call is COMMITTING, and keeps its doubt unless that is to be forgotten. For one of a
-    /// group see [`QueueIndex::revive`]. A place that the dead letter held in its lanes is claimed until the end of
-    /// the requeue is known: then [unclaim](QueueIndex::unclaim) it, or [take it back](QueueIndex::not_requeued).
-    pub fn requeue(&mut self, seq: u64, forget_doubt: bool) -> Option<u64> {
-        let mut entry = self.dead.remove(&seq)?;
-        self.unname(entry.header.op_id, seq);
-        entry.state.asked_again();
-        if forget_doubt {
-            entry.state.cleared();
-            entry.noted = None;
-        }
-        self.dead_bytes -= entry.bytes;
-        if self.lanes.stands(seq) {
-            self.lanes.set_opaque(seq, false);
-            self.claims.insert(seq);
-        }
-        let new = self.next_seq;
-        self.next_seq += 1;
-        self.bytes += entry.bytes;
-        let op_id = entry.header.op_id;
-        self.lanes.enter(new, entry.header.lanes.clone());
-        self.lanes.set_whole(new, entry.header.traits.whole);
-        let fresh = Entry {
-            phase: Phase::Committing,
-            attempts: 0,
-            unclassified: 0,
-            backoff_ms: 0,
-            ..entry
-        };
-        self.entries.insert(new, fresh);
-        self.name(op_id, new);
-        Some(new)
-    }
-
-    /// The requeue of the dead letter `seq` was not stored, and its new place is given up: it is what it was,
-    /// `entry`, and goes on holding its lane if it held it.
-    pub fn not_requeued(&mut self, seq: u64, entry: Entry) {
-        self.claims.remove(&seq);
-        self.lanes.set_opaque(seq, true);
-        self.dead_bytes += entry.bytes;
-        let op_id = entry.header.op_id;
-        self.dead.insert(seq, entry);
-        self.name(op_id, seq);
-    }
-
-    /// Something is written to `lanes`: dead letters there can no longer be requeued unthinkingly.
-    pub fn note_written(&mut self, lanes: &Lanes) {
-        for entry in self.dead.values_mut().filter(|entry| !entry.written_since) {
-            entry.written_since |= entry.header.lanes.meets(lanes);
-        }
-    }
-
     /// Whether a write to `lanes` must queue behind others.
     pub fn is_occupied(&self, lanes: &Lanes) -> bool {
         self.lanes.is_occupied(lanes)
@@ -617,114 +521,6 @@ impl QueueIndex {
         };
         let dead = dead.into_iter().flatten().map(|(seq, entry)| (*seq, entry));
         dead.chain(calls.into_iter().flatten())
-    }
-
-    /// When a backoff ends next.
-    pub fn next_due(&self) -> Option<Moment> {
-        self.backing_off.first().map(|(until, _)| *until)
-    }
-
-    /// Whether something could go on the wire at this moment.
-    pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
-    /// The highest sequence given out.
-    pub fn last_seq(&self) -> u64 {
-        self.next_seq - 1
-    }
-
-    /// Calls that wait, dead letters excluded.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Bytes of the calls that wait.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Dead letters and their bytes. Calls that were sent as one are one.
-    pub fn dead(&self) -> (usize, u64) {
-        (self.dead.len() - self.dead_in_groups, self.dead_bytes)
-    }
-
-    /// Whether one more dead letter of `bytes` would be too many: then lanes block instead.
-    pub fn dead_full(&self, bytes: u64) -> bool {
-        self.dead().0 >= self.limits.dead_items as usize
-            || self.dead_bytes + bytes > self.limits.dead_bytes
-    }
-
-    /// Whether calls that replay gives up on block their lanes, because one more dead letter would be too many
-    /// or because one waits for which there is no room.
-    pub fn dead_letters_block(&self) -> bool {
-        let bytes = |seq: &u64| -> u64 {
-            let group = self.get(*seq).and_then(|entry| self.groups.get(&entry.group?));
-            let size = |seq: &u64| self.get(*seq).map_or(0, |entry| entry.bytes);
-            group.map_or_else(|| size(seq), |group| group.members.iter().map(size).sum())
-        };
-        self.dead_full(1) || self.sentenced.iter().any(|seq| self.dead_full(bytes(seq)))
-    }
-
-    /// Numbers new calls above `last_seq`, too: that of a store which holds none, and which was opened late.
-    pub fn follow(&mut self, last_seq: u64) {
-        self.next_seq = self.next_seq.max(last_seq + 1);
-    }
-
-    /// Whether it refuses writes because it is, or was, full.
-    pub fn is_full(&self) -> bool {
-        self.entries.len() >= self.limits.items as usize
-            || self.bytes >= self.limits.bytes
-            || (self.full && self.fill_percent() >= RESUME_PERCENT)
-    }
-
-    /// The larger share of its two limits in use, in percent.
-    pub fn fill_percent(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "a percentage for people and thresholds")]
-        let share = |part: u64, whole: u64| part as f64 * 100.0 / whole.max(1) as f64;
-        share(self.entries.len() as u64, self.limits.items.into())
-            .max(share(self.bytes, self.limits.bytes))
-    }
-
-    /// When the oldest waiting call was accepted.
-    pub fn oldest(&self) -> Option<UnixMillis> {
-        self.entries.values().next().map(|entry| entry.header.accepted_at)
-    }
-
-    /// Calls and claims that somebody may have to wait for.
-    pub fn standing(&self) -> usize {
-        self.lanes.standing()
-    }
-
-    /// What is in lanes, for people who look for a fault.
-    pub fn places(&self) -> Vec<String> {
-        let what = |seq: u64| match (self.entries.get(seq), self.dead.contains_key(&seq)) {
-            (Some(entry), _) => format!("call {seq}, {:?}", entry.phase),
-            (None, true) => format!("dead letter {seq}"),
-            (None, false) if self.claims.contains(&seq) => format!("claim {seq}"),
-            (None, false) => format!("place {seq}"),
-        };
-        self.lanes.places().map(what).collect()
-    }
-
-    /// Occupied lanes.
-    pub fn occupied_lanes(&self) -> usize {
-        self.lanes.occupied()
-    }
-
-    /// The limits.
-    pub fn limits(&self) -> QueueLimits {
-        self.limits
-    }
-
-    /// Takes other limits; what is above them stays.
-    pub fn set_limits(&mut self, limits: QueueLimits) {
-        self.limits = limits;
     }
 
     fn wake_due(&mut self, now: Moment) {

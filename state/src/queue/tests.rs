@@ -320,16 +320,29 @@ fn one_oversized_call_does_not_close_the_queue_to_others() {
     assert!(index.admit(sized(3, 100), false, None).is_ok());
 }
 
+/// A dead letter that is being requeued while it holds its lane, with a call behind it.
+struct Requeued {
+    index: QueueIndex,
+    dead: u64,
+    behind: u64,
+    old: Entry,
+    new: u64,
+}
+
+fn requeued() -> Requeued {
+    let mut index = index();
+    let (dead, behind) = (push(&mut index, 1, 1, true), push(&mut index, 2, 1, true));
+    assert_eq!(index.take(at(0)), Some(dead));
+    index.buried(dead, "rejected", true);
+    let old = index.get(dead).unwrap().clone();
+    let new = index.requeue(dead, false).unwrap();
+    Requeued { index, dead, behind, old, new }
+}
+
 #[test]
 fn a_dead_letter_that_holds_its_lane_lets_go_once_its_requeue_is_stored() {
     for stored in [true, false] {
-        let mut index = index();
-        let dead = push(&mut index, 1, 1, true);
-        let behind = push(&mut index, 2, 1, true);
-        assert_eq!(index.take(at(0)), Some(dead));
-        index.buried(dead, "rejected", true);
-        let old = index.get(dead).unwrap().clone();
-        let new = index.requeue(dead, false).unwrap();
+        let Requeued { mut index, dead, behind, old, new } = requeued();
         assert_eq!(index.take(at(0)), None, "a crash would bring it back as it was");
         if stored {
             index.committed(new);
@@ -349,13 +362,7 @@ fn a_dead_letter_that_holds_its_lane_lets_go_once_its_requeue_is_stored() {
 #[test]
 fn a_dead_letter_whose_mark_is_synced_while_it_is_requeued_holds_no_lane_afterwards() {
     for stored in [true, false] {
-        let mut index = index();
-        let dead = push(&mut index, 1, 1, true);
-        let behind = push(&mut index, 2, 1, true);
-        assert_eq!(index.take(at(0)), Some(dead));
-        index.buried(dead, "rejected", true);
-        let old = index.get(dead).unwrap().clone();
-        let new = index.requeue(dead, false).unwrap();
+        let Requeued { mut index, dead, behind, old, new } = requeued();
         index.release(dead);
         assert_eq!(index.take(at(0)), Some(behind));
         if stored {

@@ -303,7 +303,9 @@ impl Applier {
         }
         let (number, ahead) = self.ledger.packs.begin();
         for number in ahead {
-            self.put(db, &keys::key(keys::PACKS, number), Vec::new())?;
+            let key = keys::key(keys::PACKS, number);
+            self.wrote(key.len());
+            self.put(db, &key, Vec::new())?;
         }
         let seqs: Vec<u64> = calls.iter().map(|(seq, _)| *seq).collect();
         let mut pack = Vec::with_capacity(VALUE_MAX);
