@@ -144,18 +144,24 @@ pub(crate) fn after_step<'a>(commands: &Commands, ends: Ends<'a>, step: &Step<'a
     Ends { keys: left, sure }
 }
 
-/// Whether `body`, a write behind it, certainly settles the time to live of `key`.
-pub(crate) fn settles(commands: &Commands, body: &[u8], key: &[u8]) -> bool {
+/// Whether `body`, a write behind it, settles the time to live of `key`, if it does something to it: one that may take
+/// it along to another key (RENAME, COPY) does not settle it there.
+pub(crate) fn settles(commands: &Commands, body: &[u8], key: &[u8]) -> Option<bool> {
     let settles = |step: &Step<'_>| {
-        let Some(spec) = commands.find(&step.args) else { return false };
+        let spec = commands.find(&step.args)?;
         let places = spec.keys(&step.args).unwrap_or_default();
         let written = Written { name: &spec.name, args: &step.args, places: &places };
-        let is_settled = |(other, touch): (&[u8], ttl::Touch)| {
-            other == key && touch.sure && matches!(touch.fate, Fate::Sets(_) | Fate::Clears)
+        let touches: Vec<(&[u8], ttl::Touch)> = written.touches().collect();
+        let is_taken = |(_, touch): &(&[u8], ttl::Touch)| {
+            matches!(touch.fate, Fate::Takes(from) if step.args.get(from) == Some(&key))
         };
-        written.touches().any(is_settled)
+        let is_settled = |(other, touch): &(&[u8], ttl::Touch)| {
+            *other == key && touch.sure && matches!(touch.fate, Fate::Sets(_) | Fate::Clears)
+        };
+        let taken = touches.iter().any(is_taken);
+        (taken || touches.iter().any(is_settled)).then_some(!taken)
     };
-    Form::of(body).is_some_and(|form| form.steps().iter().any(settles))
+    Form::of(body)?.steps().iter().find_map(settles)
 }
 
 /// Whether `body`, a write behind it, touches `key`.

@@ -205,6 +205,26 @@ async fn a_key_of_a_refused_transaction_ends_within_a_week() {
     }
 }
 
+/// What is to settle the key's time comes too late: the key, or a copy of it, has another name by then.
+#[tokio::test]
+async fn a_key_of_a_refused_transaction_takes_no_week_along_to_another_name() {
+    let server = Server::start().await;
+    let redis = RedisConnector::new(server.settings("i", "r"));
+    let renames = ["RENAME k j", "RENAMENX k j", "COPY k j", "FUSEBOX.MULTI 3 0 COPY k j 2 0 DEL k"];
+    for (number, second) in (1..).zip(renames) {
+        server.ask(&["FLUSHALL"]).await;
+        let mut line = Line::new(&redis, number);
+        let first = "FUSEBOX.MULTI 4 0 HSET k f v 3 0 PEXPIRE k 60000 2 0 INCR k";
+        for write in [first, second, "SET k w"] {
+            line.accept(words(write), ago(200));
+        }
+        line.drain().await;
+        let (_, left) = seen(&server, "j").await;
+        assert!((1..=60_000).contains(&left), "{second}: {left} ms");
+        assert_eq!(seen(&server, "k").await, ("w".into(), -1), "{second}");
+    }
+}
+
 #[tokio::test]
 async fn a_crash_between_a_write_and_its_residue_leaves_nothing_behind() {
     let server = Server::start().await;

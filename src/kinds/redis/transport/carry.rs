@@ -14,7 +14,9 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use fusebox_actors::connector::{Attempt, AttemptError, Attempted, ErrorCode, Origin, Residue};
+use fusebox_actors::connector::{
+    Attempt, AttemptError, Attempted, ErrorCode, Origin, QueuedWrite, Residue,
+};
 use fusebox_state::{ErrorClass, LaneId, Lanes, UnixMillis, Verdict};
 
 use super::{link::Link, shared::Shared};
@@ -195,13 +197,13 @@ impl Links {
         })
     }
 
-    /// Whether a write behind it meets `key` alive, which ends at `at`, and settles its time to live.
+    /// Whether a write behind it meets `key` alive, which ends at `at`, and settles its time to live before another takes
+    /// that along to another key.
     pub(super) fn someone_settles(&self, key: &[u8], at: u64, attempt: &Attempt<'_>) -> bool {
-        attempt.following.iter().any(|write| {
-            write.due.is_none()
-                && write.accepted_at.get() < at
-                && residue::settles(&self.shared.commands, &write.body, key)
-        })
+        let meet = |write: &&QueuedWrite| write.due.is_none() && write.accepted_at.get() < at;
+        let mut behind = attempt.following.iter().filter(meet);
+        let settles = |write: &QueuedWrite| residue::settles(&self.shared.commands, &write.body, key);
+        behind.find_map(settles) == Some(true)
     }
 
     /// A queued write to keys that had deadlines when it was accepted, which the server may have met since.
