@@ -152,9 +152,7 @@ pub(crate) fn settles(commands: &Commands, body: &[u8], key: &[u8]) -> Option<bo
         let places = spec.keys(&step.args).unwrap_or_default();
         let written = Written { name: &spec.name, args: &step.args, places: &places };
         let touches: Vec<(&[u8], ttl::Touch)> = written.touches().collect();
-        let is_taken = |(_, touch): &(&[u8], ttl::Touch)| {
-            matches!(touch.fate, Fate::Takes(from) if step.args.get(from) == Some(&key))
-        };
+        let is_taken = |(_, touch): &(&[u8], ttl::Touch)| matches!(touch.fate, Fate::Takes(from) if step.args.get(from) == Some(&key));
         let is_settled = |(other, touch): &(&[u8], ttl::Touch)| {
             *other == key && touch.sure && matches!(touch.fate, Fate::Sets(_) | Fate::Clears)
         };

@@ -210,7 +210,8 @@ async fn a_key_of_a_refused_transaction_ends_within_a_week() {
 async fn a_key_of_a_refused_transaction_takes_no_week_along_to_another_name() {
     let server = Server::start().await;
     let redis = RedisConnector::new(server.settings("i", "r"));
-    let renames = ["RENAME k j", "RENAMENX k j", "COPY k j", "FUSEBOX.MULTI 3 0 COPY k j 2 0 DEL k"];
+    let renames =
+        ["RENAME k j", "RENAMENX k j", "COPY k j", "FUSEBOX.MULTI 3 0 COPY k j 2 0 DEL k"];
     for (number, second) in (1..).zip(renames) {
         server.ask(&["FLUSHALL"]).await;
         let mut line = Line::new(&redis, number);

@@ -202,7 +202,8 @@ impl Links {
     pub(super) fn someone_settles(&self, key: &[u8], at: u64, attempt: &Attempt<'_>) -> bool {
         let meet = |write: &&QueuedWrite| write.due.is_none() && write.accepted_at.get() < at;
         let mut behind = attempt.following.iter().filter(meet);
-        let settles = |write: &QueuedWrite| residue::settles(&self.shared.commands, &write.body, key);
+        let settles =
+            |write: &QueuedWrite| residue::settles(&self.shared.commands, &write.body, key);
         behind.find_map(settles) == Some(true)
     }
 
