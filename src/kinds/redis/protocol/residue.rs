@@ -151,13 +151,15 @@ pub(crate) fn settles(commands: &Commands, body: &[u8], key: &[u8]) -> Option<bo
         let spec = commands.find(&step.args)?;
         let places = spec.keys(&step.args).unwrap_or_default();
         let written = Written { name: &spec.name, args: &step.args, places: &places };
-        let touches: Vec<(&[u8], ttl::Touch)> = written.touches().collect();
-        let is_taken = |(_, touch): &(&[u8], ttl::Touch)| matches!(touch.fate, Fate::Takes(from) if step.args.get(from) == Some(&key));
-        let is_settled = |(other, touch): &(&[u8], ttl::Touch)| {
-            *other == key && touch.sure && matches!(touch.fate, Fate::Sets(_) | Fate::Clears)
+        let is_taken = |(_, touch): (&[u8], ttl::Touch)| match touch.fate {
+            Fate::Takes(from) => step.args.get(from) == Some(&key),
+            _ => false,
         };
-        let taken = touches.iter().any(is_taken);
-        (taken || touches.iter().any(is_settled)).then_some(!taken)
+        let is_settled = |(other, touch): (&[u8], ttl::Touch)| {
+            other == key && touch.sure && matches!(touch.fate, Fate::Sets(_) | Fate::Clears)
+        };
+        let taken = written.touches().any(is_taken);
+        (taken || written.touches().any(is_settled)).then_some(!taken)
     };
     Form::of(body)?.steps().iter().find_map(settles)
 }
