@@ -140,12 +140,7 @@ impl Backend {
             lanes: plan.lanes,
             digest: fusebox_state::digest(&import.body),
             token: if write.absolute { TokenKind::Absolute } else { TokenKind::Marker },
-            traits: Traits {
-                whole: write.whole,
-                timed: write.timed,
-                gather: write.gather,
-                due: None,
-            },
+            traits: write.gather.map_or_else(|| Traits::of(write.whole, write.timed), Traits::gathered),
         })
     }
 
@@ -187,12 +182,12 @@ impl Backend {
                 digest: known.digest,
                 uid: import.uid,
                 lanes: known.lanes,
-                label: import.label.into(),
                 token: TokenKind::of(repeat, own_name),
                 // What is left to do of a call goes by its place now, not by when it is due.
-                traits: Traits { due: None, ..known.traits },
+                traits: known.traits.due().map_or(known.traits, |_| Traits::default()),
                 accepted_at: import.accepted_at,
             },
+            label: import.label.into(),
             state: WriteState::restored(repeat, in_doubt),
             own_name,
             evidence: import.evidence,

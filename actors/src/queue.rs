@@ -25,9 +25,9 @@ use std::{
 use bytes::Bytes;
 use fusebox_state::{
     Lanes, SpanRef, Words,
-    queue::{Entry, Noted, Phase, QueueIndex, Refusal},
+    queue::{Entry, Noted, QueueIndex, Refusal},
     store::{
-        CallHeader, CallStore, DeadMark, Done, EVIDENCE_MAX, NewCall, Note, StoreError, Traits,
+        CallHeader, CallStore, DeadMark, Done, EVIDENCE_MAX, NewCall, Note, StoreError,
     },
     write::{Repeat, WriteState},
 };
@@ -65,6 +65,8 @@ const DEAD_FULL: &str = "the dead letters are full: lanes with rejected calls ar
 pub struct NewWrite {
     /// What the store is to hold of it.
     pub header: CallHeader,
+    /// Its lanes for people.
+    pub label: Box<str>,
     /// What may be done next: live attempts may have been made.
     pub state: WriteState,
     /// Whether its name is the caller's own.
@@ -105,7 +107,27 @@ pub struct Appending {
     /// Resolves when it is synced, or is not going to be.
     pub synced: oneshot::Receiver<Result<(), StoreError>>,
     /// Resolves when it has been applied or buried.
-    pub fate: oneshot::Receiver<Fate>,
+    pub fate: Fated,
+}
+
+/// What becomes of a queued call. Most callers do not wait for it: once it is dropped, nobody is told.
+pub struct Fated {
+    queue: Arc<Queue>,
+    seq: u64,
+    told: oneshot::Receiver<Fate>,
+}
+
+impl Fated {
+    /// Waits until it has been applied or buried. `None` if that will not be known.
+    pub async fn told(&mut self) -> Option<Fate> {
+        (&mut self.told).await.ok()
+    }
+}
+
+impl Drop for Fated {
+    fn drop(&mut self) {
+        self.queue.fates.lock().remove(&self.seq);
+    }
 }
 
 /// Why a write was not queued.
@@ -250,7 +272,7 @@ impl Queue {
     /// Gives a write of `bytes` its place and has `send` hand it to the committer, in this order of all.
     fn enter(
         self: &Arc<Self>,
-        mut write: NewWrite,
+        write: NewWrite,
         bytes: u64,
         send: impl FnOnce(&dyn CallStore, NewCall, Done),
     ) -> Result<Appending, AppendError> {
@@ -261,30 +283,17 @@ impl Queue {
             evidence: within_limit(write.evidence.clone()),
             group: None,
         });
-        // As it comes back from the store.
-        let traits = &mut write.header.traits;
-        traits.gather = traits.gather.map(Traits::gather_number);
-        let entry = Entry {
-            header: write.header.clone(),
-            state: write.state,
-            own_name: write.own_name,
-            bytes,
-            noted: note.as_ref().map(|note| {
-                Box::new(Noted { at: note.first_sent_at, evidence: note.evidence.clone() })
-            }),
-            group: None,
-            group_max: u32::MAX,
-            verdict: None,
-            attempts: 0,
-            unclassified: 0,
-            last_error: None,
-            backoff_ms: 0,
-            phase: Phase::Committing,
-            written_since: false,
-            origin: write.span.sampled.then(|| Box::new(write.span)),
-        };
+        let mut entry =
+            Entry::new(write.header.clone(), &write.label, write.state, write.own_name, bytes);
+        if let Some(note) = &note {
+            let (at, evidence) = (note.first_sent_at, note.evidence.clone());
+            entry.details_mut().noted = Some(Noted { at, evidence });
+        }
+        if write.span.sampled {
+            entry.details_mut().origin = Some(write.span);
+        }
         let (synced_sender, synced) = oneshot::channel();
-        let (fate_sender, fate) = oneshot::channel();
+        let (fate_sender, told) = oneshot::channel();
         let started = self.clock.read();
         let followed = write.span.sampled.then_some(write.span.trace_id);
         let exemplar = Exemplar::of(followed, self.clock);
@@ -300,6 +309,7 @@ impl Queue {
         let call = NewCall {
             seq,
             header: write.header,
+            label: write.label,
             traceparent: Some(write.span.to_string()),
             note,
             body: write.body,
@@ -314,6 +324,7 @@ impl Queue {
         });
         send(store, call, done);
         drop(ordered);
+        let fate = Fated { queue: Arc::clone(self), seq, told };
         Ok(Appending { seq, synced, fate })
     }
 
@@ -375,42 +386,70 @@ impl Queue {
         applied: Option<Applied>,
         then: impl FnOnce() + Send + 'static,
     ) {
-        self.metrics.replayed.inc();
-        let fate = self.fates.lock().remove(&seq);
-        if let (Some(fate), Some(applied)) = (fate, applied) {
-            drop(fate.send(Ok(applied)));
+        self.applied_together(vec![(seq, applied)], then);
+    }
+
+    /// The same of several, which are removed in this order.
+    pub(crate) fn applied_together(
+        self: &Arc<Self>,
+        applied: Vec<(u64, Option<Applied>)>,
+        then: impl FnOnce() + Send + 'static,
+    ) {
+        if applied.is_empty() {
+            return;
+        }
+        let seqs: Vec<u64> = applied.iter().map(|(seq, _)| *seq).collect();
+        self.metrics.replayed.inc_by(seqs.len() as u64);
+        {
+            let mut fates = self.fates.lock();
+            for (seq, applied) in applied {
+                if let (Some(fate), Some(applied)) = (fates.remove(&seq), applied) {
+                    drop(fate.send(Ok(applied)));
+                }
+            }
         }
         let ordered = self.order.lock();
-        self.index.lock().applied(seq);
-        self.remove_in_order(seq, then);
+        {
+            let mut index = self.index.lock();
+            seqs.iter().for_each(|seq| index.applied(*seq));
+        }
+        self.remove_in_order(seqs, then);
         drop(ordered);
         self.work.notify_one();
     }
 
-    /// Takes a call or dead letter out for good, under the order lock. `then` runs once that is synced.
-    fn remove_in_order(self: &Arc<Self>, seq: u64, then: impl FnOnce() + Send + 'static) {
+    /// Takes calls or dead letters out for good, under the order lock. `then` runs once that is synced.
+    fn remove_in_order(
+        self: &Arc<Self>,
+        seqs: Vec<u64>,
+        then: impl FnOnce() + Send + 'static,
+    ) {
         let Ok(store) = self.store() else { return };
-        let this = Arc::clone(self);
+        let (this, gone) = (Arc::clone(self), seqs.clone());
         store.remove(
-            vec![seq],
+            seqs,
             Box::new(move |result| {
                 // After a failure the store tells what it holds, and the removal is sent again.
                 if result.is_ok() {
-                    this.forget(seq);
+                    this.forget(&gone);
                     then();
                 }
             }),
         );
     }
 
-    fn forget(&self, seq: u64) {
+    fn forget(&self, seqs: &[u64]) {
         let mut index = self.index.lock();
-        if let Some(lanes) = index.removed(seq) {
-            self.freed.left(&lanes, &index);
+        for seq in seqs {
+            if let Some(lanes) = index.removed(*seq) {
+                self.freed.left(&lanes, &index);
+            }
         }
         self.count(&index);
         drop(index);
-        self.fates.lock().remove(&seq);
+        let mut fates = self.fates.lock();
+        seqs.iter().for_each(|seq| drop(fates.remove(seq)));
+        drop(fates);
         self.work.notify_one();
     }
 

@@ -270,7 +270,7 @@ impl BackendShared {
         }
     }
 
-    /// A page of the queue, in order of acceptance.
+    /// A page of the queue, in order of acceptance. Blocks on the disk.
     pub fn queue_page(&self, dead: bool, after: Option<OpId>, limit: usize) -> QueuePage {
         let unix = self.circuit.clock.unix();
         let index = self.queue.index();
@@ -279,17 +279,20 @@ impl BackendShared {
         // One that is gone meanwhile is looked past by its name: names rise with time.
         let gone = after.filter(|_| found.is_none());
         let total = if dead { index.dead().0 } else { index.len() } as u64;
-        let mut calls: Vec<QueuedCallView> = index
+        let calls = index
             .page(dead, start)
             .filter(|(_, entry)| gone.is_none_or(|gone| entry.header.op_id > gone))
             // A group is one dead letter.
-            .filter(|(seq, entry)| !dead || entry.group.is_none_or(|first| first == *seq))
+            .filter(|(seq, entry)| !dead || entry.details().group.is_none_or(|first| first == *seq))
             .take(limit.saturating_add(1))
-            .map(|(seq, entry)| queued_view(seq, entry, dead, unix, &index))
-            .collect();
+            .map(|(seq, entry)| queued_view(seq, entry, dead, unix, &index));
+        let mut calls: Vec<QueuedCallView> = calls.collect();
         drop(index);
         let more = calls.len() > limit;
         calls.truncate(limit);
+        for call in &mut calls {
+            call.lane = self.label_of(call.sequence);
+        }
         let next = calls.last().filter(|_| more).map(|call| call.op_id);
         QueuePage { total, calls, next }
     }
@@ -303,6 +306,7 @@ impl BackendShared {
             (seq, queued_view(seq, index.get(seq)?, dead, unix, &index))
         };
         let store = self.queue.store().ok()?;
+        view.lane = self.label_of(seq);
         if let Ok(stored) = store.call(seq) {
             view.traceparent = stored.traceparent;
             let recorded = view.traceparent.as_deref().and_then(SpanRef::parse);
@@ -311,6 +315,13 @@ impl BackendShared {
                 .map(|_| format!("{:032x}", trace::replay_trace_id(op_id)));
         }
         Some((view, store.body(seq).unwrap_or_default()))
+    }
+
+    /// The lanes of a queued call for people, as the store has them.
+    fn label_of(&self, seq: u64) -> String {
+        let store = self.queue.store();
+        let call = store.ok().and_then(|store| store.call(seq).ok());
+        call.map_or_else(|| "unknown".into(), |call| call.label.into())
     }
 }
 
@@ -321,23 +332,23 @@ fn queued_view(
     now: fusebox_state::UnixMillis,
     index: &QueueIndex,
 ) -> QueuedCallView {
-    let group = entry.group.and_then(|id| index.group(id));
+    let group = entry.details().group.and_then(|id| index.group(id));
     let state = match entry.phase {
         _ if dead => "dead",
         Phase::Sending | Phase::Removing => "sending",
-        Phase::BackingOff { .. } => "retry",
+        Phase::BackingOff => "retry",
         Phase::Committing | Phase::Waiting => "pending",
     };
     QueuedCallView {
         op_id: entry.header.op_id,
         sequence,
-        lane: entry.header.label.to_string(),
+        lane: String::new(),
         state: state.into(),
-        attempts: entry.attempts,
+        attempts: entry.attempts(),
         enqueued_at: entry.header.accepted_at,
         age_ms: u64::try_from(now.since(entry.header.accepted_at).as_millis()).unwrap_or(u64::MAX),
-        bytes: entry.bytes,
-        last_error: entry.last_error.as_deref().cloned(),
+        bytes: entry.bytes.into(),
+        last_error: entry.details().last_error.clone(),
         uid: entry.header.uid,
         traceparent: None,
         replay_trace_id: None,

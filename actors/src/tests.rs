@@ -378,7 +378,7 @@ async fn a_rejected_call_becomes_a_dead_letter_and_can_be_discarded() {
     world.call("SET a 1").await.unwrap();
     world.server().set(Mode::Up);
     world.drained().await;
-    let page = world.backend().queue_page(true, None, 10);
+    let page = world.backend().queue_page(true, None, 10).await;
     assert_eq!((page.total, &*page.calls[0].state), (1, "dead"));
     let op_id = page.calls[0].op_id;
     assert!(
@@ -388,7 +388,7 @@ async fn a_rejected_call_becomes_a_dead_letter_and_can_be_discarded() {
     world.backend().requeue(op_id, true, false).await.unwrap();
     world.until("it is dead again", |world| world.backend().view().queue.dead_letters == 1).await;
     world.backend().discard(op_id).await.unwrap();
-    assert_eq!(world.backend().queue_page(true, None, 10).total, 0);
+    assert_eq!(world.backend().queue_page(true, None, 10).await.total, 0);
 }
 
 #[tokio::test]
@@ -666,7 +666,7 @@ async fn what_was_tried_live_with_its_token_is_noted_as_sent() {
     let world = world.restart(vec![settings("one")]).await;
     let queue = &world.fusebox.0.entries[0].shared.queue;
     let entry = queue.index().page(false, 0).next().map(|(_, entry)| entry.clone()).unwrap();
-    assert_eq!(entry.noted.as_ref().map(|noted| noted.at), Some(entry.header.accepted_at));
+    assert_eq!(entry.details().noted.as_ref().map(|noted| noted.at), Some(entry.header.accepted_at));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -794,10 +794,10 @@ async fn a_page_goes_on_though_the_call_that_it_follows_is_gone() {
         let options = CallOptions { op_id, ..CallOptions::default() };
         world.call_with(&format!("SET k{number} 1"), options).await.unwrap();
     }
-    let first = world.backend().queue_page(false, None, 2);
+    let first = world.backend().queue_page(false, None, 2).await;
     let after = first.next.unwrap();
     world.backend().discard(after).await.unwrap();
-    let rest = world.backend().queue_page(false, Some(after), 10);
+    let rest = world.backend().queue_page(false, Some(after), 10).await;
     let lanes: Vec<_> = rest.calls.iter().map(|call| call.lane.as_str()).collect();
     assert_eq!((lanes, rest.next), (vec!["k2", "k3", "k4", "k5"], None));
 }

@@ -88,8 +88,10 @@ pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArg
         ),
         () = signals.stop() => complain("interrupted: the rest waits on"),
     }
-    let left: BTreeMap<String, Left> =
-        fusebox.backends().iter().map(|it| (it.name().to_owned(), left_of(it))).collect();
+    let mut left = BTreeMap::new();
+    for backend in fusebox.backends() {
+        left.insert(backend.name().to_owned(), left_of(&backend).await);
+    }
     fusebox.shutdown(GRACE).await;
     if wanted.output.json {
         say_json(&as_json(&left, &stray))?;
@@ -167,7 +169,7 @@ async fn until_still(fusebox: &Fusebox, patience: Duration) {
     }
 }
 
-fn left_of(backend: &Backend) -> Left {
+async fn left_of(backend: &Backend) -> Left {
     let view = backend.view();
     let refuses = view.queue.store_refuses.filter(|_| !backend.is_stored());
     let mut left = Left {
@@ -177,16 +179,16 @@ fn left_of(backend: &Backend) -> Left {
         dead: Vec::new(),
     };
     if left.waiting > 0 {
-        let newest = || {
-            let page = backend.queue_page(false, None, 1);
-            page.calls.into_iter().next().and_then(|call| told(call.last_error))
-        };
-        let why = told(view.alerts.into_iter().next()).or(view.queue.replay_paused).or_else(newest);
+        let why = told(view.alerts.into_iter().next()).or(view.queue.replay_paused);
         left.why = left.why.or(why);
+        if left.why.is_none() {
+            let newest = backend.queue_page(false, None, 1).await.calls.into_iter().next();
+            left.why = newest.and_then(|call| told(call.last_error));
+        }
     }
     let mut after = None;
     loop {
-        let page = backend.queue_page(true, after, 1_000);
+        let page = backend.queue_page(true, after, 1_000).await;
         let named = |call: QueuedCallView| {
             (call.op_id.to_string(), call.lane, told(call.last_error).unwrap_or_default())
         };

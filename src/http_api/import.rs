@@ -285,11 +285,10 @@ impl Token {
 
 impl TraitsJson {
     fn traits(&self) -> Traits {
-        Traits {
-            whole: self.whole,
-            timed: self.timed,
-            gather: self.gather.map(|number| number.0),
-            due: self.due,
+        match (self.due, &self.gather) {
+            (Some(due), _) => Traits::residue(due),
+            (None, Some(number)) => Traits::gathered(number.0),
+            (None, None) => Traits::of(self.whole, self.timed),
         }
     }
 }

@@ -53,7 +53,7 @@ pub(crate) async fn page(
     };
     let after = query.after.as_deref().map(op_id).transpose()?;
     let limit = query.limit.map_or(100, Count::get).max(1);
-    Ok(Json(backend.queue_page(dead, after, limit).shown_to(who.admin)))
+    Ok(Json(backend.queue_page(dead, after, limit).await.shown_to(who.admin)))
 }
 
 /// `GET /v1/backends/{backend}/queue/{op_id}`

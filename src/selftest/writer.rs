@@ -48,12 +48,12 @@ fn call(seq: u64) -> NewCall {
         digest: seq,
         uid: 0,
         lanes: Lanes::One(LaneId(seq % 16)),
-        label: "SET selftest".into(),
         token: TokenKind::Absolute,
         traits: Traits::default(),
         accepted_at: UnixMillis::new(0),
     };
-    NewCall { seq, header, traceparent: None, note: None, body: Bytes::from(body(seq)) }
+    let label = "SET selftest".into();
+        NewCall { seq, header, label, traceparent: None, note: None, body: Bytes::from(body(seq)) }
 }
 
 /// Fills the store in `dir` until it is killed.

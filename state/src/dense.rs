@@ -74,10 +74,6 @@ impl<T> Dense<T> {
         self.runs.get_mut(&run)?.slots.get_mut(slot)?.as_mut()
     }
 
-    pub(crate) fn contains(&self, number: u64) -> bool {
-        self.get(number).is_some()
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -134,7 +130,6 @@ mod tests {
                     assert_eq!(dense.remove(number), plain.remove(&number));
                 }
                 assert_eq!(dense.get(number), plain.get(&number));
-                assert_eq!(dense.contains(number), plain.contains_key(&number));
                 assert_eq!((dense.len(), dense.is_empty()), (plain.len(), plain.is_empty()));
             }
             let all = |range: &BTreeMap<u64, usize>| range.clone().into_iter().collect::<Vec<_>>();

@@ -38,10 +38,11 @@ use hashbrown::HashTable;
 
 use crate::{
     dense::Dense,
-    lane::LaneMap,
+    lane::{LaneMap, LanesOf},
+    seqs::SeqSet,
     store::{CallHeader, DeadReason, TokenKind, Traits},
     trace::SpanRef,
-    units::{ByteCount, Lanes, Moment, OpId, UnixMillis},
+    units::{ByteCount, Lanes, Moment, OpId, UnixMillis, digest},
     words::Words,
     write::{End, Known, WriteState},
 };
@@ -88,48 +89,124 @@ pub enum Phase {
     Waiting,
     /// On the wire.
     Sending,
-    /// Durable; tried, and waits for the moment.
-    BackingOff {
-        /// When it may be tried again.
-        until: Moment,
-    },
+    /// Durable; tried, and waits until [`Details::until`].
+    BackingOff,
     /// Applied; its removal is not synced yet.
     Removing,
 }
 
-/// What the index knows of a call.
+/// What the index knows of a call: what every call has, and beside that what few have.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// What the store holds of it.
     pub header: CallHeader,
+    /// Bytes of its body; of one above 4 GiB as many.
+    pub bytes: u32,
+    /// The digest of its label: calls to the same object have the same.
+    pub object: u32,
     /// What may be done next.
     pub state: WriteState,
     /// Whether its name is the caller's own: then its marker, if it has one, outlives it.
     pub own_name: bool,
-    /// Bytes of its body.
-    pub bytes: u64,
+    /// Its position; of no meaning for a dead letter.
+    pub phase: Phase,
+    details: Option<Box<Details>>,
+}
+
+/// What is known of a call that was tried, sent with others, or recorded. A call that merely waits has the default.
+#[derive(Clone, Debug)]
+pub struct Details {
     /// What is noted of its sending, durably.
-    pub noted: Option<Box<Noted>>,
+    pub noted: Option<Noted>,
     /// The calls that it was sent with as one: the sequence of the first.
     pub group: Option<u64>,
     /// The most calls that it may be sent with as one.
     pub group_max: u32,
     /// Why replay has given up on it, if it could not become a dead letter yet.
-    pub verdict: Option<Box<(DeadReason, Words)>>,
-    /// Attempts of this run.
-    pub attempts: u32,
+    pub verdict: Option<(DeadReason, Words)>,
+    /// Attempts of this run that have ended.
+    attempts: u32,
     /// Replies of no known class.
     pub unclassified: u32,
     /// How the last attempt ended, or why it is dead.
-    pub last_error: Option<Box<Words>>,
+    pub last_error: Option<Words>,
     /// Its last backoff in milliseconds.
     pub backoff_ms: u64,
-    /// Its position; of no meaning for a dead letter.
-    pub phase: Phase,
+    /// When it may be tried again, if it backs off.
+    pub until: Moment,
     /// Dead letters: whether its lane was written since. True after a restart.
     pub written_since: bool,
     /// The span that put it here, if that was recorded: its replay is recorded too.
-    pub origin: Option<Box<SpanRef>>,
+    pub origin: Option<SpanRef>,
+}
+
+impl Details {
+    const NONE: Self = Self {
+        noted: None,
+        group: None,
+        group_max: u32::MAX,
+        verdict: None,
+        attempts: 0,
+        unclassified: 0,
+        last_error: None,
+        backoff_ms: 0,
+        until: Moment::from_millis(0),
+        written_since: false,
+        origin: None,
+    };
+}
+
+static NO_DETAILS: Details = Details::NONE;
+
+impl Entry {
+    /// A call of `bytes` under `label` that was never tried.
+    pub fn new(
+        header: CallHeader,
+        label: &str,
+        state: WriteState,
+        own_name: bool,
+        bytes: u64,
+    ) -> Self {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let object = u32::try_from(digest(label.as_bytes()) >> 32).unwrap_or_default();
+        let phase = Phase::Committing;
+        Self { header, bytes, object, state, own_name, phase, details: None }
+    }
+
+    /// What few calls have.
+    pub fn details(&self) -> &Details {
+        self.details.as_deref().unwrap_or(&NO_DETAILS)
+    }
+
+    /// The same, to be changed. Takes memory from then on.
+    pub fn details_mut(&mut self) -> &mut Details {
+        self.details.get_or_insert_with(|| Box::new(Details::NONE))
+    }
+
+    /// Attempts of this run, with the one that is on the wire or was the last.
+    pub fn attempts(&self) -> u32 {
+        let on_the_way = matches!(self.phase, Phase::Sending | Phase::Removing);
+        self.details().attempts + u32::from(on_the_way)
+    }
+
+    /// A dead letter has had so many in all.
+    pub fn set_attempts(&mut self, attempts: u32) {
+        if attempts > 0 || self.details.is_some() {
+            self.details_mut().attempts = attempts;
+        }
+    }
+
+    /// When it may be tried again, if it backs off.
+    fn backs_off_until(&self) -> Option<Moment> {
+        (self.phase == Phase::BackingOff).then(|| self.details().until)
+    }
+
+    /// It waits as one that was never tried; what is noted of it stays.
+    fn begins_again(&mut self) {
+        if let Some(details) = &mut self.details {
+            (details.attempts, details.unclassified, details.backoff_ms) = (0, 0, 0);
+        }
+    }
 }
 
 /// What is noted of a sending.
@@ -189,15 +266,12 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct QueueIndex {
     limits: QueueLimits,
-    entries: Dense<Entry>,
-    dead: BTreeMap<u64, Entry>,
+    calls: Calls,
     lanes: LaneMap,
     /// The sequence of each name. The names themselves are with the calls.
     by_op: HashTable<u64>,
     hasher: RandomState,
-    /// Places taken for live writes in doubt, which may yet become calls.
-    claims: BTreeSet<u64>,
-    ready: BTreeSet<u64>,
+    ready: SeqSet,
     backing_off: BTreeSet<(Moment, u64)>,
     groups: BTreeMap<u64, Group>,
     /// Calls that are left to do of others; see the module's page.
@@ -213,18 +287,38 @@ pub struct QueueIndex {
     full: bool,
 }
 
+/// Everything that may be in a lane.
+#[derive(Debug, Default)]
+struct Calls {
+    entries: Dense<Entry>,
+    dead: BTreeMap<u64, Entry>,
+    /// Places taken for live writes in doubt, which may yet become calls, and those of dead letters that are being
+    /// requeued.
+    claims: BTreeMap<u64, Lanes>,
+}
+
+impl Calls {
+    fn get(&self, seq: u64) -> Option<&Entry> {
+        self.entries.get(seq).or_else(|| self.dead.get(&seq))
+    }
+}
+
+impl LanesOf for Calls {
+    fn lanes_of(&self, seq: u64) -> Option<&Lanes> {
+        self.get(seq).map(|entry| &entry.header.lanes).or_else(|| self.claims.get(&seq))
+    }
+}
+
 impl QueueIndex {
     /// An empty index whose next sequence follows `last_seq`.
     pub fn new(limits: QueueLimits, last_seq: u64) -> Self {
         Self {
             limits,
-            entries: Dense::default(),
-            dead: BTreeMap::new(),
+            calls: Calls::default(),
             lanes: LaneMap::default(),
             by_op: HashTable::new(),
             hasher: RandomState::new(),
-            claims: BTreeSet::new(),
-            ready: BTreeSet::new(),
+            ready: SeqSet::default(),
             backing_off: BTreeSet::new(),
             groups: BTreeMap::new(),
             residues: left::Residues::default(),
@@ -242,23 +336,26 @@ impl QueueIndex {
     /// letters of a backend that wants them to block their lanes.
     pub fn restore(&mut self, seq: u64, entry: Entry, dead: bool, holds_lane: bool) {
         self.next_seq = self.next_seq.max(seq + 1);
-        let op_id = entry.header.op_id;
-        if !dead || holds_lane {
-            self.lanes.enter(seq, entry.header.lanes.clone());
-        }
+        let (op_id, traits) = (entry.header.op_id, entry.header.traits);
+        let mut entry = Entry { phase: Phase::Waiting, ..entry };
         if dead {
-            self.lanes.set_opaque(seq, true);
-            self.dead_bytes += entry.bytes;
-            self.dead.insert(seq, Entry { written_since: true, ..entry });
+            self.dead_bytes += u64::from(entry.bytes);
+            entry.details_mut().written_since = true;
+            self.calls.dead.insert(seq, entry);
+            if holds_lane {
+                self.lanes.enter(seq, &self.calls);
+                self.lanes.set_opaque(seq, true, &self.calls);
+            }
             self.name(op_id, seq);
             return;
         }
-        self.lanes.set_whole(seq, entry.header.traits.whole);
-        self.bytes += entry.bytes;
-        if entry.header.traits.due.is_some() {
+        self.bytes += u64::from(entry.bytes);
+        if traits.due().is_some() {
             self.residues.insert(seq, &entry.header.lanes);
         }
-        self.entries.insert(seq, Entry { phase: Phase::Waiting, ..entry });
+        self.calls.entries.insert(seq, entry);
+        self.lanes.enter(seq, &self.calls);
+        self.lanes.set_whole(seq, traits.is_whole(), &self.calls);
         self.name(op_id, seq);
         self.consider(seq);
     }
@@ -271,24 +368,26 @@ impl QueueIndex {
         let seq = self.next_seq;
         let behind_calls = self.stands_behind_calls(seq, lanes);
         self.next_seq += 1;
-        self.lanes.enter(seq, lanes.clone());
-        self.claims.insert(seq);
+        self.calls.claims.insert(seq, lanes.clone());
+        self.lanes.enter(seq, &self.calls);
         (seq, behind_calls)
     }
 
     /// Whether calls, and not mere claims, are in any of `lanes` before the place `seq`.
     pub fn stands_behind_calls(&self, seq: u64, lanes: &Lanes) -> bool {
-        let is_call = |it: u64| it < seq && !self.claims.contains(&it);
-        lanes.is_all() && self.entries.range(..seq).next().is_some()
+        let is_call = |it: u64| it < seq && !self.calls.claims.contains_key(&it);
+        let line = |lane: &crate::units::LaneId| self.lanes.line_from(*lane, 0, &self.calls);
+        lanes.is_all() && self.calls.entries.range(..seq).next().is_some()
             || lanes
                 .as_slice()
                 .iter()
-                .any(|lane| self.lanes.line_from(*lane, 0).is_none_or(|mut line| line.any(is_call)))
+                .any(|lane| line(lane).is_none_or(|mut line| line.any(is_call)))
     }
 
     /// Gives up a place that was claimed and not used. Returns the lanes in which it was.
     pub fn unclaim(&mut self, seq: u64) -> Option<Lanes> {
-        self.claims.remove(&seq).then(|| self.step_out(seq)).flatten()
+        self.calls.claims.contains_key(&seq).then(|| self.step_out(seq));
+        self.calls.claims.remove(&seq)
     }
 
     /// Gives a new call its place, the claimed one if it has one. Hand it to the committer while still under the lock,
@@ -305,31 +404,34 @@ impl QueueIndex {
         if let Some(refusal) = self.known(entry.header.op_id, entry.header.digest) {
             return Err(refusal);
         }
-        let calls = self.entries.len() as u64;
+        let calls = self.calls.entries.len() as u64;
         let limit = u64::from(self.limits.items);
         if self.full && self.fill_percent() < RESUME_PERCENT {
             self.full = false;
         }
-        if self.full || calls >= limit || self.bytes + entry.bytes > self.limits.bytes {
+        let bytes = u64::from(entry.bytes);
+        if self.full || calls >= limit || self.bytes + bytes > self.limits.bytes {
             // One oversized call does not close the queue to all others.
-            self.full |= calls >= limit || entry.bytes <= self.limits.bytes / OVERSIZED_PART;
+            self.full |= calls >= limit || bytes <= self.limits.bytes / OVERSIZED_PART;
             let (bytes, limit_bytes) = (self.bytes, self.limits.bytes);
             return Err(Refusal::Full { calls, limit, bytes, limit_bytes });
         }
         if low_priority && self.fill_percent() >= SHED_PERCENT {
             return Err(Refusal::Shed);
         }
-        let claimed = claim.filter(|seq| self.claims.remove(seq));
+        let claimed = claim.filter(|seq| self.calls.claims.contains_key(seq));
         let seq = claimed.unwrap_or(self.next_seq);
         self.note_written(&entry.header.lanes);
-        let op_id = entry.header.op_id;
-        if claimed.is_none() {
+        let (op_id, is_whole) = (entry.header.op_id, entry.header.traits.is_whole());
+        self.bytes += bytes;
+        self.calls.entries.insert(seq, Entry { phase: Phase::Committing, ..entry });
+        if claimed.is_some() {
+            self.calls.claims.remove(&seq);
+        } else {
             self.next_seq += 1;
-            self.lanes.enter(seq, entry.header.lanes.clone());
+            self.lanes.enter(seq, &self.calls);
         }
-        self.lanes.set_whole(seq, entry.header.traits.whole);
-        self.bytes += entry.bytes;
-        self.entries.insert(seq, Entry { phase: Phase::Committing, ..entry });
+        self.lanes.set_whole(seq, is_whole, &self.calls);
         self.name(op_id, seq);
         Ok(seq)
     }
@@ -337,7 +439,7 @@ impl QueueIndex {
     /// What is known under an op id, if that is anything.
     pub fn known(&self, op_id: OpId, digest: u64) -> Option<Refusal> {
         let seq = self.named(op_id)?;
-        let dead = self.dead.contains_key(&seq);
+        let dead = self.calls.dead.contains_key(&seq);
         let entry = self.get(seq)?;
         Some(if entry.header.digest == digest {
             Refusal::Known { seq, dead }
@@ -348,7 +450,7 @@ impl QueueIndex {
 
     /// The append of `seq` is synced.
     pub fn committed(&mut self, seq: u64) {
-        if let Some(entry) = self.entries.get_mut(seq)
+        if let Some(entry) = self.calls.entries.get_mut(seq)
             && entry.phase == Phase::Committing
         {
             entry.phase = Phase::Waiting;
@@ -367,20 +469,18 @@ impl QueueIndex {
                 break seq;
             }
         };
-        if let Some(entry) = self.entries.get_mut(seq) {
+        if let Some(entry) = self.calls.entries.get_mut(seq) {
             entry.phase = Phase::Sending;
-            entry.attempts += 1;
         }
         Some(seq)
     }
 
     /// `seq` did not go on the wire after all: it is as if it had not been taken.
     pub fn put_back(&mut self, seq: u64) {
-        if let Some(entry) = self.entries.get_mut(seq)
+        if let Some(entry) = self.calls.entries.get_mut(seq)
             && entry.phase == Phase::Sending
         {
             entry.phase = Phase::Waiting;
-            entry.attempts = entry.attempts.saturating_sub(1);
             if entry.state.known() == Known::OnWire {
                 // It did go on the wire, and nobody heard how that ended.
                 entry.state.end(End::Unknown);
@@ -391,25 +491,25 @@ impl QueueIndex {
 
     /// Keeps `seq`, which waits, from being taken until it is [put back](QueueIndex::put_back) or replaced.
     pub fn hold(&mut self, seq: u64) {
-        if let Some(entry) = self.entries.get_mut(seq)
-            && matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. })
+        if let Some(entry) = self.calls.entries.get_mut(seq)
+            && matches!(entry.phase, Phase::Waiting | Phase::BackingOff)
         {
-            if let Phase::BackingOff { until } = entry.phase {
+            if let Some(until) = entry.backs_off_until() {
                 self.backing_off.remove(&(until, seq));
             }
             entry.phase = Phase::Sending;
-            self.ready.remove(&seq);
+            self.ready.remove(seq);
         }
     }
 
     /// `seq` was applied, or is discarded, and its removal handed to the committer.
     pub fn applied(&mut self, seq: u64) {
-        if let Some(entry) = self.entries.get_mut(seq) {
-            if let Phase::BackingOff { until } = entry.phase {
+        if let Some(entry) = self.calls.entries.get_mut(seq) {
+            if let Some(until) = entry.backs_off_until() {
                 self.backing_off.remove(&(until, seq));
             }
             entry.phase = Phase::Removing;
-            self.ready.remove(&seq);
+            self.ready.remove(seq);
             self.consider_all(self.next_of(seq));
         }
     }
@@ -417,29 +517,36 @@ impl QueueIndex {
     /// `seq` was applied, and something is left to do of it, which takes its place: `bytes` large, in `lanes`,
     /// due then. It waits from now on.
     pub fn became_residue(&mut self, seq: u64, lanes: Lanes, due: UnixMillis, bytes: u64) {
-        let Some(entry) = self.entries.get_mut(seq) else { return };
-        self.bytes = self.bytes - entry.bytes + bytes;
-        entry.bytes = bytes;
-        entry.header.traits = Traits { due: Some(due), ..Traits::default() };
+        let Some(entry) = self.calls.entries.get_mut(seq) else { return };
+        self.bytes -= u64::from(entry.bytes);
+        entry.bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.bytes += u64::from(entry.bytes);
+        entry.header.traits = Traits::residue(due);
         entry.header.token = TokenKind::Absolute;
         entry.state = WriteState::fresh(TokenKind::Absolute.repeat());
-        (entry.noted, entry.verdict) = (None, None);
         self.sentenced.remove(&seq);
-        (entry.attempts, entry.unclassified, entry.backoff_ms) = (0, 0, 0);
-        if let Phase::BackingOff { until } = entry.phase {
+        if let Some(until) = entry.backs_off_until() {
             self.backing_off.remove(&(until, seq));
         }
+        entry.begins_again();
+        if let Some(details) = &mut entry.details {
+            (details.noted, details.verdict) = (None, None);
+        }
         entry.phase = Phase::Waiting;
-        self.ready.remove(&seq);
-        let before = std::mem::replace(&mut entry.header.lanes, lanes.clone());
+        self.ready.remove(seq);
+        let before = entry.header.lanes.clone();
         self.residues.remove(seq, &before);
         self.residues.insert(seq, &lanes);
-        self.lanes.set_whole(seq, false);
+        self.lanes.set_whole(seq, false, &self.calls);
         self.touched(seq, &before);
         if before != lanes {
             self.touched(seq, &lanes);
             let free = self.held_up_by(seq);
-            self.lanes.change(seq, lanes);
+            self.lanes.leave(seq, &self.calls);
+            if let Some(entry) = self.calls.entries.get_mut(seq) {
+                entry.header.lanes = lanes;
+            }
+            self.lanes.enter(seq, &self.calls);
             self.consider_all(free);
         }
         self.waits_again(seq);
@@ -448,34 +555,46 @@ impl QueueIndex {
     /// The durable writes behind `seq` in its lanes, in order.
     pub fn following(&self, seq: u64) -> Vec<u64> {
         let durable = |member: &u64| {
-            self.entries
+            self.calls.entries
                 .get(*member)
                 .is_some_and(|entry| !matches!(entry.phase, Phase::Committing | Phase::Removing))
         };
-        self.lanes.following(seq).into_iter().filter(durable).collect()
+        self.lanes.following(seq, &self.calls).into_iter().filter(durable).collect()
     }
 
     /// The removal of `seq` is synced (or its append failed, or it was discarded): it is gone. Returns its lanes.
     pub fn removed(&mut self, seq: u64) -> Option<Lanes> {
-        let entry = if let Some(entry) = self.entries.remove(seq) {
-            self.bytes -= entry.bytes;
-            entry
-        } else {
-            let entry = self.dead.remove(&seq)?;
-            self.dead_bytes -= entry.bytes;
+        let entry = self.calls.get(seq)?;
+        let (op_id, until, group) =
+            (entry.header.op_id, entry.backs_off_until(), entry.details().group);
+        let lanes = entry.header.lanes.clone();
+        self.ready.remove(seq);
+        self.sentenced.remove(&seq);
+        if let Some(until) = until {
+            self.backing_off.remove(&(until, seq));
+        }
+        self.unname(op_id, seq);
+        self.touched(seq, &lanes);
+        self.step_out(seq);
+        if let Some(entry) = self.calls.entries.remove(seq) {
+            self.bytes -= u64::from(entry.bytes);
+        } else if let Some(entry) = self.calls.dead.remove(&seq) {
+            self.dead_bytes -= u64::from(entry.bytes);
             self.count_out(&entry);
-            entry
-        };
-        self.forget(seq, &entry);
-        Some(entry.header.lanes)
+        }
+        self.leave_group(seq, group);
+        Some(lanes)
     }
 
     /// `seq` is to be tried again at `until`.
     pub fn retry(&mut self, seq: u64, until: Moment, error: impl Into<Words>) {
-        if let Some(entry) = self.entries.get_mut(seq) {
-            entry.phase = Phase::BackingOff { until };
-            entry.last_error = Some(Box::new(error.into()));
-            self.ready.remove(&seq);
+        if let Some(entry) = self.calls.entries.get_mut(seq) {
+            let attempts = entry.attempts();
+            entry.phase = Phase::BackingOff;
+            let details = entry.details_mut();
+            (details.attempts, details.until) = (attempts, until);
+            details.last_error = Some(error.into());
+            self.ready.remove(seq);
             self.backing_off.insert((until, seq));
             self.waits_again(seq);
         }
@@ -484,7 +603,7 @@ impl QueueIndex {
     /// Forgets every backoff: replay may try everything now.
     pub fn retry_all(&mut self) {
         for (_, seq) in std::mem::take(&mut self.backing_off) {
-            if let Some(entry) = self.entries.get_mut(seq) {
+            if let Some(entry) = self.calls.entries.get_mut(seq) {
                 entry.phase = Phase::Waiting;
                 self.consider(seq);
             }
@@ -493,31 +612,31 @@ impl QueueIndex {
 
     /// Whether a write to `lanes` must queue behind others.
     pub fn is_occupied(&self, lanes: &Lanes) -> bool {
-        self.lanes.is_occupied(lanes)
+        self.lanes.is_occupied(lanes, &self.calls)
     }
 
     /// A call or dead letter by sequence.
     pub fn get(&self, seq: u64) -> Option<&Entry> {
-        self.entries.get(seq).or_else(|| self.dead.get(&seq))
+        self.calls.get(seq)
     }
 
     /// A waiting call, to note what became of an attempt.
     pub fn get_mut(&mut self, seq: u64) -> Option<&mut Entry> {
-        self.entries.get_mut(seq)
+        self.calls.entries.get_mut(seq)
     }
 
     /// The sequence of an op id, and whether it is a dead letter.
     pub fn find(&self, op_id: OpId) -> Option<(u64, bool)> {
         let seq = self.named(op_id)?;
-        Some((seq, self.dead.contains_key(&seq)))
+        Some((seq, self.calls.dead.contains_key(&seq)))
     }
 
     /// Waiting calls, or dead letters, after a sequence, in order.
     pub fn page(&self, dead: bool, after: u64) -> impl Iterator<Item = (u64, &Entry)> {
         let (dead, calls) = if dead {
-            (Some(self.dead.range(after + 1..)), None)
+            (Some(self.calls.dead.range(after + 1..)), None)
         } else {
-            (None, Some(self.entries.range(after + 1..)))
+            (None, Some(self.calls.entries.range(after + 1..)))
         };
         let dead = dead.into_iter().flatten().map(|(seq, entry)| (*seq, entry));
         dead.chain(calls.into_iter().flatten())
@@ -529,7 +648,7 @@ impl QueueIndex {
                 return;
             }
             self.backing_off.remove(&(until, seq));
-            if let Some(entry) = self.entries.get_mut(seq) {
+            if let Some(entry) = self.calls.entries.get_mut(seq) {
                 entry.phase = Phase::Waiting;
                 self.consider(seq);
             }
@@ -539,11 +658,9 @@ impl QueueIndex {
     /// The call `seq`, which is here, goes by that name from now on.
     fn name(&mut self, op_id: OpId, seq: u64) {
         self.named(op_id).into_iter().for_each(|former| self.unname(op_id, former));
-        let Self { by_op, hasher, entries, dead, .. } = self;
-        let hash = |seq: &u64| {
-            let entry = entries.get(*seq).or_else(|| dead.get(seq));
-            hasher.hash_one(entry.map(|entry| entry.header.op_id))
-        };
+        let Self { by_op, hasher, calls, .. } = self;
+        let hash =
+            |seq: &u64| hasher.hash_one(calls.get(*seq).map(|entry| entry.header.op_id));
         by_op.insert_unique(hasher.hash_one(Some(op_id)), seq, hash);
     }
 
@@ -559,18 +676,6 @@ impl QueueIndex {
         if let Ok(found) = self.by_op.find_entry(hash, |it| *it == seq) {
             found.remove();
         }
-    }
-
-    fn forget(&mut self, seq: u64, entry: &Entry) {
-        self.ready.remove(&seq);
-        self.sentenced.remove(&seq);
-        if let Phase::BackingOff { until } = entry.phase {
-            self.backing_off.remove(&(until, seq));
-        }
-        self.unname(entry.header.op_id, seq);
-        self.leave_group(seq, entry);
-        self.touched(seq, &entry.header.lanes);
-        self.step_out(seq);
     }
 }
 

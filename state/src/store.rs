@@ -108,7 +108,6 @@ mod raw;
 mod rebuild;
 mod record;
 mod scan;
-mod seqs;
 mod settings;
 mod settle;
 mod shared;

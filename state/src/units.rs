@@ -119,29 +119,33 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 }
 
 /// The name that a call keeps for ever: a ULID, 26 characters of Crockford base 32.
+///
+/// In two halves, the upper first: a `u128` would align what holds it to sixteen bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OpId(Ulid);
+pub struct OpId([u64; 2]);
 
 impl OpId {
     /// An id made at `at` with 80 of the `random` bits.
     pub fn new(at: UnixMillis, random: u128) -> Self {
-        Self(Ulid::from_parts(at.get(), random))
+        Self::from_u128(Ulid::from_parts(at.get(), random).0)
     }
 
     /// The id as the number that is stored.
     pub fn to_u128(self) -> u128 {
-        self.0.0
+        let Self([upper, lower]) = self;
+        u128::from(upper) << 64 | u128::from(lower)
     }
 
     /// The id that [`OpId::to_u128`] gave `value`.
     pub fn from_u128(value: u128) -> Self {
-        Self(Ulid(value))
+        let half = |value: u128| u64::try_from(value & u128::from(u64::MAX)).unwrap_or_default();
+        Self([half(value >> 64), half(value)])
     }
 }
 
 impl fmt::Display for OpId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        Ulid(self.to_u128()).fmt(f)
     }
 }
 
@@ -154,7 +158,8 @@ impl FromStr for OpId {
     type Err = OpIdError;
 
     fn from_str(text: &str) -> Result<Self, OpIdError> {
-        Ulid::from_string(text).map(Self).map_err(|_| OpIdError(text.chars().take(64).collect()))
+        let wrong = |_| OpIdError(text.chars().take(64).collect());
+        Ulid::from_string(text).map(|ulid| Self::from_u128(ulid.0)).map_err(wrong)
     }
 }
 
@@ -193,16 +198,22 @@ pub fn digest(body: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(body)
 }
 
-/// The lanes that a call touches.
+/// The lanes that a call touches. Takes two words.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Lanes {
+    /// None.
+    None,
     /// Exactly one: the usual case, without an allocation.
     One(LaneId),
-    /// None or several, sorted and without repetition; at most [`Lanes::MAX`].
-    Many(Box<[LaneId]>),
+    /// Several.
+    Many(Box<Several>),
     /// A barrier over every lane of the backend.
     All,
 }
+
+/// Several lanes, sorted and without repetition; at most [`Lanes::MAX`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Several(Box<[LaneId]>);
 
 impl Lanes {
     /// More lanes than this become a barrier over all.
@@ -214,9 +225,10 @@ impl Lanes {
         lanes.sort_unstable();
         lanes.dedup();
         match lanes.as_slice() {
+            [] => Self::None,
             [lane] => Self::One(*lane),
             more if more.len() > Self::MAX => Self::All,
-            _ => Self::Many(lanes.into_boxed_slice()),
+            _ => Self::Many(Box::new(Several(lanes.into_boxed_slice()))),
         }
     }
 
@@ -224,8 +236,8 @@ impl Lanes {
     pub fn as_slice(&self) -> &[LaneId] {
         match self {
             Self::One(lane) => std::slice::from_ref(lane),
-            Self::Many(lanes) => lanes,
-            Self::All => &[],
+            Self::Many(lanes) => &lanes.0,
+            Self::None | Self::All => &[],
         }
     }
 

@@ -4,7 +4,7 @@ use std::alloc::System;
 
 use fusebox_state::{
     LaneId, Lanes, OpId, UnixMillis, digest,
-    queue::{Entry, Phase, QueueIndex, QueueLimits},
+    queue::{Entry, QueueIndex, QueueLimits},
     store::{CallHeader, TokenKind, Traits},
     write::WriteState,
 };
@@ -28,28 +28,11 @@ fn set(seq: u64, lane: u64) -> Entry {
         digest: seq,
         uid: 1_000,
         lanes: Lanes::One(LaneId::of(b"0", key.as_bytes())),
-        label: format!("SET {key}").into(),
         token,
-        traits: Traits { whole: true, ..Traits::default() },
+        traits: Traits::of(true, false),
         accepted_at: UnixMillis::new(1_790_000_000_000 + seq),
     };
-    Entry {
-        header,
-        state: WriteState::fresh(token.repeat()),
-        own_name: false,
-        bytes: 400,
-        noted: None,
-        group: None,
-        group_max: u32::MAX,
-        verdict: None,
-        attempts: 0,
-        unclassified: 0,
-        last_error: None,
-        backoff_ms: 0,
-        phase: Phase::Waiting,
-        written_since: false,
-        origin: None,
-    }
+    Entry::new(header, &format!("SET {key}"), WriteState::fresh(token.repeat()), false, 400)
 }
 
 /// Bytes a call in an index of [`CALLS`], each lane having as many calls.

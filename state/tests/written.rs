@@ -34,13 +34,13 @@ mod written {
             digest: seq,
             uid: 1_000,
             lanes: Lanes::One(LaneId::of(b"0", key.as_bytes())),
-            label: format!("SET {key}").into(),
             token: TokenKind::Absolute,
-            traits: Traits { whole: true, ..Traits::default() },
+            traits: Traits::of(true, false),
             accepted_at: UnixMillis::new(1_790_000_000_000 + seq),
         };
         let body = Bytes::from(vec![b'v'; BODY]);
-        NewCall { seq, header, traceparent: None, note: None, body }
+        let label = format!("SET {key}").into();
+        NewCall { seq, header, label, traceparent: None, note: None, body }
     }
 
     /// Bytes that this process has written by system calls.

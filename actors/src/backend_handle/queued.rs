@@ -7,8 +7,16 @@ use crate::view;
 
 impl Backend {
     /// A page of the queue: everything not dead, or the dead letters, in order of acceptance.
-    pub fn queue_page(&self, dead: bool, after: Option<OpId>, limit: usize) -> view::QueuePage {
-        self.entry.shared.queue_page(dead, after, limit)
+    pub async fn queue_page(
+        &self,
+        dead: bool,
+        after: Option<OpId>,
+        limit: usize,
+    ) -> view::QueuePage {
+        let shared = std::sync::Arc::clone(&self.entry.shared);
+        let ground = shared.queue.ground().clone();
+        let reading = ground.run(move || shared.queue_page(dead, after, limit));
+        reading.await.unwrap_or_default()
     }
 
     /// A queued call or dead letter, with its body in wire form.
@@ -39,7 +47,7 @@ impl Backend {
             if !dead {
                 return Err(AdminError::Conflict(format!("{op_id} waits already")));
             }
-            if !force && index.get(seq).is_some_and(|entry| entry.written_since) {
+            if !force && index.get(seq).is_some_and(|entry| entry.details().written_since) {
                 return Err(AdminError::Conflict(format!(
                     "the lane of {op_id} was, or may have been, written since: `--force` requeues it \
                      behind that, and it will overwrite it"

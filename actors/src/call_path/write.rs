@@ -11,7 +11,6 @@ use fusebox_state::{
     system::SystemState,
     write::{Repeat, WriteState},
 };
-use tokio::sync::oneshot;
 
 use super::{
     Context, NoAnswer,
@@ -22,7 +21,7 @@ use crate::{
     backend_shared::BackendShared,
     call::{AckLevel, CallError, CallErrorKind, Priority, Reply, Source},
     connector::{Outage, SharedConnector, Stored, Write},
-    queue::{AppendError, Appending, Applied, Claim, Fate, NewWrite},
+    queue::{AppendError, Appending, Applied, Claim, Fate, Fated, NewWrite},
     settings::WriteFallback,
     trace::StepKind,
 };
@@ -268,7 +267,7 @@ impl BackendShared {
     }
 
     /// What becomes of a queued write, if that is known soon; it is waited for while its lanes move.
-    async fn fate(&self, context: &mut Context, mut fate: oneshot::Receiver<Fate>) -> Option<Fate> {
+    async fn fate(&self, context: &mut Context, mut fate: Fated) -> Option<Fate> {
         let lanes = context.plan.lanes.clone();
         if !self.lanes_move(&lanes) {
             return None;
@@ -281,14 +280,14 @@ impl BackendShared {
             loop {
                 tokio::select! {
                     biased;
-                    told = &mut fate => return told.ok(),
+                    told = fate.told() => return told,
                     // It moves no longer, or the lane is free: then its fate is known.
                     free = self.wait_a_while(&lanes, patience) => {
                         if !free && !self.lanes_move(&lanes) {
                             return None;
                         }
                         if free {
-                            return (&mut fate).await.ok();
+                            return fate.told().await;
                         }
                     }
                 }
@@ -309,14 +308,11 @@ impl BackendShared {
         op_id: OpId,
         digest: u64,
         span: SpanRef,
-    ) -> Result<oneshot::Receiver<Fate>, CallError> {
+    ) -> Result<Fated, CallError> {
         let rest = context.call.upload.take().and_then(|upload| upload.take());
-        let traits = Traits {
-            whole: write.whole,
-            timed: write.timed || stored.as_ref().is_some_and(|stored| stored.timed),
-            gather: write.gather.filter(|_| rest.is_none()),
-            due: None,
-        };
+        let timed = write.timed || stored.as_ref().is_some_and(|stored| stored.timed);
+        let gather = write.gather.filter(|_| rest.is_none());
+        let traits = gather.map_or_else(|| Traits::of(write.whole, timed), Traits::gathered);
         let repeat = if write.absolute { Repeat::Absolute } else { Repeat::Token };
         // If nothing was written, it may have a token from now on, whatever a live attempt would have had.
         let in_doubt = context.state.is_in_doubt();
@@ -328,11 +324,11 @@ impl BackendShared {
                 digest,
                 uid: context.call.uid,
                 lanes: context.plan.lanes.clone(),
-                label: context.plan.label.as_str().into(),
                 token: TokenKind::of(state.repeat(), own_name),
                 traits,
                 accepted_at: context.accepted_at,
             },
+            label: context.plan.label.as_str().into(),
             state,
             own_name,
             evidence: context.evidence.clone(),
@@ -477,7 +473,7 @@ impl BackendShared {
             }),
             Refusal::Known { seq, .. } => {
                 let reason =
-                    self.queue.index().get(*seq).and_then(|entry| entry.last_error.clone());
+                    self.queue.index().get(*seq).and_then(|entry| entry.details().last_error.clone());
                 let reason = reason.map(|reason| reason.said().to_owned()).unwrap_or_default();
                 Err(CallError {
                     kind: CallErrorKind::Refused,

@@ -23,9 +23,9 @@ impl Queue {
         let mut index = self.index.lock();
         // One that was sent with others as one may have been given up with these.
         let Some(entry) = index.get_mut(seq) else { return true };
-        let (attempts, op_id) = (entry.attempts, entry.header.op_id);
+        let (attempts, op_id) = (entry.attempts(), entry.header.op_id);
         let seqs = members(&index, seq);
-        let bytes = seqs.iter().filter_map(|it| Some(index.get(*it)?.bytes)).sum();
+        let bytes = seqs.iter().filter_map(|it| Some(u64::from(index.get(*it)?.bytes))).sum();
         if index.dead_full(bytes) {
             index.sentence(seq, reason, detail);
             self.count(&index);
@@ -107,7 +107,6 @@ impl Queue {
                 index.buried(seq, &why, true);
                 this.count(&index);
             }
-            this.fates.lock().remove(&seq);
             store.append(call, done);
             let (queue, again) = (Arc::clone(&this), mark.clone());
             store.bury(
@@ -153,21 +152,21 @@ impl Queue {
         let (new, old) = {
             let mut index = self.index.lock();
             let old = index.get(seq)?.clone();
-            if let Some(id) = old.group {
+            if let Some(id) = old.details().group {
                 let members = index.revive(id)?;
                 if forget_doubt {
                     index.dissolve_group(id, false);
                     for entry in &members {
                         if let Some(entry) = index.get_mut(*entry) {
                             entry.state.cleared();
-                            entry.noted = None;
+                            entry.details_mut().noted = None;
                         }
                     }
                     store.take_back_note(id, Box::new(|_| ()));
                 }
                 self.count(&index);
                 drop(index);
-                let (this, why) = (Arc::clone(self), old.last_error.map(|why| *why));
+                let (this, why) = (Arc::clone(self), old.details().last_error.clone());
                 let revived = members.clone();
                 let done = Box::new(move |result: Result<(), StoreError>| {
                     this.revived(&revived, why.as_ref(), &result);
@@ -254,7 +253,7 @@ impl Queue {
         let mut index = self.index.lock();
         let seqs = members(&index, seq);
         let busy = seqs.iter().any(|seq| match index.get_mut(*seq) {
-            Some(entry) => !matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. }),
+            Some(entry) => !matches!(entry.phase, Phase::Waiting | Phase::BackingOff),
             None => index.get(*seq).is_none(),
         });
         if busy {
@@ -271,7 +270,7 @@ impl Queue {
         if seqs.len() > 1 {
             self.remove_group_in_order(&seqs, then);
         } else {
-            self.remove_in_order(seq, then);
+            self.remove_in_order(vec![seq], then);
         }
         drop(ordered);
         Some(synced)
@@ -280,7 +279,7 @@ impl Queue {
 
 /// The call, and those that were sent with it as one.
 fn members(index: &QueueIndex, seq: u64) -> Vec<u64> {
-    let id = index.get(seq).and_then(|entry| entry.group);
+    let id = index.get(seq).and_then(|entry| entry.details().group);
     id.and_then(|id| index.group(id)).map_or_else(|| vec![seq], |it| it.members.clone())
 }
 

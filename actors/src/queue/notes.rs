@@ -38,7 +38,7 @@ impl Queue {
                 for seq in &members {
                     if let Some(entry) = index.get_mut(*seq) {
                         let evidence = evidence.clone();
-                        entry.noted = Some(Box::new(Noted { at, evidence }));
+                        entry.details_mut().noted = Some(Noted { at, evidence });
                     }
                 }
                 if members.len() > 1 {
@@ -64,7 +64,7 @@ impl Queue {
             index.dissolve_group(seq, halved);
             for member in members {
                 if let Some(entry) = index.get_mut(member) {
-                    entry.noted = None;
+                    entry.details_mut().noted = None;
                 }
             }
         }
@@ -114,9 +114,7 @@ impl Queue {
             Box::new(move |result| {
                 // After a failure the store tells what it holds, and the removal is sent again.
                 if result.is_ok() {
-                    for seq in gone {
-                        this.forget(seq);
-                    }
+                    this.forget(&gone);
                     then();
                 }
             }),
@@ -139,12 +137,14 @@ impl Queue {
         let Ok(store) = self.store() else { return };
         let ordered = self.order.lock();
         let Residue { body, lanes, due } = residue;
+        // It was read to be sent.
+        let label = store.call(seq).map(|call| call.label).unwrap_or_default();
         let call = {
             let mut index = self.index.lock();
             // What replaces it can be read before that is synced: nobody takes it until then.
             index.hold(seq);
             let Some(entry) = index.get(seq) else { return };
-            residue_call(seq, entry, body, &lanes, due)
+            NewCall { label, ..residue_call(seq, entry, body, &lanes, due) }
         };
         let bytes = call.body.len() as u64;
         let this = Arc::clone(self);
@@ -174,12 +174,6 @@ impl Queue {
         drop(ordered);
     }
 
-    /// Takes calls out that a later one of their lane has made meaningless, oldest first.
-    pub(crate) fn overtaken(self: &Arc<Self>, seqs: &[u64]) {
-        for seq in seqs {
-            self.applied(*seq, None, || ());
-        }
-    }
 }
 
 fn residue_call(seq: u64, entry: &Entry, body: Bytes, lanes: &Lanes, due: UnixMillis) -> NewCall {
@@ -188,10 +182,11 @@ fn residue_call(seq: u64, entry: &Entry, body: Bytes, lanes: &Lanes, due: UnixMi
         header: CallHeader {
             lanes: lanes.clone(),
             token: TokenKind::Absolute,
-            traits: Traits { due: Some(due), ..Traits::default() },
+            traits: Traits::residue(due),
             ..entry.header.clone()
         },
-        traceparent: entry.origin.as_deref().map(ToString::to_string),
+        label: Box::default(),
+        traceparent: entry.details().origin.map(|span| span.to_string()),
         note: None,
         body,
     }

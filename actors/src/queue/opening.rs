@@ -9,8 +9,8 @@ use fusebox_state::{
     OpId, SpanRef, Target,
     queue::{Entry, Noted, Phase, QueueIndex},
     store::{
-        CallHeader, CallStore, Finding, GroupNote, Note, OpenError, StoreEvent, StoreSettings,
-        StoredCall, TokenKind, Traits,
+        CallStore, Finding, GroupNote, Note, OpenError, StoreEvent, StoreSettings, StoredCall,
+        TokenKind,
     },
     write::WriteState,
 };
@@ -166,17 +166,12 @@ impl Queue {
                 (Some(_), Phase::Committing) => index.committed(seq),
                 (Some(_), Phase::Removing) => again.push(seq),
                 // What replaced it was written after all.
-                (
-                    Some(StoredCall {
-                        header: CallHeader { traits: Traits { due: Some(due), .. }, lanes, .. },
-                        body_len,
-                        ..
-                    }),
-                    _,
-                ) if index.get(seq).is_some_and(|entry| entry.header.traits.due != Some(due)) => {
-                    index.became_residue(seq, lanes, due, body_len);
+                (Some(StoredCall { header, body_len, .. }), _) => {
+                    let known = index.get(seq).and_then(|entry| entry.header.traits.due());
+                    if let Some(due) = header.traits.due().filter(|due| known != Some(*due)) {
+                        index.became_residue(seq, header.lanes, due, body_len);
+                    }
                 }
-                (Some(_), _) => {}
                 (None, Phase::Committing | Phase::Removing) => drop(index.removed(seq)),
                 (None, _) => {
                     tracing::error!(
@@ -214,8 +209,8 @@ impl Queue {
         }
         // The calls that have the notes of groups go last.
         again.sort_by_key(|seq| notes.iter().any(|(first, _)| first == seq));
-        for seq in again {
-            self.remove_in_order(seq, || ());
+        if !again.is_empty() {
+            self.remove_in_order(again, || ());
         }
         // One that is there no more, or marked after all, loses nothing by it.
         for (seq, mark) in std::mem::take(&mut *self.unmarked.lock()) {
@@ -265,7 +260,7 @@ impl Queue {
 /// What is noted beside `seq`, the first call of a group, once the group was applied or is discarded.
 pub(super) fn applied_note(index: &QueueIndex, seq: u64) -> Option<Note> {
     let group = index.group(seq)?;
-    let noted = index.get(seq)?.noted.as_deref()?;
+    let noted = index.get(seq)?.details().noted.as_ref()?;
     Some(Note {
         first_sent_at: noted.at,
         evidence: noted.evidence.clone(),
@@ -290,29 +285,25 @@ fn seq_of(accepted: &[u8]) -> u64 {
 }
 
 /// The span that queued a call, if it was recorded.
-fn recorded(traceparent: &str) -> Option<Box<SpanRef>> {
-    SpanRef::parse(traceparent).filter(|span| span.sampled).map(Box::new)
+fn recorded(traceparent: &str) -> Option<SpanRef> {
+    SpanRef::parse(traceparent).filter(|span| span.sampled)
 }
 
 fn entry_of(call: StoredCall) -> Entry {
-    let last_error =
-        call.dead.as_ref().map(|mark| Box::new(mark.detail.within(|text| said(mark.reason, text))));
     let token = call.header.token;
-    Entry {
-        header: call.header,
-        state: WriteState::restored(token.repeat(), call.first_sent_at.is_some()),
-        own_name: token == TokenKind::OwnMarker,
-        bytes: call.body_len,
-        noted: call.first_sent_at.map(|at| Box::new(Noted { at, evidence: call.evidence.clone() })),
-        group: None,
-        group_max: u32::MAX,
-        verdict: None,
-        attempts: call.dead.as_ref().map_or(0, |mark| mark.attempts),
-        unclassified: 0,
-        last_error,
-        backoff_ms: 0,
-        phase: Phase::Waiting,
-        written_since: true,
-        origin: call.traceparent.as_deref().and_then(recorded),
+    let state = WriteState::restored(token.repeat(), call.first_sent_at.is_some());
+    let own_name = token == TokenKind::OwnMarker;
+    let mut entry = Entry::new(call.header, &call.label, state, own_name, call.body_len);
+    if let Some(at) = call.first_sent_at {
+        entry.details_mut().noted = Some(Noted { at, evidence: call.evidence });
     }
+    if let Some(mark) = &call.dead {
+        entry.set_attempts(mark.attempts);
+        entry.details_mut().last_error = Some(mark.detail.within(|text| said(mark.reason, text)));
+    }
+    let origin = call.traceparent.as_deref().and_then(recorded);
+    if origin.is_some() {
+        entry.details_mut().origin = origin;
+    }
+    entry
 }

@@ -128,8 +128,8 @@ struct Replay {
     rest_until: Option<Moment>,
     /// The server is closed to us until then.
     blocked_until: Option<Moment>,
-    /// Objects, by the label of their calls, that are closed to us, and until when.
-    closed: HashMap<Box<str>, Moment>,
+    /// Objects, by [`Entry::object`], that are closed to us, and until when.
+    closed: HashMap<u32, Moment>,
     /// When the present drain began.
     since: Option<Moment>,
     /// Whether it was published.
@@ -206,20 +206,19 @@ impl Replay {
             && let Some(first) = index.take(now)
         {
             let Some(entry) = index.get(first).cloned() else { continue };
-            if entry.verdict.is_some() {
+            if entry.details().verdict.is_some() {
                 sentenced.push((taken(first), entry));
                 continue;
             }
-            if let Some(until) = self.closed.get(&entry.header.label).filter(|until| **until > now)
-            {
+            if let Some(until) = self.closed.get(&entry.object).filter(|until| **until > now) {
                 let error =
-                    entry.last_error.as_deref().cloned().unwrap_or("its object is closed".into());
+                    entry.details().last_error.clone().unwrap_or("its object is closed".into());
                 index.put_back(first);
                 index.retry(first, *until, &error);
                 continue;
             }
             let Turn { seqs, overtaken, .. } = index.turn(first, calls, group_bytes);
-            let size: u64 = seqs.iter().filter_map(|seq| Some(index.get(*seq)?.bytes)).sum();
+            let size: u64 = seqs.iter().filter_map(|seq| Some(u64::from(index.get(*seq)?.bytes))).sum();
             bytes += size;
             let is_group = seqs.len() > 1;
             if !jobs.is_empty() && (bytes > BATCH_BYTES || is_group) {
@@ -245,7 +244,7 @@ impl Replay {
         taken.settled = true;
         (self.ended_at, self.draw) = (self.shared.circuit.clock.now(), fastrand::u64(..));
         self.shared.queue.index().put_back(taken.seq);
-        if let Some((reason, detail)) = entry.verdict.as_deref() {
+        if let Some((reason, detail)) = &entry.details().verdict {
             let (reason, detail) = (*reason, detail.clone());
             let entry = entry.clone();
             self.bury(

@@ -24,7 +24,7 @@ async fn queue(world: &World, bodies: &[&str]) {
 fn backs_off(world: &World) -> bool {
     let backend = world.backend();
     let index = backend.entry.shared.queue.index();
-    index.page(false, 0).any(|(_, entry)| matches!(entry.phase, Phase::BackingOff { .. }))
+    index.page(false, 0).any(|(_, entry)| matches!(entry.phase, Phase::BackingOff))
 }
 
 #[tokio::test]

@@ -25,8 +25,8 @@ fn alert_of_full(world: &World) -> bool {
         .any(|alert| alert.said().starts_with("the dead letters are full"))
 }
 
-fn first_dead(world: &World) -> OpId {
-    world.backend().queue_page(true, None, 1).calls[0].op_id
+async fn first_dead(world: &World) -> OpId {
+    world.backend().queue_page(true, None, 1).await.calls[0].op_id
 }
 
 #[tokio::test]
@@ -38,12 +38,12 @@ async fn a_requeue_that_the_store_refuses_leaves_its_lane_held() {
     assert_eq!(world.call("SET a 1").await.unwrap().source, Source::Queued);
     let queue = &world.fusebox.0.entries[0].shared.queue;
     queue.store().unwrap().close();
-    assert!(world.backend().requeue(first_dead(&world), true, false).await.is_err());
+    assert!(world.backend().requeue(first_dead(&world).await, true, false).await.is_err());
     assert_eq!(world.backend().view().queue.dead_letters, 1);
     tokio::time::sleep(Duration::from_millis(200)).await;
     let index = queue.index();
     let (_, behind) = index.page(false, 0).next().unwrap();
-    assert_eq!((behind.attempts, behind.phase), (0, Phase::Waiting), "what stands behind it waits");
+    assert_eq!((behind.attempts(), behind.phase), (0, Phase::Waiting), "what stands behind it waits");
 }
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn a_requeue_of_a_dead_letter_that_blocks_lets_go_of_its_lane() {
         World::start(vec![BackendSettings { dead_letter_policy: policy, ..settings("one") }]).await;
     bury(&world, "BAD a").await;
     assert_eq!(world.call("SET a 1").await.unwrap().source, Source::Queued);
-    world.backend().requeue(first_dead(&world), true, false).await.unwrap();
+    world.backend().requeue(first_dead(&world).await, true, false).await.unwrap();
     world.until("what stood behind it moves on", |it| it.server().get("a").is_some()).await;
 }
 
@@ -72,7 +72,7 @@ async fn calls_that_were_sent_as_one_stay_dead_where_the_store_refuses_their_req
     world.server().set(Mode::Up);
     world.until("they are dead", |it| it.backend().view().queue.dead_letters == 1).await;
     world.fusebox.0.entries[0].shared.queue.store().unwrap().close();
-    assert!(world.backend().requeue(first_dead(&world), true, false).await.is_err());
+    assert!(world.backend().requeue(first_dead(&world).await, true, false).await.is_err());
     let queue = world.backend().view().queue;
     assert_eq!((queue.dead_letters, queue.calls), (1, 0));
 }
@@ -91,24 +91,24 @@ async fn full_dead_letters_are_told_for_as_long_as_they_are_full() {
         .until("it has a verdict", |world| {
             let backend = world.backend();
             let index = backend.entry.shared.queue.index();
-            index.page(false, 0).any(|(_, entry)| entry.verdict.is_some())
+            index.page(false, 0).any(|(_, entry)| entry.details().verdict.is_some())
         })
         .await;
     // The same after a restart, which knows of no event.
     let world = world.restart(one()).await;
     world.until("it is told again", alert_of_full).await;
     // Discarded though it waits for room, it makes none.
-    let waiting = world.backend().queue_page(false, None, 1).calls[0].op_id;
+    let waiting = world.backend().queue_page(false, None, 1).await.calls[0].op_id;
     world.backend().set_offline(true).await.unwrap();
     world.backend().discard(waiting).await.unwrap();
     assert!(alert_of_full(&world));
-    world.backend().discard(first_dead(&world)).await.unwrap();
+    world.backend().discard(first_dead(&world).await).await.unwrap();
     world.until("there is room again", |world| !alert_of_full(world)).await;
     world.backend().set_offline(false).await.unwrap();
     // Room that a call moves into at once is none; what is replayed later makes room without an order.
     bury(&world, "BAD c").await;
     world.until("it is full once more", alert_of_full).await;
-    world.backend().requeue(first_dead(&world), true, false).await.unwrap();
+    world.backend().requeue(first_dead(&world).await, true, false).await.unwrap();
     world.until("it is dead again", |it| it.backend().view().queue.dead_letters == 1).await;
     world.until("and full", alert_of_full).await;
 }

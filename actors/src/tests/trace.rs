@@ -203,7 +203,7 @@ async fn an_attempt_begins_when_the_wait_for_queued_writes_is_over() {
     let backend = world.fusebox.backends()[0].clone();
     until("replay has tried, and backs off".to_owned(), || {
         let index = backend.entry.shared.queue.index();
-        index.page(false, 0).any(|(_, entry)| matches!(entry.phase, Phase::BackingOff { .. }))
+        index.page(false, 0).any(|(_, entry)| matches!(entry.phase, Phase::BackingOff))
     })
     .await;
     world.server.set(Mode::Up);

@@ -34,7 +34,7 @@ fn times(world: &World, body: &str) -> usize {
 fn noted(world: &World) -> usize {
     let backend = world.backend();
     let index = backend.entry.shared.queue.index();
-    index.page(false, 0).filter(|(_, entry)| entry.noted.is_some()).count()
+    index.page(false, 0).filter(|(_, entry)| entry.details().noted.is_some()).count()
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn what_never_left_is_not_in_doubt_after_a_restart() {
         .until("replay has tried", |world| {
             let backend = world.backend();
             let index = backend.entry.shared.queue.index();
-            index.page(false, 0).any(|(_, entry)| entry.last_error.is_some())
+            index.page(false, 0).any(|(_, entry)| entry.details().last_error.is_some())
         })
         .await;
     assert_eq!((noted(&world), world.server().prepared.load(Ordering::Relaxed)), (0, 0));
@@ -108,7 +108,7 @@ async fn an_unprotected_insert_is_never_repeated_though_the_dead_letters_are_ful
         .until("it has a verdict and no room", |world| {
             let backend = world.backend();
             let index = backend.entry.shared.queue.index();
-            index.page(false, 0).any(|(_, entry)| entry.verdict.is_some())
+            index.page(false, 0).any(|(_, entry)| entry.details().verdict.is_some())
         })
         .await;
     let alerts = world.backend().view().alerts;
@@ -123,7 +123,7 @@ async fn an_unprotected_insert_is_never_repeated_though_the_dead_letters_are_ful
     assert_eq!(world.server().attempts.load(Ordering::Relaxed), tried, "it has its verdict");
     let view = world.backend().view();
     assert_eq!((view.queue.dead_letters, view.queue.calls), (1, 1));
-    let dead = world.backend().queue_page(true, None, 10).calls[0].op_id;
+    let dead = world.backend().queue_page(true, None, 10).await.calls[0].op_id;
     world.backend().discard(dead).await.unwrap();
     world.until("it takes the place", |world| world.backend().view().queue.calls == 0).await;
     assert_eq!(world.backend().view().queue.dead_letters, 1);
@@ -156,7 +156,7 @@ async fn a_refusal_in_the_middle_is_a_refusal_of_unknown_outcome() {
     world
         .until("it is a dead letter", |world| world.backend().view().queue.dead_letters == 1)
         .await;
-    let dead = world.backend().queue_page(true, None, 10).calls.remove(0);
+    let dead = world.backend().queue_page(true, None, 10).await.calls.remove(0);
     assert!(dead.last_error.unwrap().said().starts_with("rejected"));
     // Requeued, it is still in doubt: what nothing recognises is not sent again.
     world.server().set(Mode::Up);
@@ -164,9 +164,10 @@ async fn a_refusal_in_the_middle_is_a_refusal_of_unknown_outcome() {
     world.backend().requeue(dead.op_id, true, false).await.unwrap();
     world
         .until("it is one again", |world| {
-            let calls = world.backend().queue_page(true, None, 10).calls;
-            calls.first().is_some_and(|call| {
-                call.last_error.as_ref().unwrap().said().starts_with("ambiguous")
+            let backend = world.backend();
+            let index = backend.entry.shared.queue.index();
+            index.page(true, 0).next().is_some_and(|(_, entry)| {
+                entry.details().last_error.as_ref().unwrap().said().starts_with("ambiguous")
             })
         })
         .await;
@@ -187,7 +188,7 @@ async fn a_requeue_keeps_the_doubt_over_a_restart() {
     world
         .until("it is a dead letter", |world| world.backend().view().queue.dead_letters == 1)
         .await;
-    let dead = world.backend().queue_page(true, None, 10).calls[0].op_id;
+    let dead = world.backend().queue_page(true, None, 10).await.calls[0].op_id;
     world.server().set(Mode::Down);
     world.backend().set_offline(true).await.unwrap();
     world.backend().requeue(dead, true, false).await.unwrap();
@@ -250,7 +251,7 @@ async fn a_group_is_halved_towards_the_one_that_is_refused() {
     held(&world, bodies).await;
     world.drained().await;
     assert_eq!(world.server().applied.lock().len(), 15);
-    let dead = world.backend().queue_page(true, None, 10);
+    let dead = world.backend().queue_page(true, None, 10).await;
     assert_eq!((dead.total, dead.calls.len()), (1, 1));
     let sizes: Vec<usize> = world.server().groups.lock().iter().map(|(size, _)| *size).collect();
     assert!(sizes.contains(&16) && sizes.contains(&8) && sizes.len() <= 10, "{sizes:?}");
@@ -269,7 +270,7 @@ async fn a_group_in_doubt_that_nothing_recognises_is_one_dead_letter_also_after_
     world.until("it is given up", one).await;
     let world = world.restart(vec![settings("one")]).await;
     assert_eq!(world.backend().view().queue.dead_letters, 1);
-    assert_eq!(world.backend().queue_page(true, None, 100).calls.len(), 1);
+    assert_eq!(world.backend().queue_page(true, None, 100).await.calls.len(), 1);
     // By the name of any of its calls.
     world.backend().requeue(names[7], true, false).await.unwrap();
     world.until("it is given up again", one).await;
@@ -294,7 +295,7 @@ async fn a_group_that_is_given_up_unsent_is_given_up_once() {
         let seqs: Vec<u64> = index.page(false, 0).map(|(seq, _)| seq).collect();
         for seq in seqs {
             // More than seven days ago.
-            index.get_mut(seq).unwrap().noted.as_mut().unwrap().at = UnixMillis::default();
+            index.get_mut(seq).unwrap().details_mut().noted.as_mut().unwrap().at = UnixMillis::default();
         }
     }
     world.server().set(Mode::Up);

@@ -12,26 +12,30 @@ impl QueueIndex {
     /// `seq` became a dead letter. It goes on holding its lane if `holds_lane`: for as long as its
     /// mark is not synced, a crash would bring it back as a call that waits.
     pub fn buried(&mut self, seq: u64, reason: impl Into<Words>, holds_lane: bool) {
-        let Some(mut entry) = self.entries.remove(seq) else { return };
-        self.ready.remove(&seq);
-        if let Phase::BackingOff { until } = entry.phase {
+        // What is behind it will be written once it is out of the way.
+        let written_since = !self.lanes.behind(seq, &self.calls).is_empty();
+        let Some(mut entry) = self.calls.entries.remove(seq) else { return };
+        self.ready.remove(seq);
+        if let Some(until) = entry.backs_off_until() {
             self.backing_off.remove(&(until, seq));
         }
-        self.bytes -= entry.bytes;
-        self.dead_bytes += entry.bytes;
-        entry.verdict = None;
+        self.bytes -= u64::from(entry.bytes);
+        self.dead_bytes += u64::from(entry.bytes);
         if entry.state.known() == Known::OnWire {
             entry.state.end(End::Unknown);
         }
         self.sentenced.remove(&seq);
         self.count_in(&entry);
-        entry.last_error = Some(Box::new(reason.into()));
-        // What is behind it will be written once it is out of the way.
-        entry.written_since = !self.lanes.behind(seq).is_empty();
-        self.touched(seq, &entry.header.lanes);
-        self.dead.insert(seq, entry);
+        let attempts = entry.attempts();
+        entry.phase = Phase::Waiting;
+        let details = entry.details_mut();
+        (details.verdict, details.attempts) = (None, attempts);
+        (details.last_error, details.written_since) = (Some(reason.into()), written_since);
+        let lanes = entry.header.lanes.clone();
+        self.calls.dead.insert(seq, entry);
+        self.touched(seq, &lanes);
         if holds_lane {
-            self.lanes.set_opaque(seq, true);
+            self.lanes.set_opaque(seq, true, &self.calls);
         } else {
             self.step_out(seq);
         }
@@ -40,8 +44,8 @@ impl QueueIndex {
     /// Replay has given up on `seq`, and there is no room for it among the dead letters: it keeps its lane, and
     /// is not sent again.
     pub fn sentence(&mut self, seq: u64, reason: DeadReason, detail: impl Into<Words>) {
-        if let Some(entry) = self.entries.get_mut(seq) {
-            entry.verdict = Some(Box::new((reason, detail.into())));
+        if let Some(entry) = self.calls.entries.get_mut(seq) {
+            entry.details_mut().verdict = Some((reason, detail.into()));
             self.sentenced.insert(seq);
         }
     }
@@ -49,8 +53,9 @@ impl QueueIndex {
     /// The mark of the dead letter `seq` is synced: it no longer holds its lane, nor does its place if it is being
     /// requeued: that it may not be stored changes nothing.
     pub fn release(&mut self, seq: u64) {
-        if self.dead.contains_key(&seq) || self.claims.remove(&seq) {
+        if self.calls.dead.contains_key(&seq) || self.calls.claims.contains_key(&seq) {
             self.step_out(seq);
+            self.calls.claims.remove(&seq);
         }
     }
 
@@ -59,32 +64,26 @@ impl QueueIndex {
     /// group see [`QueueIndex::revive`]. A place that the dead letter held in its lanes is claimed until the end of
     /// the requeue is known: then [unclaim](QueueIndex::unclaim) it, or [take it back](QueueIndex::not_requeued).
     pub fn requeue(&mut self, seq: u64, forget_doubt: bool) -> Option<u64> {
-        let mut entry = self.dead.remove(&seq)?;
+        let mut entry = self.calls.dead.remove(&seq)?;
         self.unname(entry.header.op_id, seq);
         entry.state.asked_again();
         if forget_doubt {
             entry.state.cleared();
-            entry.noted = None;
+            entry.details_mut().noted = None;
         }
-        self.dead_bytes -= entry.bytes;
+        self.dead_bytes -= u64::from(entry.bytes);
         if self.lanes.stands(seq) {
-            self.lanes.set_opaque(seq, false);
-            self.claims.insert(seq);
+            self.calls.claims.insert(seq, entry.header.lanes.clone());
+            self.lanes.set_opaque(seq, false, &self.calls);
         }
         let new = self.next_seq;
         self.next_seq += 1;
-        self.bytes += entry.bytes;
-        let op_id = entry.header.op_id;
-        self.lanes.enter(new, entry.header.lanes.clone());
-        self.lanes.set_whole(new, entry.header.traits.whole);
-        let fresh = Entry {
-            phase: Phase::Committing,
-            attempts: 0,
-            unclassified: 0,
-            backoff_ms: 0,
-            ..entry
-        };
-        self.entries.insert(new, fresh);
+        self.bytes += u64::from(entry.bytes);
+        let (op_id, is_whole) = (entry.header.op_id, entry.header.traits.is_whole());
+        entry.begins_again();
+        self.calls.entries.insert(new, Entry { phase: Phase::Committing, ..entry });
+        self.lanes.enter(new, &self.calls);
+        self.lanes.set_whole(new, is_whole, &self.calls);
         self.name(op_id, new);
         Some(new)
     }
@@ -92,18 +91,20 @@ impl QueueIndex {
     /// The requeue of the dead letter `seq` was not stored, and its new place is given up: it is what it was,
     /// `entry`, and goes on holding its lane if it held it.
     pub fn not_requeued(&mut self, seq: u64, entry: Entry) {
-        self.claims.remove(&seq);
-        self.lanes.set_opaque(seq, true);
-        self.dead_bytes += entry.bytes;
+        self.dead_bytes += u64::from(entry.bytes);
         let op_id = entry.header.op_id;
-        self.dead.insert(seq, entry);
+        self.calls.dead.insert(seq, entry);
+        self.calls.claims.remove(&seq);
+        self.lanes.set_opaque(seq, true, &self.calls);
         self.name(op_id, seq);
     }
 
     /// Something is written to `lanes`: dead letters there can no longer be requeued unthinkingly.
     pub fn note_written(&mut self, lanes: &Lanes) {
-        for entry in self.dead.values_mut().filter(|entry| !entry.written_since) {
-            entry.written_since |= entry.header.lanes.meets(lanes);
+        for entry in self.calls.dead.values_mut() {
+            if !entry.details().written_since && entry.header.lanes.meets(lanes) {
+                entry.details_mut().written_since = true;
+            }
         }
     }
 }

@@ -21,12 +21,12 @@ impl QueueIndex {
 
     /// Calls that wait, dead letters excluded.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.calls.entries.len()
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.calls.entries.is_empty()
     }
 
     /// Bytes of the calls that wait.
@@ -36,7 +36,7 @@ impl QueueIndex {
 
     /// Dead letters and their bytes. Calls that were sent as one are one.
     pub fn dead(&self) -> (usize, u64) {
-        (self.dead.len() - self.dead_in_groups, self.dead_bytes)
+        (self.calls.dead.len() - self.dead_in_groups, self.dead_bytes)
     }
 
     /// Whether one more dead letter of `bytes` would be too many: then lanes block instead.
@@ -49,8 +49,8 @@ impl QueueIndex {
     /// or because one waits for which there is no room.
     pub fn dead_letters_block(&self) -> bool {
         let bytes = |seq: &u64| -> u64 {
-            let group = self.get(*seq).and_then(|entry| self.groups.get(&entry.group?));
-            let size = |seq: &u64| self.get(*seq).map_or(0, |entry| entry.bytes);
+            let group = self.get(*seq).and_then(|entry| self.groups.get(&entry.details().group?));
+            let size = |seq: &u64| self.get(*seq).map_or(0, |entry| entry.bytes.into());
             group.map_or_else(|| size(seq), |group| group.members.iter().map(size).sum())
         };
         self.dead_full(1) || self.sentenced.iter().any(|seq| self.dead_full(bytes(seq)))
@@ -63,7 +63,7 @@ impl QueueIndex {
 
     /// Whether it refuses writes because it is, or was, full.
     pub fn is_full(&self) -> bool {
-        self.entries.len() >= self.limits.items as usize
+        self.calls.entries.len() >= self.limits.items as usize
             || self.bytes >= self.limits.bytes
             || (self.full && self.fill_percent() >= RESUME_PERCENT)
     }
@@ -72,13 +72,13 @@ impl QueueIndex {
     pub fn fill_percent(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a percentage for people and thresholds")]
         let share = |part: u64, whole: u64| part as f64 * 100.0 / whole.max(1) as f64;
-        share(self.entries.len() as u64, self.limits.items.into())
+        share(self.calls.entries.len() as u64, self.limits.items.into())
             .max(share(self.bytes, self.limits.bytes))
     }
 
     /// When the oldest waiting call was accepted.
     pub fn oldest(&self) -> Option<UnixMillis> {
-        self.entries.values().next().map(|entry| entry.header.accepted_at)
+        self.calls.entries.values().next().map(|entry| entry.header.accepted_at)
     }
 
     /// Calls and claims that somebody may have to wait for.
@@ -88,10 +88,10 @@ impl QueueIndex {
 
     /// What is in lanes, for people who look for a fault.
     pub fn places(&self) -> Vec<String> {
-        let what = |seq: u64| match (self.entries.get(seq), self.dead.contains_key(&seq)) {
+        let what = |seq: u64| match (self.calls.entries.get(seq), self.calls.dead.contains_key(&seq)) {
             (Some(entry), _) => format!("call {seq}, {:?}", entry.phase),
             (None, true) => format!("dead letter {seq}"),
-            (None, false) if self.claims.contains(&seq) => format!("claim {seq}"),
+            (None, false) if self.calls.claims.contains_key(&seq) => format!("claim {seq}"),
             (None, false) => format!("place {seq}"),
         };
         self.lanes.places().map(what).collect()

@@ -64,7 +64,7 @@ pub enum InLane {
 impl QueueIndex {
     /// What waits in `lane`. A fold that is not `usable` counts for nothing.
     pub fn in_lane(&self, lane: LaneId, usable: impl Fn(&Held) -> bool) -> InLane {
-        if self.lanes.is_unknowable(lane) {
+        if self.lanes.is_unknowable(lane, &self.calls) {
             return InLane::Unknowable;
         }
         let (fold, from) = self.standing_fold(lane, usable);
@@ -77,10 +77,10 @@ impl QueueIndex {
     /// The durable writes of `lane` that a read must know, folded or not: from the last one that sets the whole value,
     /// or else all. `None` if there are more than `most`, or nobody knows which there are.
     pub fn writes_of(&self, lane: LaneId, most: usize) -> Option<Vec<NextWrite>> {
-        if self.lanes.is_unknowable(lane) {
+        if self.lanes.is_unknowable(lane, &self.calls) {
             return None;
         }
-        let whole = self.lanes.wholes(lane).find(|seq| self.is_durable(*seq));
+        let whole = self.lanes.wholes(lane, &self.calls).find(|seq| self.is_durable(*seq));
         let writes = self.durable_from(lane, whole.unwrap_or(0));
         let writes: Vec<NextWrite> = writes.take(most.saturating_add(1)).collect();
         (writes.len() <= most).then_some(writes)
@@ -95,7 +95,7 @@ impl QueueIndex {
         most: usize,
         usable: impl Fn(&Held) -> bool,
     ) -> Option<Reading> {
-        if self.lanes.is_unknowable(lane) {
+        if self.lanes.is_unknowable(lane, &self.calls) {
             return None;
         }
         let (going_on, from) = self.standing_fold(lane, usable);
@@ -116,7 +116,7 @@ impl QueueIndex {
     fn standing_fold(&self, lane: LaneId, usable: impl Fn(&Held) -> bool) -> (Option<&Fold>, u64) {
         let fold = self.folds.lanes.get(&lane);
         let fold = fold.filter(|fold| fold.held.as_ref().is_some_and(usable));
-        let whole = self.lanes.wholes(lane).find(|seq| self.is_durable(*seq));
+        let whole = self.lanes.wholes(lane, &self.calls).find(|seq| self.is_durable(*seq));
         let fold = fold.filter(|fold| whole.is_none_or(|whole| whole <= fold.upto));
         let from = fold.map_or_else(|| whole.unwrap_or(0), |fold| fold.upto + 1);
         (fold, from)
@@ -153,7 +153,7 @@ impl QueueIndex {
 
     /// The body of `seq` may have changed and changed back.
     pub fn was_rewritten(&mut self, seq: u64) {
-        if let Some(lanes) = self.entries.get(seq).map(|entry| entry.header.lanes.clone()) {
+        if let Some(lanes) = self.calls.entries.get(seq).map(|entry| entry.header.lanes.clone()) {
             self.touched(seq, &lanes);
         }
     }
@@ -164,18 +164,18 @@ impl QueueIndex {
     }
 
     fn is_durable(&self, seq: u64) -> bool {
-        self.entries.get(seq).is_some_and(|entry| entry.phase != Phase::Committing)
+        self.calls.entries.get(seq).is_some_and(|entry| entry.phase != Phase::Committing)
     }
 
     /// The durable writes of `lane` from `from` on.
     fn durable_from(&self, lane: LaneId, from: u64) -> impl Iterator<Item = NextWrite> + '_ {
-        let members = self.lanes.line_from(lane, from).into_iter().flatten();
+        let members = self.lanes.line_from(lane, from, &self.calls).into_iter().flatten();
         members.filter_map(|seq| {
-            let entry = self.entries.get(seq)?;
+            let entry = self.calls.entries.get(seq)?;
             (entry.phase != Phase::Committing).then_some(NextWrite {
                 seq,
                 accepted_at: entry.header.accepted_at,
-                due: entry.header.traits.due,
+                due: entry.header.traits.due(),
             })
         })
     }

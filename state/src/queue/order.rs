@@ -5,7 +5,10 @@
 //! come back when what holds them up is gone.
 
 use super::{Phase, QueueIndex};
-use crate::units::{Lanes, UnixMillis};
+use crate::{
+    lane::LanesOf,
+    units::{Lanes, UnixMillis},
+};
 
 impl QueueIndex {
     /// Marks `seq` as ready if it may move.
@@ -23,23 +26,23 @@ impl QueueIndex {
 
     /// Whether `seq` waits, and for nobody.
     pub(super) fn may_move(&self, seq: u64) -> bool {
-        let Some(entry) = self.entries.get(seq) else { return false };
+        let Some(entry) = self.calls.entries.get(seq) else { return false };
         if entry.phase != Phase::Waiting {
             return false;
         }
         let (absolute, accepted_at) = (entry.is_absolute(), entry.header.accepted_at);
-        let own_due = entry.header.traits.due;
+        let own_due = entry.header.traits.due();
         let passed = |older: u64| {
-            self.entries.get(older).is_some_and(|entry| match entry.header.traits.due {
+            self.calls.entries.get(older).is_some_and(|entry| match entry.header.traits.due() {
                 Some(_) if own_due.is_some() => true,
                 Some(due) if accepted_at < due => {
-                    matches!(entry.phase, Phase::Waiting | Phase::BackingOff { .. })
+                    matches!(entry.phase, Phase::Waiting | Phase::BackingOff)
                         || absolute && entry.phase == Phase::Removing
                 }
                 _ => absolute && own_due.is_none() && entry.phase == Phase::Removing,
             })
         };
-        self.lanes.is_first(seq, passed) && own_due.is_none_or(|due| self.is_due(seq, due))
+        self.lanes.is_first(seq, &self.calls, passed) && own_due.is_none_or(|due| self.is_due(seq, due))
     }
 
     /// Whether nothing is left in the lanes of the residue `seq` that comes before it: nothing that was accepted
@@ -47,12 +50,12 @@ impl QueueIndex {
     /// are requeued). What is removed counts until that is synced: after a crash it would be sent again, to a key
     /// whose deadline has been set already.
     fn is_due(&self, seq: u64, due: UnixMillis) -> bool {
-        for member in self.lanes.following(seq) {
-            match self.entries.get(member) {
-                Some(entry) if entry.header.traits.due.is_some() => {}
+        for member in self.lanes.following(seq, &self.calls) {
+            match self.calls.entries.get(member) {
+                Some(entry) if entry.header.traits.due().is_some() => {}
                 Some(entry) => return entry.header.accepted_at >= due,
                 // A place that a live write in doubt holds: that is accepted already.
-                None if self.claims.contains(&member) => return false,
+                None if self.calls.claims.contains_key(&member) => return false,
                 // A dead letter that holds its lanes.
                 None => {}
             }
@@ -71,9 +74,9 @@ impl QueueIndex {
     /// Who may be able to move once `seq` was applied: the next, or all behind it if the next is a residue, which
     /// lets others pass, or `seq` was one.
     pub(super) fn next_of(&self, seq: u64) -> Vec<u64> {
-        let next = self.lanes.behind(seq);
+        let next = self.lanes.behind(seq, &self.calls);
         if next.iter().chain([&seq]).any(|it| self.residues.contains(*it)) {
-            self.lanes.following(seq)
+            self.lanes.following(seq, &self.calls)
         } else {
             next
         }
@@ -83,28 +86,26 @@ impl QueueIndex {
     pub(super) fn held_up_by(&self, seq: u64) -> Vec<u64> {
         let mut held_up = self.next_of(seq);
         if !self.residues.is_empty() {
-            let before = self.lanes.before(seq);
+            let before = self.lanes.before(seq, &self.calls);
             held_up.extend(before.into_iter().filter(|older| self.residues.contains(*older)));
         }
         held_up
     }
 
-    /// `seq` leaves its lines; returns the lanes of these.
-    pub(super) fn step_out(&mut self, seq: u64) -> Option<Lanes> {
+    /// `seq` leaves its lines.
+    pub(super) fn step_out(&mut self, seq: u64) {
         let free = self.held_up_by(seq);
-        let lanes = self.lanes.lanes_of(seq).cloned();
-        if let Some(lanes) = &lanes {
+        if let Some(lanes) = self.calls.lanes_of(seq) {
             self.residues.remove(seq, lanes);
         }
-        self.lanes.leave(seq);
+        self.lanes.leave(seq, &self.calls);
         self.consider_all(free);
-        lanes
     }
 
     /// The residues that wait in any of `lanes`.
     pub fn residues_in(&self, lanes: &Lanes) -> Vec<u64> {
         let waits =
-            |seq: &u64| self.entries.get(*seq).is_some_and(|entry| entry.phase != Phase::Removing);
+            |seq: &u64| self.calls.entries.get(*seq).is_some_and(|entry| entry.phase != Phase::Removing);
         self.residues.meeting(lanes).into_iter().filter(waits).collect()
     }
 }

@@ -43,18 +43,18 @@ impl QueueIndex {
         if seen.len() >= LANES_MAX || !seen.insert(lane) {
             return false;
         }
-        let members = self.lanes.line_from(lane, 0).into_iter().flatten();
+        let members = self.lanes.line_from(lane, 0, &self.calls).into_iter().flatten();
         for seq in members.take(LOOK_AT) {
-            let Some(entry) = self.entries.get(seq) else {
+            let Some(entry) = self.calls.entries.get(seq) else {
                 // The place of a live write in doubt moves.
-                return dead_letters_hold && self.dead.contains_key(&seq);
+                return dead_letters_hold && self.calls.dead.contains_key(&seq);
             };
             match entry.phase {
-                Phase::BackingOff { .. } => return true,
+                Phase::BackingOff => return true,
                 Phase::Sending | Phase::Committing => return false,
                 Phase::Removing => {}
                 // A residue lets others pass, and waits for them.
-                Phase::Waiting if entry.header.traits.due.is_some() => {}
+                Phase::Waiting if entry.header.traits.due().is_some() => {}
                 Phase::Waiting => {
                     let mut others = entry.header.lanes.as_slice().iter();
                     return !self.may_move(seq)

@@ -19,32 +19,16 @@ fn at(millis: u64) -> Moment {
 
 fn entry(op: u64, lane: u64, absolute: bool) -> Entry {
     let token = if absolute { TokenKind::Absolute } else { TokenKind::Marker };
-    Entry {
-        header: CallHeader {
-            op_id: OpId::from_u128(op.into()),
-            digest: 1,
-            uid: 0,
-            lanes: Lanes::One(LaneId(lane)),
-            label: "k".into(),
-            token,
-            traits: Traits::default(),
-            accepted_at: UnixMillis::new(0),
-        },
-        state: WriteState::fresh(token.repeat()),
-        own_name: false,
-        bytes: 100,
-        noted: None,
-        group: None,
-        group_max: u32::MAX,
-        verdict: None,
-        attempts: 0,
-        unclassified: 0,
-        last_error: None,
-        backoff_ms: 0,
-        phase: Phase::Committing,
-        written_since: false,
-        origin: None,
-    }
+    let header = CallHeader {
+        op_id: OpId::from_u128(op.into()),
+        digest: 1,
+        uid: 0,
+        lanes: Lanes::One(LaneId(lane)),
+        token,
+        traits: Traits::default(),
+        accepted_at: UnixMillis::new(0),
+    };
+    Entry::new(header, "k", WriteState::fresh(token.repeat()), false, 100)
 }
 
 /// The same with another header.
@@ -61,12 +45,12 @@ impl QueueIndex {
     /// The durable writes in the line of `lane`, oldest first; `None` if a barrier or a dead letter
     /// that holds the lane makes the lane's value unknowable.
     fn writes(&self, lane: LaneId) -> Option<Vec<u64>> {
-        let members = self.lanes.line_from(lane, 0)?.collect::<Vec<u64>>();
+        let members = self.lanes.line_from(lane, 0, &self.calls)?.collect::<Vec<u64>>();
         let mut writes = Vec::with_capacity(members.len());
         for seq in members {
-            match self.entries.get(seq) {
+            match self.calls.entries.get(seq) {
                 Some(entry) if entry.phase == Phase::Committing => {}
-                None if self.claims.contains(&seq) => {}
+                None if self.calls.claims.contains_key(&seq) => {}
                 Some(_) => writes.push(seq),
                 None => return None,
             }
@@ -154,16 +138,16 @@ fn a_requeued_call_goes_to_the_tail_under_its_old_name() {
     let first = push(&mut index, 1, 1, true);
     assert_eq!(index.take(at(0)), Some(first));
     index.buried(first, "rejected", false);
-    assert!(!index.get(first).unwrap().written_since);
+    assert!(!index.get(first).unwrap().details().written_since);
     let waits = push(&mut index, 7, 9, true);
     push(&mut index, 8, 9, true);
     assert_eq!(index.take(at(0)), Some(waits));
     index.buried(waits, "rejected", false);
-    assert!(index.get(waits).unwrap().written_since, "another stood behind it");
+    assert!(index.get(waits).unwrap().details().written_since, "another stood behind it");
     index.removed(waits);
     index.removed(waits + 1);
     let second = push(&mut index, 2, 1, true);
-    assert!(index.get(first).unwrap().written_since);
+    assert!(index.get(first).unwrap().details().written_since);
     let again = index.requeue(first, false).unwrap();
     index.committed(again);
     assert_eq!(index.find(OpId::from_u128(1)), Some((again, false)));
@@ -224,7 +208,7 @@ fn what_the_store_brings_back_waits_again_and_dead_letters_need_force() {
     index.restore(6, entry(2, 2, true), true, false);
     index.restore(7, entry(3, 3, true), true, true);
     assert_eq!(index.take(at(0)), Some(5));
-    assert!(index.get(6).unwrap().written_since);
+    assert!(index.get(6).unwrap().details().written_since);
     assert!(
         !index.is_occupied(&Lanes::One(LaneId(2))) && index.is_occupied(&Lanes::One(LaneId(3)))
     );
@@ -257,7 +241,7 @@ proptest! {
                 4 => if let Some(seq) = sending.pop() { index.retry(seq, at(now + 500), "x"); },
                 _ => { now += 300; for seq in removing.drain(..) { index.removed(seq); } }
             }
-            let bytes: u64 = index.page(false, 0).map(|(_, entry)| entry.bytes).sum();
+            let bytes: u64 = index.page(false, 0).map(|(_, entry)| u64::from(entry.bytes)).sum();
             prop_assert_eq!(index.bytes(), bytes);
         }
         for _ in 0..2_000 {

@@ -37,13 +37,13 @@ impl QueueIndex {
     /// What is sent when it is `seq`'s turn, which was [taken](QueueIndex::take). At most `calls` calls of at
     /// most `bytes` together are sent as one.
     pub fn turn(&mut self, seq: u64, calls: usize, bytes: u64) -> Turn {
-        let Some(entry) = self.entries.get(seq) else { return Turn::default() };
-        if let Some(group) = entry.group.and_then(|id| self.groups.get(&id)) {
+        let Some(entry) = self.calls.entries.get(seq) else { return Turn::default() };
+        if let Some(group) = entry.details().group.and_then(|id| self.groups.get(&id)) {
             let seqs = group.members.clone();
             self.begin_sending(seqs.iter().copied().filter(|member| *member != seq));
             return Turn { seqs, again: true, overtaken: Vec::new() };
         }
-        if let Some(gather) = entry.header.traits.gather.filter(|_| entry.may_gather()) {
+        if let Some(gather) = entry.header.traits.gather().filter(|_| entry.may_gather()) {
             let seqs = self.gather(seq, gather, calls, bytes);
             self.begin_sending(seqs.iter().copied().filter(|member| *member != seq));
             return Turn { seqs, ..Turn::default() };
@@ -61,10 +61,10 @@ impl QueueIndex {
         let Some(id) = members.first().copied() else { return };
         let mut dead = 0;
         for seq in &members {
-            if let Some(entry) = self.entries.get_mut(*seq) {
-                entry.group = Some(id);
-            } else if let Some(entry) = self.dead.get_mut(seq) {
-                entry.group = Some(id);
+            if let Some(entry) = self.calls.entries.get_mut(*seq) {
+                entry.details_mut().group = Some(id);
+            } else if let Some(entry) = self.calls.dead.get_mut(seq) {
+                entry.details_mut().group = Some(id);
                 dead += 1;
             }
         }
@@ -78,9 +78,12 @@ impl QueueIndex {
         let Some(group) = self.groups.remove(&id) else { return };
         let half = u32::try_from(group.members.len() / 2).unwrap_or(u32::MAX).max(1);
         for seq in group.members {
-            if let Some(entry) = self.entries.get_mut(seq) {
-                entry.group = None;
-                entry.group_max = if halved { entry.group_max.min(half) } else { entry.group_max };
+            if let Some(entry) = self.calls.entries.get_mut(seq) {
+                let details = entry.details_mut();
+                details.group = None;
+                if halved {
+                    details.group_max = details.group_max.min(half);
+                }
             }
         }
     }
@@ -95,44 +98,39 @@ impl QueueIndex {
     pub fn revive(&mut self, id: u64) -> Option<Vec<u64>> {
         let members = self.groups.get(&id)?.members.clone();
         for seq in &members {
-            let Some(entry) = self.dead.remove(seq) else { continue };
-            self.dead_bytes -= entry.bytes;
+            let Some(mut entry) = self.calls.dead.remove(seq) else { continue };
+            self.dead_bytes -= u64::from(entry.bytes);
             self.count_out(&entry);
-            self.bytes += entry.bytes;
-            let mut fresh = Entry {
-                phase: Phase::Committing,
-                attempts: 0,
-                unclassified: 0,
-                backoff_ms: 0,
-                ..entry
-            };
-            fresh.state.asked_again();
-            self.lanes.enter_again(*seq, Some(fresh.header.lanes.clone()));
-            self.lanes.set_opaque(*seq, false);
-            self.lanes.set_whole(*seq, fresh.header.traits.whole);
-            self.entries.insert(*seq, fresh);
+            self.bytes += u64::from(entry.bytes);
+            entry.begins_again();
+            entry.state.asked_again();
+            let is_whole = entry.header.traits.is_whole();
+            self.calls.entries.insert(*seq, Entry { phase: Phase::Committing, ..entry });
+            self.lanes.enter(*seq, &self.calls);
+            self.lanes.set_opaque(*seq, false, &self.calls);
+            self.lanes.set_whole(*seq, is_whole, &self.calls);
         }
         Some(members)
     }
 
     /// A dead letter of a group: all but the first do not count.
     pub(super) fn count_in(&mut self, entry: &Entry) {
-        if let Some(group) = entry.group.and_then(|id| self.groups.get_mut(&id)) {
+        if let Some(group) = entry.details().group.and_then(|id| self.groups.get_mut(&id)) {
             self.dead_in_groups += usize::from(group.dead > 0);
             group.dead += 1;
         }
     }
 
     pub(super) fn count_out(&mut self, entry: &Entry) {
-        if let Some(group) = entry.group.and_then(|id| self.groups.get_mut(&id)) {
+        if let Some(group) = entry.details().group.and_then(|id| self.groups.get_mut(&id)) {
             group.dead = group.dead.saturating_sub(1);
             self.dead_in_groups -= usize::from(group.dead > 0);
         }
     }
 
-    /// A call of a group is gone.
-    pub(super) fn leave_group(&mut self, seq: u64, entry: &Entry) {
-        let Some(id) = entry.group else { return };
+    /// A call of the group `id` is gone.
+    pub(super) fn leave_group(&mut self, seq: u64, id: Option<u64>) {
+        let Some(id) = id else { return };
         if let Some(group) = self.groups.get_mut(&id) {
             group.members.retain(|member| *member != seq);
             if group.members.is_empty() {
@@ -143,41 +141,42 @@ impl QueueIndex {
 
     fn begin_sending(&mut self, seqs: impl Iterator<Item = u64>) {
         for seq in seqs {
-            self.ready.remove(&seq);
-            if let Some(entry) = self.entries.get_mut(seq) {
-                if let Phase::BackingOff { until } = entry.phase {
+            self.ready.remove(seq);
+            if let Some(entry) = self.calls.entries.get_mut(seq) {
+                if let Some(until) = entry.backs_off_until() {
                     self.backing_off.remove(&(until, seq));
                 }
                 entry.phase = Phase::Sending;
-                entry.attempts += 1;
             }
         }
     }
 
     /// `seq` and what may be sent with it as one, ascending.
     fn gather(&self, seq: u64, gather: u64, calls: usize, bytes: u64) -> Vec<u64> {
-        let Some(first) = self.entries.get(seq) else { return Vec::new() };
-        let (mut seqs, mut held) = (vec![seq], first.bytes);
-        let mut most = calls.min(first.group_max as usize);
-        for other in &self.ready {
+        let Some(first) = self.calls.entries.get(seq) else { return Vec::new() };
+        let (mut seqs, mut held) = (vec![seq], u64::from(first.bytes));
+        let mut most = calls.min(first.details().group_max as usize);
+        for other in self.ready.iter() {
             if seqs.len() >= most {
                 break;
             }
             let Some(entry) = self
+                .calls
                 .entries
-                .get(*other)
-                .filter(|entry| entry.header.traits.gather == Some(gather) && entry.may_gather())
-                .filter(|_| self.may_move(*other))
+                .get(other)
+                .filter(|entry| entry.header.traits.gather() == Some(gather) && entry.may_gather())
+                .filter(|_| self.may_move(other))
             else {
                 continue;
             };
-            let limit = most.min(entry.group_max as usize);
-            if held + entry.bytes > bytes || seqs.len() >= limit {
+            let limit = most.min(entry.details().group_max as usize);
+            let size = u64::from(entry.bytes);
+            if held + size > bytes || seqs.len() >= limit {
                 continue;
             }
             most = limit;
-            held += entry.bytes;
-            seqs.push(*other);
+            held += size;
+            seqs.push(other);
         }
         seqs.sort_unstable();
         seqs
@@ -185,13 +184,13 @@ impl QueueIndex {
 
     /// The last call of `seq`'s lane that makes all before it meaningless, and those; at most [`OVERTAKEN_MAX`].
     fn last_whole(&self, seq: u64) -> Option<(u64, Vec<u64>)> {
-        let Lanes::One(lane) = self.entries.get(seq)?.header.lanes else { return None };
-        self.lanes.wholes(lane).next().filter(|whole| *whole > seq)?;
+        let Lanes::One(lane) = self.calls.entries.get(seq)?.header.lanes else { return None };
+        self.lanes.wholes(lane, &self.calls).next().filter(|whole| *whole > seq)?;
         let (mut passed, mut found) = (Vec::new(), None);
-        for member in self.lanes.line_from(lane, seq)?.take(OVERTAKEN_MAX + 1) {
-            let Some(entry) = self.entries.get(member) else { break };
+        for member in self.lanes.line_from(lane, seq, &self.calls)?.take(OVERTAKEN_MAX + 1) {
+            let Some(entry) = self.calls.entries.get(member) else { break };
             let can_wait = match entry.phase {
-                Phase::Waiting | Phase::BackingOff { .. } => true,
+                Phase::Waiting | Phase::BackingOff => true,
                 Phase::Sending => member == seq,
                 Phase::Committing | Phase::Removing => false,
             };
@@ -199,7 +198,7 @@ impl QueueIndex {
             if !(can_wait && alone && entry.is_absolute() && !entry.own_name) {
                 break;
             }
-            if entry.header.traits.whole && member != seq {
+            if entry.header.traits.is_whole() && member != seq {
                 found = Some((member, passed.len()));
             }
             passed.push(member);
@@ -219,6 +218,6 @@ impl Entry {
     /// Whether it may go into a group: nothing is in doubt, and its name is nobody's own.
     fn may_gather(&self) -> bool {
         let known = self.state.known();
-        matches!(known, Known::Fresh | Known::NotExecuted) && self.group.is_none() && !self.own_name
+        matches!(known, Known::Fresh | Known::NotExecuted) && self.details().group.is_none() && !self.own_name
     }
 }

@@ -63,55 +63,73 @@ impl TokenKind {
     }
 }
 
-/// What replay must know of a call besides its token.
+/// What replay must know of a call besides its token, as one number; see `Traits::to_number`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traits {
-    /// It sets the whole value of its only lane.
-    pub whole: bool,
-    /// What is sent depends on what is behind it in its lanes.
-    pub timed: bool,
-    /// Calls of the same number may be sent as one; its upper two bits are not kept.
-    pub gather: Option<u64>,
-    /// It is what is left to do of a call that was applied, and is due then.
-    pub due: Option<UnixMillis>,
-}
+pub struct Traits(u64);
 
 /// The bits of a number that [`Traits`] keeps.
 const TRAIT_BITS: u64 = u64::MAX >> 2;
+const WHOLE: u64 = 1;
+const TIMED: u64 = 2;
+/// What is in the upper two bits.
+const PLAIN: u64 = 0;
 const GATHER: u64 = 1;
 const DUE: u64 = 2;
 
 impl Traits {
-    /// As one number: what it is in the upper two bits. `None` for a call that is nothing special.
+    /// A write that sets the whole value of its only lane (`whole`), or of which what is sent depends on what is behind
+    /// it in its lanes (`timed`), or neither.
+    pub fn of(whole: bool, timed: bool) -> Self {
+        Self(if whole { WHOLE } else { 0 } | if timed { TIMED } else { 0 })
+    }
+
+    /// Calls of the same `number` may be sent as one; its upper two bits are not kept.
+    pub fn gathered(number: u64) -> Self {
+        Self(GATHER << 62 | number & TRAIT_BITS)
+    }
+
+    /// What is left to do of a call that was applied, at `due`.
+    pub fn residue(due: UnixMillis) -> Self {
+        Self(DUE << 62 | due.get() & TRAIT_BITS)
+    }
+
+    /// Whether it sets the whole value of its only lane.
+    pub fn is_whole(self) -> bool {
+        self.kind() == PLAIN && self.0 & WHOLE > 0
+    }
+
+    /// Whether what is sent depends on what is behind it in its lanes.
+    pub fn is_timed(self) -> bool {
+        self.kind() == PLAIN && self.0 & TIMED > 0
+    }
+
+    /// The number of the calls that it may be sent with as one.
+    pub fn gather(self) -> Option<u64> {
+        (self.kind() == GATHER).then_some(self.0 & TRAIT_BITS)
+    }
+
+    /// When it is due, if it is what is left to do of a call that was applied.
+    pub fn due(self) -> Option<UnixMillis> {
+        (self.kind() == DUE).then_some(UnixMillis::new(self.0 & TRAIT_BITS))
+    }
+
+    fn kind(self) -> u64 {
+        self.0 >> 62
+    }
+
+    /// As it is stored: what it is in the upper two bits. `None` for a call that is nothing special.
     pub(super) fn to_number(self) -> Option<u64> {
-        let tagged = |tag: u64, number: u64| Some(tag << 62 | number & TRAIT_BITS);
-        match self {
-            Self { due: Some(due), .. } => tagged(DUE, due.get()),
-            Self { gather: Some(gather), .. } => tagged(GATHER, gather),
-            Self { whole: false, timed: false, .. } => None,
-            Self { whole, timed, .. } => tagged(0, u64::from(whole) | u64::from(timed) << 1),
-        }
+        (self.0 > 0).then_some(self.0)
     }
 
     pub(super) fn from_number(number: Option<u64>) -> Self {
-        let Some(number) = number else { return Self::default() };
-        let value = number & TRAIT_BITS;
-        match number >> 62 {
-            GATHER => Self { gather: Some(value), ..Self::default() },
-            DUE => Self { due: Some(UnixMillis::new(value)), ..Self::default() },
-            _ => Self { whole: value & 1 > 0, timed: value & 2 > 0, ..Self::default() },
-        }
-    }
-
-    /// A number by which calls are gathered, as it comes back from the store.
-    pub fn gather_number(number: u64) -> u64 {
-        number & TRAIT_BITS
+        Self(number.unwrap_or_default())
     }
 }
 
 /// Whether a header with these traits took the place of another.
 pub(super) fn is_residue(traits: Option<u64>) -> bool {
-    Traits::from_number(traits).due.is_some()
+    Traits::from_number(traits).due().is_some()
 }
 
 /// The group that a call belongs to.
@@ -125,8 +143,7 @@ pub struct StoredGroup {
     pub broken: bool,
 }
 
-/// What is known of a queued call besides its body, wherever it is: on its way into the store, in the store, and in
-/// the queue's index.
+/// What is known of a queued call wherever it is: on its way into the store, in the store, and in the queue's index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallHeader {
     /// Its name for ever.
@@ -137,8 +154,6 @@ pub struct CallHeader {
     pub uid: u32,
     /// The lanes that it touches.
     pub lanes: Lanes,
-    /// Its lanes for people (`SET user:7`); the store keeps 256 bytes.
-    pub label: Box<str>,
     /// What lets the backend recognise it.
     pub token: TokenKind,
     /// What else replay must know of it.
@@ -154,6 +169,8 @@ pub struct NewCall {
     pub seq: u64,
     /// What is known of it.
     pub header: CallHeader,
+    /// Its lanes for people (`SET user:7`); the store keeps 256 bytes.
+    pub label: Box<str>,
     /// The W3C trace context that it came with; one above 256 bytes is dropped.
     pub traceparent: Option<String>,
     /// What is noted of its sending already: it is never found without that.
@@ -169,6 +186,8 @@ pub struct StoredCall {
     pub seq: u64,
     /// What is known of it.
     pub header: CallHeader,
+    /// Its lanes for people, at most 256 bytes.
+    pub label: Box<str>,
     /// The backend's identity when it was accepted.
     pub target: Target,
     /// The trace context that it came with.

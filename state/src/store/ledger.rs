@@ -18,8 +18,8 @@ use super::{
     keys::{self, GONE},
     pack::Packs,
     record::{self, GoneRecord, Kind},
-    seqs::{SeqSet, block_of, first_of},
 };
+use crate::seqs::{SeqSet, block_of, first_of};
 
 /// Bytes of a removal record, with its key.
 pub(super) const GONE_BYTES: usize = 192;
@@ -153,7 +153,7 @@ impl Ledger {
 
     /// What a removal record says.
     pub(super) fn recorded(&mut self, record: &GoneRecord) {
-        self.gone.set(record);
+        self.gone.set_bits(record.block, record.bits);
     }
 
     /// A call that was never completed is gone, as far as a reader of the raw log is concerned.
@@ -183,7 +183,7 @@ impl Ledger {
     pub(super) fn take_touched(&mut self, commit: u64) -> Vec<([u8; 9], Vec<u8>)> {
         let touched = std::mem::take(&mut self.touched).into_iter();
         let value = |block| {
-            let value = record::seal(Kind::Gone, &self.gone.record(block), GONE_BYTES)?;
+            let value = record::seal(Kind::Gone, &GoneRecord { block, bits: self.gone.bits(block) }, GONE_BYTES)?;
             Some((keys::key(GONE, block), value.stamp(commit)))
         };
         touched.filter_map(value).collect()

@@ -56,9 +56,9 @@ use super::{
     keys::{self, CALLS, GONE, HEAD_KEY, PACKS},
     places::Places,
     record::{self, Draft, GoneRecord, Kind, Unreadable, VALUE_MAX},
-    seqs::{SeqSet, block_of},
     tree::Tree,
 };
+use crate::seqs::{SeqSet, block_of};
 
 /// Keys that are never filled.
 const FENCE: u64 = 16;
@@ -246,7 +246,7 @@ fn is_gone(db: &impl Tree, seq: u64) -> sled::Result<bool> {
     let Some(value) = db.get(&keys::key(GONE, block_of(seq)))? else { return Ok(false) };
     let mut gone = SeqSet::default();
     if let Ok(record) = record::open::<GoneRecord>(Kind::Gone, &value) {
-        gone.set(&record);
+        gone.set_bits(record.block, record.bits);
     }
     Ok(gone.contains(seq))
 }

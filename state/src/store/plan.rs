@@ -28,8 +28,8 @@ use super::{
     history, note,
     raw::{Key, Position, Raw},
     record::{self, GoneRecord, Kind},
-    seqs::SeqSet,
 };
+use crate::seqs::SeqSet;
 
 /// The largest pool that is searched for an explanation.
 const POOL_MAX: usize = 1 << 22;
@@ -259,7 +259,7 @@ fn gone(raw: &Raw, newest: &BTreeMap<Key, (u64, Position)>) -> Result<SeqSet, No
         if let Key::Gone(_) = key
             && let Ok(record) = record::open::<GoneRecord>(Kind::Gone, &raw.load(*place)?)
         {
-            gone.set(&record);
+            gone.set_bits(record.block, record.bits);
         }
     }
     Ok(gone)

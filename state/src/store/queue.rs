@@ -41,7 +41,7 @@ pub(super) struct Encoded {
 
 /// What the header of a call with these traits says to the ledger.
 pub(super) fn says(traits: &Traits) -> Says {
-    if traits.due.is_some() { Says::Residue } else { Says::Itself }
+    if traits.due().is_some() { Says::Residue } else { Says::Itself }
 }
 
 /// What a value says to the ledger.
@@ -86,7 +86,7 @@ fn record_of<'a>(call: &'a NewCall, target: &'a Target) -> CallRecord<'a> {
         body_crc: crc32fast::hash(&call.body),
         inline: &call.body,
         traceparent,
-        ..header_record(call.seq, &call.header, target)
+        ..header_record(call.seq, &call.header, &call.label, target)
     }
 }
 
@@ -102,13 +102,18 @@ pub(super) fn encode_again(
         body_crc: call.body_crc,
         inline: body,
         traceparent: call.traceparent.as_deref(),
-        ..header_record(seq, &call.header, target)
+        ..header_record(seq, &call.header, &call.label, target)
     };
     seal_call(record, body)
 }
 
 /// The record of a call without its body.
-fn header_record<'a>(seq: u64, header: &'a CallHeader, target: &'a Target) -> CallRecord<'a> {
+fn header_record<'a>(
+    seq: u64,
+    header: &CallHeader,
+    label: &'a str,
+    target: &'a Target,
+) -> CallRecord<'a> {
     CallRecord {
         seq,
         op_id: header.op_id.to_u128(),
@@ -116,7 +121,7 @@ fn header_record<'a>(seq: u64, header: &'a CallHeader, target: &'a Target) -> Ca
         uid: header.uid,
         namespace: "",
         lanes: to_stored(&header.lanes),
-        label: cut(&header.label, LABEL_MAX),
+        label: cut(label, LABEL_MAX),
         target: target.as_str(),
         token: header.token.to_u8(),
         traits: header.traits.to_number(),
@@ -164,7 +169,9 @@ pub(super) fn piece_value(seq: u64, first: u32, index: u32, piece: &[u8]) -> Opt
 fn to_stored(lanes: &Lanes) -> StoredLanes {
     match lanes {
         Lanes::One(lane) => StoredLanes::One(lane.0),
-        Lanes::Many(many) => StoredLanes::Many(many.iter().map(|lane| lane.0).collect()),
+        Lanes::None | Lanes::Many(_) => {
+            StoredLanes::Many(lanes.as_slice().iter().map(|lane| lane.0).collect())
+        }
         Lanes::All => StoredLanes::All,
     }
 }
@@ -194,11 +201,11 @@ pub(super) fn decode_call(
             digest: record.digest,
             uid: record.uid,
             lanes,
-            label: record.label.into(),
             token,
             traits: Traits::from_number(record.traits),
             accepted_at: UnixMillis::new(record.accepted_at),
         },
+        label: record.label.into(),
         target: record.target.into(),
         traceparent: record.traceparent.map(str::to_owned),
         body_len: record.body_len,

@@ -369,7 +369,7 @@ impl Scan<'_> {
                 call.noted(&note.clone().unwrap_or_default());
                 // A note that was lost and made again knows nothing, not even a time.
                 let knows = note.as_ref().filter(|it| it.first_sent_at > UnixMillis::default());
-                if let (None, Some(gather)) = (knows, call.header.traits.gather) {
+                if let (None, Some(gather)) = (knows, call.header.traits.gather()) {
                     illegible.push((seq, gather));
                 }
                 note.is_some()
@@ -435,7 +435,7 @@ impl Scan<'_> {
     /// The note of `seq` cannot be read, and may have been one of a group: whatever could have been sent with it
     /// and has no note of its own is in doubt, too.
     fn doubt_all_of(&mut self, seq: u64, gather: u64) {
-        let alike = |call: &&mut StoredCall| call.header.traits.gather == Some(gather);
+        let alike = |call: &&mut StoredCall| call.header.traits.gather() == Some(gather);
         for call in self.calls.values_mut().filter(alike) {
             if call.first_sent_at.is_none() || call.seq == seq {
                 call.noted(&Note::default());

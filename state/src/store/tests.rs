@@ -79,11 +79,11 @@ fn call(seq: u64, body: &[u8]) -> NewCall {
             digest: seq.wrapping_mul(31),
             uid: 1000,
             lanes: Lanes::One(LaneId(seq % 3)),
-            label: format!("SET key:{seq}").into(),
             token: TokenKind::Marker,
             traits: Traits::default(),
             accepted_at: UnixMillis::new(1_790_000_000_000 + seq),
         },
+        label: format!("SET key:{seq}").into(),
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         note: None,
         body: Bytes::copy_from_slice(body),
@@ -198,8 +198,8 @@ fn a_call_comes_back_as_it_was_appended() {
         (sent.header.op_id, sent.header.digest, sent.header.uid)
     );
     assert_eq!(
-        (kept.header.lanes, kept.header.label, kept.header.token),
-        (sent.header.lanes, sent.header.label, sent.header.token)
+        (kept.header.lanes, kept.label, kept.header.token),
+        (sent.header.lanes, sent.label, sent.header.token)
     );
     assert_eq!(kept.header.accepted_at, sent.header.accepted_at);
     assert_eq!((kept.traceparent, kept.body_len), (sent.traceparent, 7));
@@ -443,11 +443,11 @@ fn long_texts_are_cut_or_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());
     let mut long = call(1, b"one");
-    long.header.label = "ü".repeat(300).into();
+    long.label = "ü".repeat(300).into();
     long.traceparent = Some("x".repeat(10_000));
     wait(|done| opened.store.append(long, done)).unwrap();
     let kept = opened.store.call(1).unwrap();
-    assert_eq!((kept.header.label.len(), kept.traceparent), (256, None));
+    assert_eq!((kept.label.len(), kept.traceparent), (256, None));
     let mut widest = call(3, &body(3, 3_900));
     widest.header.lanes = Lanes::new((0..64).map(|n| LaneId(u64::MAX - n)));
     widest.traceparent = Some("t".repeat(256));

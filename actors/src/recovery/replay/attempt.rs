@@ -164,12 +164,13 @@ fn unprovable(shared: &BackendShared, entry: &Entry, now: UnixMillis) -> Option<
         return None;
     }
     let broken = entry
+        .details()
         .group
         .is_some_and(|id| shared.queue.index().group(id).is_none_or(|group| group.broken));
     if broken {
         return Some("it was sent with others as one, and not all of these are left");
     }
-    let sent_at = entry.noted.as_ref().map_or(entry.header.accepted_at, |noted| noted.at);
+    let sent_at = entry.details().noted.as_ref().map_or(entry.header.accepted_at, |noted| noted.at);
     (now.since(sent_at) >= MARKER_LIFE)
         .then_some("it was first sent more than 7 days ago: it is unknown whether it was applied")
 }
@@ -179,7 +180,7 @@ fn unprovable(shared: &BackendShared, entry: &Entry, now: UnixMillis) -> Option<
 /// # Errors
 /// One of them cannot be read: what is judged without it would be wrong.
 fn following(shared: &BackendShared, job: &Job) -> Result<Vec<QueuedWrite>, NotSent> {
-    if !job.entry.header.traits.timed {
+    if !job.entry.header.traits.is_timed() {
         return Ok(Vec::new());
     }
     let behind: Vec<(u64, UnixMillis, Option<UnixMillis>)> = {
@@ -187,7 +188,7 @@ fn following(shared: &BackendShared, job: &Job) -> Result<Vec<QueuedWrite>, NotS
         let seqs = index.following(job.taken.seq).into_iter();
         seqs.filter_map(|seq| {
             let entry = index.get(seq)?;
-            Some((seq, entry.header.accepted_at, entry.header.traits.due))
+            Some((seq, entry.header.accepted_at, entry.header.traits.due()))
         })
         .collect()
     };
@@ -208,7 +209,7 @@ fn following(shared: &BackendShared, job: &Job) -> Result<Vec<QueuedWrite>, NotS
 fn group_token(shared: &BackendShared, ready: &[(Job, Cargo)]) -> Option<OpId> {
     let (first, _) = ready.first().filter(|(job, _)| job.is_group)?;
     let index = shared.queue.index();
-    if let Some(group) = first.entry.group.and_then(|id| index.group(id)) {
+    if let Some(group) = first.entry.details().group.and_then(|id| index.group(id)) {
         return Some(group.token);
     }
     Some(OpId::new(shared.circuit.clock.unix(), fastrand::u128(..)))
@@ -231,7 +232,7 @@ impl<'p> Common<'p> {
     {
         let entry = &job.entry;
         let in_doubt = entry.state.is_in_doubt();
-        let noted = entry.noted.as_deref();
+        let noted = entry.details().noted.as_ref();
         Attempt {
             body: &cargo.body,
             lanes: &entry.header.lanes,
@@ -261,7 +262,7 @@ static NOTHING: Bytes = Bytes::new();
 
 /// Whether the sending of the call must be noted, and is not yet.
 fn wants_note(job: &Job) -> bool {
-    !job.entry.is_absolute() && job.entry.noted.is_none()
+    !job.entry.is_absolute() && job.entry.details().noted.is_none()
 }
 
 /// Makes ready to send what is not noted yet. Returns what is to be noted of each.
@@ -397,7 +398,7 @@ struct Spans {
 impl Spans {
     /// The trace of the replay has the call's own name.
     fn of(entry: &Entry) -> Option<Self> {
-        let origin = *entry.origin.as_deref()?;
+        let origin = entry.details().origin?;
         let trace_id = trace::replay_trace_id(entry.header.op_id);
         let replay = SpanRef { trace_id, span_id: trace::new_span_id(), sampled: true };
         Some(Self { origin, replay, attempt: trace::new_span_id() })
@@ -431,13 +432,13 @@ fn record(
     let Took { began, sent_at, ended_at, transition, chaos } = *took;
     let attempt = StepKind::Attempt {
         span_id: spans.attempt,
-        number: entry.attempts.max(1),
+        number: entry.attempts().max(1),
         verdict: Some(end.verdict),
         error: end.result.as_ref().err().map(trace::told),
         transition,
     };
     let mut steps = Vec::with_capacity(2);
-    if !entry.is_absolute() && entry.noted.is_none() {
+    if !entry.is_absolute() && entry.details().noted.is_none() {
         steps.push(Step { began, ended: sent_at, kind: StepKind::NoteSending });
     }
     steps.push(Step { began: sent_at, ended: ended_at, kind: attempt });
@@ -471,7 +472,7 @@ fn read(
     entry: &Entry,
 ) -> Result<(Bytes, Option<Upload>), NotSent> {
     let store = shared.queue.store().map_err(|_| NotSent::Barred)?;
-    if entry.bytes <= HEAD_MAX as u64 {
+    if entry.bytes as usize <= HEAD_MAX {
         return Ok((store.body(seq).map_err(NotSent::Store)?, None));
     }
     let first = store.piece(seq, 0).map_err(NotSent::Store)?;

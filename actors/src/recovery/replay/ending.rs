@@ -21,6 +21,13 @@ use crate::{
     queue::Applied,
 };
 
+/// What is to be taken out of the queue, in this order, and the tokens whose markers may go then.
+#[derive(Default)]
+struct Gone {
+    applied: Vec<(u64, Option<Applied>)>,
+    tokens: Vec<OpId>,
+}
+
 impl Replay {
     /// Settles what was sent together.
     pub(super) async fn ended(&mut self, ended: Vec<Ended>) {
@@ -29,13 +36,15 @@ impl Replay {
         if ended.iter().any(|ended| ended.job.is_group) {
             (applied, failed) = self.group_ended(ended);
         } else {
+            let mut gone = Gone::default();
             for ended in ended {
-                if self.one_ended(ended).await {
+                if self.one_ended(ended, &mut gone).await {
                     applied += 1;
                 } else {
                     failed = true;
                 }
             }
+            self.take_out(gone);
         }
         let share = (self.shared.circuit.bulkhead.max() / 4).max(1) as usize;
         if failed {
@@ -45,14 +54,26 @@ impl Replay {
         }
     }
 
-    /// Settles one call; whether it was applied.
-    async fn one_ended(&mut self, ended: Ended) -> bool {
+    /// Takes out what was applied together. Nothing is lost if that does not happen: it is sent again.
+    fn take_out(&mut self, gone: Gone) {
+        let Gone { applied, tokens } = gone;
+        let connector = SharedConnector::clone(&self.shared.connector.load());
+        self.shared.queue.applied_together(applied, move || {
+            if !tokens.is_empty() {
+                connector.forget_tokens(tokens);
+            }
+        });
+        self.progress();
+    }
+
+    /// Settles one call; whether it was applied. One that is to be taken out is added to `gone`.
+    async fn one_ended(&mut self, ended: Ended, gone: &mut Gone) -> bool {
         let Ended { mut job, result } = ended;
         let was_applied = match result {
             Ok(Attempted { result: Ok(reply), reply_lost, residue, .. }) => {
                 let again = job.entry.state.is_in_doubt() && job.entry.is_absolute();
                 let applied = Applied { reply, lost: reply_lost || again };
-                self.applied(&job, applied, residue).await;
+                self.applied(&job, applied, residue, gone).await;
                 true
             }
             Ok(Attempted { result: Err(error), .. }) => {
@@ -64,11 +85,8 @@ impl Replay {
                 false
             }
         };
-        for overtaken in &mut job.overtaken {
-            // Taken out with it, or put back with it.
-            overtaken.settled = true;
-        }
-        job.taken.settled = true;
+        // What was overtaken is taken out with it, or put back with it.
+        job.settled();
         was_applied
     }
 
@@ -158,12 +176,18 @@ impl Replay {
     /// Its object was closed to us, or the server: it is not any more.
     fn reopened(&mut self, entry: &Entry) {
         self.blocked_until = None;
-        if self.closed.is_empty() || self.closed.remove(&entry.header.label).is_some() {
+        if self.closed.is_empty() || self.closed.remove(&entry.object).is_some() {
             self.shared.queue.alert(Alert::Blocked, None);
         }
     }
 
-    async fn applied(&mut self, job: &Job, applied: Applied, residue: Option<Residue>) {
+    async fn applied(
+        &mut self,
+        job: &Job,
+        applied: Applied,
+        residue: Option<Residue>,
+        gone: &mut Gone,
+    ) {
         let (seq, entry) = (job.taken.seq, &job.entry);
         self.replayed += 1;
         let circuit = &self.shared.circuit;
@@ -173,26 +197,23 @@ impl Replay {
         self.shared.invalidate_lanes(&entry.header.lanes);
         self.shared.flights.begin(&entry.header.lanes).acknowledge();
         residues::change(&self.shared.queue, &connector, seq, &entry.header.lanes).await;
-        let forget = {
-            // The marker of a caller's own name stays, so that a repetition is recognised; and one that an attempt
-            // without an answer could still meet, which must be recognised, too.
-            let answered = !entry.state.is_in_doubt();
-            let token: Option<OpId> =
-                (!entry.is_absolute() && !entry.own_name && answered).then_some(entry.header.op_id);
-            move || {
+        // The marker of a caller's own name stays, so that a repetition is recognised; and one that an attempt
+        // without an answer could still meet, which must be recognised, too.
+        let answered = !entry.state.is_in_doubt();
+        let token: Option<OpId> =
+            (!entry.is_absolute() && !entry.own_name && answered).then_some(entry.header.op_id);
+        if let Some(residue) = residue {
+            self.shared.queue.replace(seq, residue, Some(applied), move || {
                 if let Some(token) = token {
                     connector.forget_tokens(vec![token]);
                 }
-            }
-        };
-        if let Some(residue) = residue {
-            self.shared.queue.replace(seq, residue, Some(applied), forget);
-            return self.progress();
+            });
+            return;
         }
-        let overtaken: Vec<u64> = job.overtaken.iter().map(|taken| taken.seq).collect();
-        self.shared.queue.overtaken(&overtaken);
-        self.shared.queue.applied(seq, Some(applied), forget);
-        self.progress();
+        // What it was sent in place of goes first, oldest first.
+        gone.applied.extend(job.overtaken.iter().map(|taken| (taken.seq, None)));
+        gone.applied.push((seq, Some(applied)));
+        gone.tokens.extend(token);
     }
 
     /// Nobody heard of the attempt, because there was none.
@@ -226,8 +247,8 @@ impl Replay {
             (Some(_), ErrorClass::Ambiguous) => End::Unprovable,
             (Some(_), _) => End::Unknown,
         });
-        let taken_back = entry.noted.is_some() && !entry.state.is_in_doubt();
-        let (next, alone) = (entry.state.next(), entry.group.is_none());
+        let taken_back = entry.details().noted.is_some() && !entry.state.is_in_doubt();
+        let (next, alone) = (entry.state.next(), entry.details().group.is_none());
         let may_land = error.doubt.is_some().then(|| entry.header.lanes.clone());
         drop(index);
         if let Some(lanes) = may_land {
@@ -292,8 +313,11 @@ impl Replay {
             }
             ErrorClass::BlockedObject => {
                 let until = now.plus(BLOCKED_PAUSE);
-                self.closed.insert(entry.header.label.clone(), until);
-                let label = &entry.header.label;
+                self.closed.insert(entry.object, until);
+                let store = self.shared.queue.store();
+                // It was read to be sent.
+                let call = store.ok().and_then(|store| store.call(job.taken.seq).ok());
+                let label = call.map(|call| call.label).unwrap_or_default();
                 let alert = words.within(|why| {
                     format!("replay of {label} is paused, an operator must act: {why}")
                 });
@@ -306,14 +330,15 @@ impl Replay {
     fn count_unclassified(&self, seq: u64) -> u32 {
         let mut index = self.shared.queue.index();
         index.get_mut(seq).map_or(0, |entry| {
-            entry.unclassified += 1;
-            entry.unclassified
+            let details = entry.details_mut();
+            details.unclassified += 1;
+            details.unclassified
         })
     }
 
     /// When a call that has just failed may be tried again.
     fn backed_off(&self, entry: &Entry) -> Moment {
-        let previous = Duration::from_millis(entry.backoff_ms);
+        let previous = Duration::from_millis(entry.details().backoff_ms);
         self.ended_at.plus(decorrelated_jitter(previous, self.draw))
     }
 
@@ -321,7 +346,7 @@ impl Replay {
         let at = self.backed_off(&job.entry);
         let wait = at.since(self.ended_at);
         if let Some(entry) = self.shared.queue.index().get_mut(job.head()) {
-            entry.backoff_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            entry.details_mut().backoff_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         }
         self.retry_at(job, at, error);
     }

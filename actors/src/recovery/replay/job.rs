@@ -23,6 +23,12 @@ impl Job {
         self.overtaken.first().map_or(self.taken.seq, |taken| taken.seq)
     }
 
+    /// It is known what becomes of all that was taken for it.
+    pub(super) fn settled(&mut self) {
+        self.overtaken.iter_mut().for_each(|taken| taken.settled = true);
+        self.taken.settled = true;
+    }
+
     /// All that was taken for it.
     pub(super) fn seqs(&self) -> impl Iterator<Item = u64> {
         self.overtaken.iter().chain([&self.taken]).map(|taken| taken.seq)

@@ -42,7 +42,7 @@ fn changed(queue: &Arc<Queue>, connector: &dyn Connector, seq: u64, residues: Ve
         let (accepted_at, due) = {
             let index = queue.index();
             let Some(entry) = index.get(residue) else { continue };
-            (entry.header.accepted_at, entry.header.traits.due)
+            (entry.header.accepted_at, entry.header.traits.due())
         };
         match connector.residue_after(&QueuedWrite { body, accepted_at, due }, &own) {
             ResidueAfter::Kept => {}

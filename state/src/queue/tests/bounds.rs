@@ -3,7 +3,7 @@
 use super::*;
 use crate::words::Words;
 
-fn sized(op: u64, lane: u64, bytes: u64) -> Entry {
+fn sized(op: u64, lane: u64, bytes: u32) -> Entry {
     Entry { bytes, ..entry(op, lane, true) }
 }
 
@@ -112,12 +112,12 @@ fn what_is_held_is_not_taken_until_it_is_put_back_as_it_was() {
     index.retry(backs_off, at(5), "down");
     index.hold(backs_off);
     assert_eq!((index.next_due(), index.take(at(9)), index.has_ready()), (None, None, false));
-    for seq in [waits, backs_off] {
+    for (seq, attempts) in [(waits, 0), (backs_off, 1)] {
         index.put_back(seq);
-        assert_eq!(index.get(seq).unwrap().attempts, 0);
+        assert_eq!(index.get(seq).unwrap().attempts(), attempts);
         assert!(index.has_ready());
         assert_eq!(index.take(at(9)), Some(seq));
-        assert_eq!(index.get(seq).unwrap().attempts, 1);
+        assert_eq!(index.get(seq).unwrap().attempts(), attempts + 1);
         index.hold(seq);
         index.applied(seq);
         index.hold(seq);
@@ -144,7 +144,7 @@ fn what_was_on_the_wire_when_it_is_put_back_or_buried_is_in_doubt() {
         index.buried(second, "gave up", false);
         let dead = index.get(second).unwrap();
         assert_eq!(
-            (dead.state.is_in_doubt(), dead.last_error.as_deref().map(Words::whole)),
+            (dead.state.is_in_doubt(), dead.details().last_error.as_ref().map(Words::whole)),
             (is_sent, Some("gave up"))
         );
         assert!(index.get_mut(second).is_none());
@@ -160,8 +160,9 @@ fn what_is_asked_for_again_is_tried_as_if_for_the_first_time() {
         let seq = push(&mut index, 1, 1, false);
         assert_eq!(index.take(at(0)), Some(seq));
         let entry = index.get_mut(seq).unwrap();
-        (entry.unclassified, entry.backoff_ms) = (3, 500);
-        assert_eq!((entry.attempts, entry.phase), (1, Phase::Sending));
+        let details = entry.details_mut();
+        (details.unclassified, details.backoff_ms) = (3, 500);
+        assert_eq!((entry.attempts(), entry.phase), (1, Phase::Sending));
         if is_group {
             index.form_group(vec![seq], OpId::from_u128(9), false);
         }
@@ -172,7 +173,8 @@ fn what_is_asked_for_again_is_tried_as_if_for_the_first_time() {
             index.requeue(seq, false).unwrap()
         };
         let entry = index.get(again).unwrap();
-        assert_eq!((entry.attempts, entry.unclassified, entry.backoff_ms), (0, 0, 0));
+        let details = entry.details();
+        assert_eq!((entry.attempts(), details.unclassified, details.backoff_ms), (0, 0, 0));
         assert_eq!(entry.phase, Phase::Committing);
     }
 }
@@ -184,7 +186,8 @@ fn a_backoff_ends_with_whatever_else_becomes_of_the_call() {
     for (seq, until) in seqs.iter().zip([10, 20, 30, 40]) {
         assert_eq!(index.take(at(0)), Some(*seq));
         index.retry(*seq, at(until), "down");
-        assert_eq!(index.get(*seq).unwrap().last_error.as_deref().map(Words::whole), Some("down"));
+        let last_error = &index.get(*seq).unwrap().details().last_error;
+        assert_eq!(last_error.as_ref().map(Words::whole), Some("down"));
     }
     index.buried(seqs[0], "rejected", false);
     assert_eq!(index.next_due(), Some(at(20)));
@@ -267,7 +270,7 @@ fn what_is_sentenced_blocks_until_it_is_gone() {
     assert!(!index.dead_letters_block());
     index.sentence(waits, DeadReason::Rejected, "no");
     assert!(index.dead_letters_block());
-    assert!(index.get(waits).unwrap().verdict.is_some());
+    assert!(index.get(waits).unwrap().details().verdict.is_some());
     index.removed(waits);
     assert!(!index.dead_letters_block());
     index.sentence(waits, DeadReason::Rejected, "it is gone");

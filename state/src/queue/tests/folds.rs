@@ -17,7 +17,7 @@ fn forgets(seq: u64) -> bool {
 }
 
 fn due_of(entry: &Entry) -> Option<u64> {
-    entry.header.traits.due.map(UnixMillis::get)
+    entry.header.traits.due().map(UnixMillis::get)
 }
 
 /// What all writes of the lane come to; `None` if that is unknowable.
@@ -25,7 +25,7 @@ fn in_full(index: &QueueIndex, lane: LaneId) -> Option<Value> {
     let mut held = Value::new();
     for seq in index.writes(lane)? {
         let entry = index.get(seq).unwrap();
-        if entry.header.traits.whole || forgets(seq) {
+        if entry.header.traits.is_whole() || forgets(seq) {
             held.clear();
         }
         held.push((seq, due_of(entry)));
@@ -48,7 +48,7 @@ fn read(index: &mut QueueIndex, lane: LaneId, most: usize) -> (Option<Value>, us
                 let mut base = None;
                 for write in &reading.writes {
                     reads += 1;
-                    if index.get(write.seq).unwrap().header.traits.whole || forgets(write.seq) {
+                    if index.get(write.seq).unwrap().header.traits.is_whole() || forgets(write.seq) {
                         held.clear();
                         base = Some(write.seq);
                     }
@@ -61,7 +61,7 @@ fn read(index: &mut QueueIndex, lane: LaneId, most: usize) -> (Option<Value>, us
 }
 
 fn add(index: &mut QueueIndex, op: u64, whole: bool) -> u64 {
-    let traits = Traits { whole, ..Traits::default() };
+    let traits = Traits::of(whole, false);
     index.admit(entry_with((op, 1, true), |it| it.traits = traits), false, None).unwrap()
 }
 

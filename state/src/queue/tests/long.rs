@@ -17,7 +17,7 @@ fn replay(absolute: bool, whole: bool) -> Duration {
     let mut index = QueueIndex::new(limits, 0);
     let began = now();
     for op in 1..=LENGTH {
-        let traits = Traits { whole, ..Traits::default() };
+        let traits = Traits::of(whole, false);
         let entry = entry_with((op, 1, absolute), |it| it.traits = traits);
         let seq = index.admit(entry, false, None).unwrap();
         index.committed(seq);

@@ -75,7 +75,7 @@ fn free_residue(index: &mut QueueIndex) -> u64 {
 fn a_residue_that_could_move_waits_for_whatever_comes_before_it_after_all() {
     // What the store brings back behind it.
     let mut index = many();
-    let due = Traits { due: Some(UnixMillis::new(800)), ..Traits::default() };
+    let due = Traits::residue(UnixMillis::new(800));
     index.restore(5, entry_with((1, 1, true), |it| it.traits = due), false, false);
     index.restore(
         6,
@@ -141,7 +141,7 @@ fn residues_do_not_wait_for_each_other() {
     // Not even if the one was accepted after the other is due.
     let mut index = many();
     for (seq, accepted_at, due) in [(5, 0, 800), (6, 900, 5_000)] {
-        let due = Traits { due: Some(UnixMillis::new(due)), ..Traits::default() };
+        let due = Traits::residue(UnixMillis::new(due));
         let entry = entry_with((seq, 1, true), |it| {
             (it.traits, it.accepted_at) = (due, UnixMillis::new(accepted_at));
         });
@@ -242,17 +242,17 @@ proptest! {
                     let taken = index.get(seq).unwrap();
                     let in_lane = |entry: &Entry| entry.header.lanes == taken.header.lanes;
                     for (other, entry) in index.page(false, 0).filter(|(_, it)| in_lane(it)) {
-                        let before = other < seq && match entry.header.traits.due {
-                            Some(due) => taken.header.traits.due.is_none() && taken.header.accepted_at >= due,
+                        let before = other < seq && match entry.header.traits.due() {
+                            Some(due) => taken.header.traits.due().is_none() && taken.header.accepted_at >= due,
                             None => true,
                         };
                         let gone = entry.phase == Phase::Removing
-                            && taken.is_absolute() && taken.header.traits.due.is_none();
+                            && taken.is_absolute() && taken.header.traits.due().is_none();
                         prop_assert!(!before || gone, "{} before {}", seq, other);
                     }
-                    if let Some(due) = taken.header.traits.due {
+                    if let Some(due) = taken.header.traits.due() {
                         let next = index.page(false, seq)
-                            .find(|(_, it)| in_lane(it) && it.header.traits.due.is_none());
+                            .find(|(_, it)| in_lane(it) && it.header.traits.due().is_none());
                         prop_assert!(next.is_none_or(|(_, it)| it.header.accepted_at >= due));
                         let claim = |(other, lane): &(u64, u64)| {
                             Lanes::One(LaneId(*lane)) == taken.header.lanes

@@ -9,7 +9,7 @@ fn row(index: &mut QueueIndex, op: u64) -> u64 {
 
 fn row_entry(op: u64) -> Entry {
     entry_with((op, 0, false), |it| {
-        it.traits = Traits { gather: Some(1), ..Traits::default() };
+        it.traits = Traits::gathered(1);
         it.lanes = Lanes::new([]);
     })
 }
@@ -17,7 +17,7 @@ fn row_entry(op: u64) -> Entry {
 /// A write of the whole value of `lane`, accepted then.
 fn whole(index: &mut QueueIndex, op: u64, lane: u64, accepted: u64) -> u64 {
     let entry = entry_with((op, lane, true), |it| {
-        it.traits = Traits { whole: true, ..Traits::default() };
+        it.traits = Traits::of(true, false);
         it.accepted_at = UnixMillis::new(accepted);
     });
     put(index, entry)
@@ -78,7 +78,7 @@ fn a_group_keeps_to_its_limits_and_is_halved_until_one_is_alone() {
     }
     assert_eq!((sizes, seqs), (vec![4, 2], vec![rows[0]]));
     // Nine of 100 bytes: ten fit.
-    assert_eq!(index.get(rows[8]).unwrap().group_max, u32::MAX);
+    assert_eq!(index.get(rows[8]).unwrap().details().group_max, u32::MAX);
 }
 
 #[test]
@@ -103,7 +103,9 @@ fn nobody_goes_into_a_group_larger_than_it_may() {
     let together = |most: [u32; 4]| {
         let mut index = many();
         for (op, group_max) in (1..).zip(most) {
-            put(&mut index, Entry { group_max, ..row_entry(op) });
+            let mut entry = row_entry(op);
+            entry.details_mut().group_max = group_max;
+            put(&mut index, entry);
         }
         turn(&mut index).unwrap().seqs
     };
@@ -186,7 +188,7 @@ fn only_the_last_write_of_a_lane_that_sets_its_whole_value_is_sent() {
     assert_eq!((first.seqs, first.overtaken), (vec![c], vec![a, b]));
     for seq in [a, b, c] {
         let entry = index.get(seq).unwrap();
-        assert_eq!((entry.phase, entry.attempts), (Phase::Sending, 1));
+        assert_eq!((entry.phase, entry.attempts()), (Phase::Sending, 1));
     }
     assert_eq!(turn(&mut index), None, "the lane is busy");
     // It was not applied after all: the line is what it was.

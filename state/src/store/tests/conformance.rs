@@ -129,7 +129,7 @@ fn marks_are_kept_and_taken_back(bench: &mut dyn Bench) {
 fn a_replacement_takes_the_place(bench: &mut dyn Bench) {
     run(bench, |store, done| store.append(call(21, &body(2, 9_000)), done)).unwrap();
     run(bench, |store, done| store.note_sending(21, &noted(1), done)).unwrap();
-    let traits = Traits { due: Some(UnixMillis::new(9)), ..Traits::default() };
+    let traits = Traits::residue(UnixMillis::new(9));
     let residue = call_with(21, traits, b"what is left");
     run(bench, |store, done| store.replace(&residue, done)).unwrap();
     let absent =

@@ -8,7 +8,7 @@ fn group(members: &[u64], applied: bool) -> Note {
 }
 
 fn gathered(seq: u64) -> NewCall {
-    call_with(seq, Traits { gather: Some(5), ..Traits::default() }, b"row")
+    call_with(seq, Traits::gathered(5), b"row")
 }
 
 /// A store with so many calls that may be sent as one.
@@ -54,10 +54,10 @@ fn what_replay_must_know_of_a_call_outlives_the_process() {
     let opened = Store::open(settings(dir.path())).unwrap();
     let all = [
         Traits::default(),
-        Traits { whole: true, ..Traits::default() },
-        Traits { timed: true, whole: true, ..Traits::default() },
-        Traits { gather: Some(Traits::gather_number(u64::MAX)), ..Traits::default() },
-        Traits { due: Some(UnixMillis::new(1_790_000_000_123)), ..Traits::default() },
+        Traits::of(true, false),
+        Traits::of(true, true),
+        Traits::gathered(u64::MAX),
+        Traits::residue(UnixMillis::new(1_790_000_000_123)),
     ];
     for (seq, traits) in (1..).zip(all) {
         wait(|done| opened.store.append(call_with(seq, traits, b"x"), done)).unwrap();
@@ -135,7 +135,7 @@ fn a_requeue_keeps_the_doubt_if_it_is_asked_to() {
         wait(|done| opened.store.requeue(1, 2, keep, done)).unwrap();
         let opened = reopen(opened, dir.path());
         let [call] = opened.calls.as_slice() else { panic!("{:?}", opened.calls) };
-        assert_eq!((call.seq, &call.dead, call.header.traits.gather), (2, &None, Some(5)));
+        assert_eq!((call.seq, &call.dead, call.header.traits.gather()), (2, &None, Some(5)));
         assert_eq!(call.first_sent_at, keep.then(|| UnixMillis::new(9)));
         assert_eq!(call.evidence, if keep { "e" } else { "" });
     }
@@ -160,7 +160,7 @@ fn a_call_is_replaced_in_its_place_whatever_its_size_was() {
     append(&opened.store, 1, &body(1, 50_000));
     append(&opened.store, 2, b"two");
     wait(|done| opened.store.note_sending(1, &noted(9), done)).unwrap();
-    let due = Traits { due: Some(UnixMillis::new(5)), ..Traits::default() };
+    let due = Traits::residue(UnixMillis::new(5));
     let residue = call_with(1, due, b"what is left");
     wait(|done| opened.store.replace(&residue, done)).unwrap();
     assert_eq!(opened.store.body(1).unwrap(), "what is left");

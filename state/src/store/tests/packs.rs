@@ -66,7 +66,7 @@ fn a_packed_call_takes_notes_and_marks_and_is_replaced_and_requeued() {
     wait(|done| store.requeue(3, 6, false, done)).unwrap();
     wait(|done| store.bury(4, mark(DeadReason::Rejected), done)).unwrap();
     wait(|done| store.revive(&[4], done)).unwrap();
-    let traits = Traits { due: Some(UnixMillis::new(9)), ..Traits::default() };
+    let traits = Traits::residue(UnixMillis::new(9));
     let residue = call_with(5, traits, b"what is left");
     wait(|done| store.replace(&residue, done)).unwrap();
     let holds = |store: &Store| {

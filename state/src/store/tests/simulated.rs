@@ -234,7 +234,7 @@ impl Run {
             Op::Replace(of) => {
                 let Some(seq) = pick(of, &|kept| !kept.residue) else { return };
                 let op = model.calls[&seq].op;
-                let traits = Traits { due: Some(UnixMillis::new(9)), ..Traits::default() };
+                let traits = Traits::residue(UnixMillis::new(9));
                 let mut residue = call_with(seq, traits, b"what is left");
                 residue.header.op_id = call(op, b"").header.op_id;
                 let encoded = queue::encode(&residue, &"t".into()).unwrap();

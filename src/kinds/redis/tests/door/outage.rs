@@ -276,7 +276,7 @@ async fn a_queued_transaction_that_the_account_may_not_run_waits_as_a_whole() {
     let user = ["--user", "default", "on", "nopass", "~*", "&*", "+@all", "-hset"];
     world.server.restart_with(&user).await;
     until("it waits", async || {
-        let page = world.fusebox.backends()[0].queue_page(false, None, 10);
+        let page = world.fusebox.backends()[0].queue_page(false, None, 10).await;
         page.calls.iter().any(|call| call.last_error.is_some())
     })
     .await;
@@ -303,7 +303,7 @@ async fn a_queued_transaction_that_fails_in_part_is_told_of_and_no_more_is_lost(
     world.server.restart().await;
     until("it was sent", async || world.waiting() == 0).await;
     assert_eq!(world.server.ask(&["MGET", "a", "b"]).await, "*2\r\n$1\r\n1\r\n$1\r\n2\r\n");
-    let page = world.fusebox.backends()[0].queue_page(true, None, 10);
+    let page = world.fusebox.backends()[0].queue_page(true, None, 10).await;
     assert_eq!(page.total, 1);
     let why = page.calls[0].last_error.as_ref().unwrap().said();
     assert!(why.contains("command 2 of the transaction has failed"), "{why}");

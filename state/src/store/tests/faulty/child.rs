@@ -193,7 +193,7 @@ impl Child {
     }
 
     fn replace(&mut self, seq: u64, length: usize) {
-        let traits = Traits { due: Some(UnixMillis::new(seq)), ..Traits::default() };
+        let traits = Traits::residue(UnixMillis::new(seq));
         let residue = call_with(seq, traits, &content(seq + 1_000_000, length));
         let what = format!("p {seq} {length}");
         let receiver = self.ask(what, |done| self.store.replace(&residue, done));
