@@ -67,6 +67,12 @@ impl SeqSet {
         self.len
     }
 
+    pub(crate) fn remove_all<'a>(&mut self, seqs: impl IntoIterator<Item = &'a u64>) {
+        for seq in seqs {
+            self.remove(*seq);
+        }
+    }
+
     /// The lowest of them.
     pub(crate) fn first(&self) -> Option<u64> {
         self.iter().next()
@@ -121,6 +127,22 @@ impl SeqSet {
         let dropped = std::mem::replace(&mut self.blocks, kept);
         self.len -= dropped.values().map(count).sum::<usize>();
         dropped.into_keys().collect()
+    }
+}
+
+impl Extend<u64> for SeqSet {
+    fn extend<I: IntoIterator<Item = u64>>(&mut self, seqs: I) {
+        for seq in seqs {
+            self.insert(seq);
+        }
+    }
+}
+
+impl FromIterator<u64> for SeqSet {
+    fn from_iter<I: IntoIterator<Item = u64>>(seqs: I) -> Self {
+        let mut set = Self::default();
+        set.extend(seqs);
+        set
     }
 }
 

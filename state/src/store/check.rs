@@ -24,7 +24,7 @@ use super::{
     open::{Look, UNREACHED, count_entries, look},
     plan::Plan,
     queue,
-    raw::{Key, Position, Raw},
+    raw::{Key, Position, Raw, Value},
     rebuild,
     scan::{self, ScanFailure, Scanned},
     space,
@@ -268,22 +268,22 @@ fn shown(raw: &Raw, mut plan: Plan) -> Plan {
     if is_rebuilt {
         return plan;
     }
-    let above = raw.shown_above(plan.head.commit);
-    for (key, (_, place)) in &above {
+    let mut shown = Vec::new();
+    for (at, Value { key, place, .. }) in raw.shown_above(plan.head.commit).with_places() {
+        shown.push(at);
         let Key::Call(seq) = key else { continue };
         // The chunks of a large body come in commits of their own.
         let chunks = (0..place.chunks).map(|at| Key::Chunk(*seq, at));
-        plan.values
-            .extend(chunks.filter_map(|key| Some((key.clone(), raw.newest(&key, u64::MAX)?))));
+        shown.extend(chunks.filter_map(|key| raw.picked_newest(&key)));
     }
-    plan.values.extend(above);
+    plan.values.extend(shown.into_iter());
     plan
 }
 
 /// What an open's scan would find.
 fn scan_plan(raw: &Raw, plan: &Plan) -> Result<Scanned, CheckError> {
     let values =
-        plan.values.iter().map(|(key, (_, place))| Ok((key.to_bytes(), raw.load(*place)?)));
+        plan.values.iter().map(|it| Ok((it.key.to_bytes(), raw.load(it.place)?)));
     match scan::scan_values(values) {
         Ok(scanned) => Ok(scanned),
         Err(ScanFailure::Newer(found)) => Err(CheckError::NewerFormat(found)),
@@ -315,8 +315,8 @@ pub fn export(dir: &Path, each: &mut dyn FnMut(ExportedCall)) -> Result<ExportSu
     let lost = plan.lost.calls.len() as u64;
     let mut summary = ExportSummary { calls: 0, bad: scanned.counts.bad + lost };
     for call in scanned.calls {
-        let place = plan.values.get(&Key::Call(call.seq)).map(|(_, place)| *place);
-        let chunk = |index| plan.values.get(&Key::Chunk(call.seq, index)).map(|it| it.1);
+        let place = plan.values.get(&Key::Call(call.seq)).map(|it| it.place);
+        let chunk = |index| plan.values.get(&Key::Chunk(call.seq, index)).map(|it| it.place);
         let body = match place {
             Some(place) => body(&raw, call.seq, place, &chunk)?,
             None => None,
@@ -348,21 +348,21 @@ pub fn repair(db: &Path, each: &mut dyn FnMut(ExportedCall)) -> Result<RepairSum
     }
     let raw = Raw::read(db, &mut |_, _| {})?;
     let mut summary = RepairSummary { scarred: raw.counts.scarred, ..RepairSummary::default() };
-    for (key, _, place) in raw.newest_of_each(u64::MAX) {
+    for Value { key, place, .. } in raw.newest_of_each(u64::MAX).iter() {
         let Key::Call(seq) = key else { continue };
-        let chunk = |index| raw.newest(&Key::Chunk(*seq, index), u64::MAX).map(|(_, place)| place);
-        let Some(body) = body(&raw, *seq, place, &chunk)? else {
+        let chunk = |index| raw.newest(&Key::Chunk(*seq, index), u64::MAX).map(|it| it.place);
+        let Some(body) = body(&raw, *seq, *place, &chunk)? else {
             summary.incomplete += 1;
             continue;
         };
-        let value = raw.load(place)?;
+        let value = raw.load(*place)?;
         let Ok((mut call, _)) = queue::decode_call(*seq, &value) else {
             summary.incomplete += 1;
             continue;
         };
-        let mark = raw.newest(&Key::Dead(*seq), u64::MAX).filter(|(_, place)| !place.is_void);
-        if let Some((_, place)) = mark {
-            call.dead = dead_letters::decode(*seq, &raw.load(place)?);
+        let mark = raw.newest(&Key::Dead(*seq), u64::MAX).filter(|it| !it.place.is_void);
+        if let Some(mark) = mark {
+            call.dead = dead_letters::decode(*seq, &raw.load(mark.place)?);
         }
         summary.calls += 1;
         each(ExportedCall { call, body, state: ExportedState::Salvaged });

@@ -13,7 +13,7 @@ use super::{
     keys::HEAD_KEY,
     mark::{self, Reading},
     open::{Look, look},
-    raw::Key,
+    raw::{Key, Value},
     rebuild,
     record::{self, FIRST, Kind},
     settings::StoreSettings,
@@ -69,7 +69,7 @@ pub fn downgrade(settings: &StoreSettings) -> Result<Downgraded, CheckError> {
         let too_large = || io::Error::other("a value does not fit the first format");
         record::seal_again(value, FIRST).map(|draft| draft.stamp(0)).ok_or_else(too_large)
     };
-    for (key, (_, place)) in &plan.values {
+    for Value { key, place, .. } in plan.values.iter() {
         done.calls += u64::from(matches!(key, Key::Call(_)));
         target.insert(key.to_bytes(), again(&raw.load(*place)?)?).map_err(io::Error::from)?;
     }

@@ -109,7 +109,7 @@ pub fn log(bytes: &[u8]) {
     if let Ok(plan) = plan::choose(&raw, None) {
         holds(&plan);
         let values = plan.values.iter();
-        let values = values.map(|(key, (_, place))| Ok((key.to_bytes(), raw.load(*place)?)));
+        let values = values.map(|it| Ok((it.key.to_bytes(), raw.load(it.place)?)));
         drop(scan::scan_values(values));
     }
 }
@@ -218,7 +218,7 @@ pub fn edited_log(bytes: &[u8]) {
     let Some(raw) = write_log(&log, "edited") else { return };
     let Ok(plan) = plan::choose(&raw, Some(fixture.head)) else { return };
     holds(&plan);
-    let calls = plan.values.keys().filter_map(|key| match key {
+    let calls = plan.values.iter().filter_map(|value| match &value.key {
         Key::Call(seq) => Some(*seq),
         _ => None,
     });

@@ -16,7 +16,6 @@
 //! be tried again.
 
 use std::{
-    collections::BTreeMap,
     fs::{self, File},
     io,
     path::Path,
@@ -35,7 +34,7 @@ use super::{
     ledger::{Ledger, Says},
     mark::{self, Mark, Reading},
     plan::{self, Lost, NoPlan, Plan},
-    raw::{Key, Raw, SEGMENT},
+    raw::{Key, Picked, Raw, SEGMENT},
     rebuild,
     record::KNOWN,
     scan::{self, ScanFailure, Scanned},
@@ -343,7 +342,7 @@ impl Opening<'_> {
                 return Err(OpenError::Io { path, source: io::Error::other(why) });
             }
         };
-        let plan = Plan { head, values: BTreeMap::new(), lost: Lost::default() };
+        let plan = Plan { head, values: Picked::default(), lost: Lost::default() };
         let raw = Raw::read(&path, &mut |_, _| {}).map_err(at(&path))?;
         self.seal(db, scanned, &raw, &plan)
     }

@@ -26,7 +26,7 @@ use std::{
 use super::{
     head::{Class, Digests, Head, Sum, fact_hash},
     history, note,
-    raw::{Key, Position, Raw},
+    raw::{Key, Picked, Raw, Value},
     record::{self, GoneRecord, Kind},
 };
 use crate::seqs::SeqSet;
@@ -58,8 +58,8 @@ impl Lost {
 pub(super) struct Plan {
     /// The head that it is the plan of.
     pub(super) head: Head,
-    /// The values that are live, with the commits that wrote them. Without removal records.
-    pub(super) values: BTreeMap<Key, (u64, Position)>,
+    /// The values that are live. Without removal records.
+    pub(super) values: Picked,
     pub(super) lost: Lost,
 }
 
@@ -71,7 +71,7 @@ impl Plan {
 
     /// Bytes of the live values.
     pub(super) fn bytes(&self) -> u64 {
-        self.values.values().map(|(_, place)| u64::from(place.length)).sum()
+        self.values.iter().map(|value| u64::from(value.place.length)).sum()
     }
 }
 
@@ -124,13 +124,10 @@ pub(super) fn choose(raw: &Raw, marked: Option<Head>) -> Result<Plan, NoPlan> {
 
 /// The plan for one head.
 pub(super) fn plan(raw: &Raw, head: Head) -> Result<Plan, NoPlan> {
-    let newest: BTreeMap<Key, (u64, Position)> = raw
-        .newest_of_each(head.commit)
-        .map(|(key, commit, place)| (key.clone(), (commit, place)))
-        .collect();
+    let newest = raw.newest_of_each(head.commit);
     let gone = gone(raw, &newest)?;
     let mut found = Found::default();
-    for (key, (_, place)) in &newest {
+    for Value { key, place, .. } in newest.iter() {
         if let Key::Call(seq) = key
             && *seq >= head.floor
             && !gone.contains(*seq)
@@ -143,18 +140,19 @@ pub(super) fn plan(raw: &Raw, head: Head) -> Result<Plan, NoPlan> {
     }
     let calls = explain(Class::Calls, &found.calls, head.digests.calls, &|| {
         let all = head.floor..=head.last_seq;
-        all.filter(|seq| !found.calls.contains(seq) && !gone.contains(*seq))
+        all.filter(|seq| !found.calls.contains(*seq) && !gone.contains(*seq))
             .take(POOL_MAX)
             .collect()
     })
     .ok_or_else(|| unprovable(Class::Calls, &found.calls, head.digests.calls))?;
     let mut lost = Lost { calls: calls.missing.clone(), ..Lost::default() };
-    found.calls.retain(|seq| !calls.surplus.contains(seq));
+    found.calls.remove_all(&calls.surplus);
+    found.residues.remove_all(&calls.surplus);
     // The calls that were live, lost ones included.
-    let live: BTreeSet<u64> = found.calls.union(&calls.missing).copied().collect();
-    found.residues.retain(|seq| live.contains(seq));
-    let among = |found: &BTreeSet<u64>| -> Vec<u64> {
-        live.iter().filter(|seq| !found.contains(seq)).copied().collect()
+    let mut live = found.calls.clone();
+    live.extend(calls.missing.iter().copied());
+    let among = |found: &SeqSet| -> Vec<u64> {
+        live.iter().filter(|seq| !found.contains(*seq)).collect()
     };
     // The older header of a call whose residue is lost must not come back to life.
     let residues = explain(Class::Residues, &found.residues, head.digests.residues, &|| {
@@ -168,74 +166,65 @@ pub(super) fn plan(raw: &Raw, head: Head) -> Result<Plan, NoPlan> {
         .ok_or_else(|| unprovable(Class::Notes, &found.notes, head.digests.notes))?;
     let dead = explain(Class::Dead, &found.dead, head.digests.dead, &|| among(&found.dead))
         .ok_or_else(|| unprovable(Class::Dead, &found.dead, head.digests.dead))?;
-    found.notes.retain(|seq| !notes.surplus.contains(seq));
-    found.dead.retain(|seq| !dead.surplus.contains(seq));
+    found.notes.remove_all(&notes.surplus);
+    found.dead.remove_all(&dead.surplus);
     lost.facts = facts(&newest) != head.digests.facts;
-    let mut values = BTreeMap::new();
-    for seq in &found.calls {
-        let (commit, place) = newest.get(&Key::Call(*seq)).copied().unwrap_or_default();
-        let is_whole = (0..place.chunks).all(|at| newest.contains_key(&Key::Chunk(*seq, at)));
-        if !is_whole {
-            lost.calls.insert(*seq);
+    let mut values = Vec::with_capacity(found.calls.len());
+    for seq in found.calls.iter() {
+        let key = Key::Call(seq);
+        let (at, chunks) = (newest.place_of(&key), newest.get(&key).map(|it| it.place.chunks));
+        let chunks = (0..chunks.unwrap_or_default()).map(|at| newest.place_of(&Key::Chunk(seq, at)));
+        let chunks: Option<Vec<u32>> = chunks.collect();
+        if chunks.is_none() {
+            lost.calls.insert(seq);
         }
-        if lost.calls.contains(seq) {
+        if lost.calls.contains(&seq) {
             continue;
         }
-        values.insert(Key::Call(*seq), (commit, place));
-        for key in (0..place.chunks).map(|at| Key::Chunk(*seq, at)) {
-            values.extend(newest.get(&key).map(|value| (key, *value)));
-        }
+        values.extend(at);
+        values.extend(chunks.into_iter().flatten());
     }
-    found.dead.retain(|seq| !lost.calls.contains(seq));
+    found.dead.remove_all(&lost.calls);
     let mut orphans = BTreeSet::new();
-    for seq in found.notes.intersection(&lost.calls) {
-        let Some((_, place)) = newest.get(&Key::Note(*seq)) else { continue };
-        let is_alive = |member: &u64| live.contains(member) && !lost.calls.contains(member);
-        if !members(*seq, &raw.load(*place)?).iter().any(is_alive) {
+    for seq in lost.calls.iter().filter(|seq| found.notes.contains(**seq)) {
+        let Some(value) = newest.get(&Key::Note(*seq)) else { continue };
+        let is_alive = |member: &u64| live.contains(*member) && !lost.calls.contains(member);
+        if !members(*seq, &raw.load(value.place)?).iter().any(is_alive) {
             orphans.insert(*seq);
         }
     }
-    found.notes.retain(|seq| !orphans.contains(seq));
+    found.notes.remove_all(&orphans);
     lost.notes = notes.missing.difference(&lost.calls).copied().collect();
     lost.dead = dead.missing.difference(&lost.calls).copied().collect();
-    let marks = found.notes.iter().map(|seq| Key::Note(*seq));
-    let marks = marks.chain(found.dead.iter().map(|seq| Key::Dead(*seq)));
-    let facts = newest.iter().filter(|(_, (_, place))| !place.is_void);
-    let facts = facts.map(|(key, _)| key).filter(|key| matches!(key, Key::Fact(_))).cloned();
-    let kept = newest.keys().rev().filter(|key| matches!(key, Key::History(_))).cloned();
-    let kept = kept.take(usize::try_from(history::KEPT).unwrap_or(usize::MAX));
-    for key in marks.chain(facts).chain(kept) {
-        values.extend(newest.get(&key).map(|value| (key, *value)));
-    }
-    Ok(Plan { head, values, lost })
+    values.extend(found.notes.iter().filter_map(|seq| newest.place_of(&Key::Note(seq))));
+    values.extend(found.dead.iter().filter_map(|seq| newest.place_of(&Key::Dead(seq))));
+    let facts = |value: &Value| matches!(value.key, Key::Fact(_)) && !value.place.is_void;
+    let history = |value: &Value| matches!(value.key, Key::History(_));
+    let kept = usize::try_from(history::KEPT).unwrap_or(usize::MAX);
+    let of = |wanted: fn(&Value) -> bool| newest.with_places().filter(move |(_, it)| wanted(it));
+    values.extend(of(facts).map(|(at, _)| at));
+    values.extend(of(history).rev().take(kept).map(|(at, _)| at));
+    Ok(Plan { head, values: newest.of_same(values), lost })
 }
 
 /// What the newest values say.
 #[derive(Default)]
 struct Found {
-    calls: BTreeSet<u64>,
-    residues: BTreeSet<u64>,
-    notes: BTreeSet<u64>,
-    dead: BTreeSet<u64>,
+    calls: SeqSet,
+    residues: SeqSet,
+    notes: SeqSet,
+    dead: SeqSet,
 }
 
 impl Found {
     /// Notes and marks that belong to a live call. The note of a group belongs to all its calls.
-    fn marks(
-        &mut self,
-        raw: &Raw,
-        newest: &BTreeMap<Key, (u64, Position)>,
-        live: &BTreeSet<u64>,
-    ) -> io::Result<()> {
-        for (key, (_, place)) in newest {
-            if place.is_void {
-                continue;
-            }
+    fn marks(&mut self, raw: &Raw, newest: &Picked, live: &SeqSet) -> io::Result<()> {
+        for Value { key, place, .. } in newest.iter().filter(|value| !value.place.is_void) {
             match key {
-                Key::Dead(seq) if live.contains(seq) => drop(self.dead.insert(*seq)),
+                Key::Dead(seq) if live.contains(*seq) => drop(self.dead.insert(*seq)),
                 Key::Note(seq) => {
-                    let belongs = live.contains(seq)
-                        || members(*seq, &raw.load(*place)?).iter().any(|it| live.contains(it));
+                    let belongs = live.contains(*seq)
+                        || members(*seq, &raw.load(*place)?).iter().any(|it| live.contains(*it));
                     if belongs {
                         self.notes.insert(*seq);
                     }
@@ -253,9 +242,9 @@ fn members(seq: u64, note: &[u8]) -> Vec<u64> {
     group.map(|group| group.members).unwrap_or_default()
 }
 
-fn gone(raw: &Raw, newest: &BTreeMap<Key, (u64, Position)>) -> Result<SeqSet, NoPlan> {
+fn gone(raw: &Raw, newest: &Picked) -> Result<SeqSet, NoPlan> {
     let mut gone = SeqSet::default();
-    for (key, (_, place)) in newest {
+    for Value { key, place, .. } in newest.iter() {
         if let Key::Gone(_) = key
             && let Ok(record) = record::open::<GoneRecord>(Kind::Gone, &raw.load(*place)?)
         {
@@ -265,9 +254,9 @@ fn gone(raw: &Raw, newest: &BTreeMap<Key, (u64, Position)>) -> Result<SeqSet, No
     Ok(gone)
 }
 
-fn facts(newest: &BTreeMap<Key, (u64, Position)>) -> Sum {
+fn facts(newest: &Picked) -> Sum {
     let mut sum = Sum::default();
-    for (key, (commit, place)) in newest {
+    for Value { key, commit, place } in newest.iter() {
         if let Key::Fact(name) = key
             && !place.is_void
         {
@@ -277,7 +266,7 @@ fn facts(newest: &BTreeMap<Key, (u64, Position)>) -> Sum {
     sum
 }
 
-fn unprovable(class: Class, found: &BTreeSet<u64>, expected: Sum) -> NoPlan {
+fn unprovable(class: Class, found: &SeqSet, expected: Sum) -> NoPlan {
     let class = match class {
         Class::Calls => "calls",
         Class::Residues => "deadlines",
@@ -302,13 +291,13 @@ struct Difference {
 /// missing.
 fn explain(
     class: Class,
-    found: &BTreeSet<u64>,
+    found: &SeqSet,
     expected: Sum,
     pool: &dyn Fn() -> Vec<u64>,
 ) -> Option<Difference> {
     let mut sum = Sum::default();
-    for seq in found {
-        sum.add(class.hash(*seq));
+    for seq in found.iter() {
+        sum.add(class.hash(seq));
     }
     if sum == expected {
         return Some(Difference::default());
@@ -320,7 +309,7 @@ fn explain(
             Some(Difference { missing, ..Difference::default() })
         }
         (wanted, there) if wanted < there => {
-            let all: Vec<u64> = found.iter().copied().collect();
+            let all: Vec<u64> = found.iter().collect();
             let surplus = some_of(class, &all, there - wanted, missing.wrapping_neg())?;
             Some(Difference { surplus, ..Difference::default() })
         }
@@ -328,8 +317,8 @@ fn explain(
             let by_hash: HashMap<u64, u64> =
                 pool().into_iter().map(|seq| (class.hash(seq), seq)).collect();
             found.iter().find_map(|surplus| {
-                let missing = by_hash.get(&missing.wrapping_add(class.hash(*surplus)))?;
-                Some(Difference { missing: [*missing].into(), surplus: [*surplus].into() })
+                let missing = by_hash.get(&missing.wrapping_add(class.hash(surplus)))?;
+                Some(Difference { missing: [*missing].into(), surplus: [surplus].into() })
             })
         }
     }
@@ -363,7 +352,7 @@ fn some_of(class: Class, pool: &[u64], count: usize, sum: u64) -> Option<BTreeSe
 /// The digests of what a plan would write.
 pub(super) fn digests(plan: &Plan) -> Digests {
     let mut digests = Digests::default();
-    for (key, (commit, place)) in &plan.values {
+    for Value { key, commit, place } in plan.values.iter() {
         match key {
             Key::Call(seq) => {
                 digests.calls.add(Class::Calls.hash(*seq));
@@ -393,7 +382,7 @@ mod tests {
     }
 
     fn why(found: &[u64], expected: &[u64], pool: &[u64]) -> Option<Difference> {
-        let found: BTreeSet<u64> = found.iter().copied().collect();
+        let found: SeqSet = found.iter().copied().collect();
         explain(Class::Calls, &found, sum_of(expected.iter().copied()), &|| pool.to_vec())
     }
 
@@ -423,8 +412,8 @@ mod tests {
             let all: Vec<u64> = live.iter().copied().collect();
             let begin = if all.is_empty() { 0 } else { drop_at.index(all.len()) };
             let lost: BTreeSet<u64> = all.iter().copied().skip(begin).take(dropped).collect();
-            let found: BTreeSet<u64> = live.difference(&lost).copied().collect();
-            let pool = || (1..200).filter(|seq| !found.contains(seq)).collect();
+            let found: SeqSet = live.difference(&lost).copied().collect();
+            let pool = || (1..200).filter(|seq| !found.contains(*seq)).collect();
             let why = explain(Class::Calls, &found, sum_of(live.iter().copied()), &pool);
             if let Some(why) = why {
                 prop_assert_eq!(why.missing, lost);

@@ -23,6 +23,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use memchr::memmem;
@@ -101,6 +102,82 @@ pub(super) struct Position {
     pub(super) chunks: u32,
 }
 
+/// A value in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Value {
+    pub(super) key: Key,
+    /// The commit that wrote it.
+    pub(super) commit: u64,
+    pub(super) place: Position,
+}
+
+/// Some of a log's values, at most one of each key, in the order of the keys. Four bytes each, beside the values
+/// themselves, which it shares.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Picked {
+    all: Arc<Vec<Value>>,
+    /// Their places in `all`, ascending.
+    at: Vec<u32>,
+}
+
+impl Picked {
+    /// These of the same log; of several of one key the newest.
+    pub(super) fn of_same(&self, mut at: Vec<u32>) -> Self {
+        at.sort_unstable();
+        let mut picked = Self { all: Arc::clone(&self.all), at: Vec::with_capacity(at.len()) };
+        for next in at {
+            let last = picked.at.last().and_then(|last| picked.value(*last));
+            if last.map(|it| &it.key) == picked.value(next).map(|it| &it.key) {
+                picked.at.pop();
+            }
+            picked.at.push(next);
+        }
+        picked
+    }
+
+    fn value(&self, at: u32) -> Option<&Value> {
+        self.all.get(at as usize)
+    }
+
+    /// Adds others of the same log; of several of one key the newest stays.
+    pub(super) fn extend(&mut self, more: impl Iterator<Item = u32>) {
+        let mut at = std::mem::take(&mut self.at);
+        at.extend(more);
+        *self = self.of_same(at);
+    }
+
+    /// With their places, for [`Picked::of_same`].
+    pub(super) fn with_places(&self) -> impl DoubleEndedIterator<Item = (u32, &Value)> {
+        self.at.iter().filter_map(|at| Some((*at, self.value(*at)?)))
+    }
+
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Value> {
+        self.with_places().map(|(_, value)| value)
+    }
+
+    /// The place of the one under `key`.
+    pub(super) fn place_of(&self, key: &Key) -> Option<u32> {
+        let found = self.at.binary_search_by(|at| {
+            self.value(*at).map_or(std::cmp::Ordering::Less, |value| value.key.cmp(key))
+        });
+        self.at.get(found.ok()?).copied()
+    }
+
+    /// Which of them is under `key`: the first is 0.
+    pub(super) fn index_of(&self, key: &Key) -> Option<usize> {
+        let at = self.place_of(key)?;
+        self.at.binary_search(&at).ok()
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<&Value> {
+        self.value(self.place_of(key)?)
+    }
+
+    pub(super) fn contains(&self, key: &Key) -> bool {
+        self.place_of(key).is_some()
+    }
+}
+
 /// Values in a raw log, superseded and removed ones included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct RawCounts {
@@ -132,7 +209,7 @@ pub(super) struct Raw {
     /// Bytes of the log.
     pub(super) bytes: u64,
     /// By key and commit.
-    pub(super) values: BTreeMap<(Key, u64), Position>,
+    values: Arc<Vec<Value>>,
     /// By commit, the newest.
     pub(super) heads: BTreeMap<u64, SeenHead>,
     /// The newest head of the first format.
@@ -171,7 +248,7 @@ impl Raw {
         let mut raw = Self {
             file,
             bytes,
-            values: BTreeMap::new(),
+            values: Arc::default(),
             heads: BTreeMap::new(),
             first: None,
             newer: None,
@@ -201,8 +278,16 @@ impl Raw {
             progress(offset.min(self.bytes), self.bytes);
         }
         self.file = Some(file);
+        self.sort();
         self.judge(segments, heads);
         Ok(())
+    }
+
+    /// Puts the values in their order. Of copies of one the first stays.
+    fn sort(&mut self) {
+        let values = Arc::make_mut(&mut self.values);
+        values.sort_by(|one, other| (&one.key, one.commit).cmp(&(&other.key, other.commit)));
+        values.dedup_by(|later, first| (&later.key, later.commit) == (&first.key, first.commit));
     }
 
     /// Follows a segment's messages.
@@ -261,7 +346,7 @@ impl Raw {
         let length = u16::try_from(sealed.length).unwrap_or(u16::MAX);
         match found(&sealed, offset, length) {
             Some((key, place)) => {
-                self.values.entry((key, sealed.commit)).or_insert(place);
+                Arc::make_mut(&mut self.values).push(Value { key, commit: sealed.commit, place });
             }
             None => self.counts.scarred += 1,
         }
@@ -314,7 +399,7 @@ impl Raw {
         let mut raw = Self {
             file: None,
             bytes: 0,
-            values: BTreeMap::new(),
+            values: Arc::default(),
             heads: BTreeMap::new(),
             first: None,
             newer: None,
@@ -332,41 +417,51 @@ impl Raw {
             raw.heads.insert(head.commit, SeenHead { head, reachable: true });
         }
         raw.file = Some(file);
+        raw.sort();
         raw
     }
 
     /// The newest value of `key` up to a commit.
-    pub(super) fn newest(&self, key: &Key, up_to: u64) -> Option<(u64, Position)> {
-        let range = (key.clone(), 0)..=(key.clone(), up_to);
-        self.values.range(range).next_back().map(|((_, commit), place)| (*commit, *place))
+    pub(super) fn newest(&self, key: &Key, up_to: u64) -> Option<&Value> {
+        self.values.get(self.place_of_newest(key, up_to)?)
+    }
+
+    fn place_of_newest(&self, key: &Key, up_to: u64) -> Option<usize> {
+        let behind = self.values.partition_point(|it| (&it.key, it.commit) <= (key, up_to));
+        let at = behind.checked_sub(1)?;
+        self.values.get(at).is_some_and(|it| it.key == *key).then_some(at)
+    }
+
+    /// The place of that value, for a [`Picked`] of this log.
+    pub(super) fn picked_newest(&self, key: &Key) -> Option<u32> {
+        u32::try_from(self.place_of_newest(key, u64::MAX)?).ok()
     }
 
     /// The newest value of each key up to a commit.
-    pub(super) fn newest_of_each(&self, up_to: u64) -> impl Iterator<Item = (&Key, u64, Position)> {
-        let mut values =
-            self.values.iter().filter(move |((_, commit), _)| *commit <= up_to).peekable();
-        std::iter::from_fn(move || {
-            let (mut key, mut place) = values.next()?;
-            while let Some(((next, _), _)) = values.peek()
-                && *next == key.0
-            {
-                (key, place) = values.next()?;
-            }
-            Some((&key.0, key.1, *place))
-        })
+    pub(super) fn newest_of_each(&self, up_to: u64) -> Picked {
+        let all = &*self.values;
+        let is_newest = |at: &u32| {
+            let at = *at as usize;
+            let next = all.get(at + 1).filter(|next| next.commit <= up_to);
+            all.get(at).is_some_and(|it| {
+                it.commit <= up_to && next.is_none_or(|next| next.key != it.key)
+            })
+        };
+        let places = 0..u32::try_from(all.len()).unwrap_or(u32::MAX);
+        Picked { all: Arc::clone(&self.values), at: places.filter(is_newest).collect() }
     }
 
     /// Keys of which a commit above `commit` has written a value.
     pub(super) fn unsettled(&self, commit: u64) -> Vec<Key> {
-        let mut keys: Vec<Key> =
-            self.values.keys().filter(|it| it.1 > commit).map(|it| it.0.clone()).collect();
+        let above = self.values.iter().filter(|it| it.commit > commit);
+        let mut keys: Vec<Key> = above.map(|it| it.key.clone()).collect();
         keys.dedup();
         keys
     }
 
     /// The highest commit of which anything was written.
     pub(super) fn highest_commit(&self) -> u64 {
-        let of_values = self.values.keys().map(|it| it.1).max();
+        let of_values = self.values.iter().map(|it| it.commit).max();
         of_values.into_iter().chain(self.heads.keys().copied()).max().unwrap_or_default()
     }
 
@@ -378,15 +473,14 @@ impl Raw {
 
     /// What a commit above `commit` has left that sled would show: its newest value of each key. Removal records and
     /// history are left out.
-    pub(super) fn shown_above(&self, commit: u64) -> BTreeMap<Key, (u64, Position)> {
-        let mut shown: BTreeMap<Key, (u64, Position)> = BTreeMap::new();
-        for ((key, of), place) in &self.values {
-            let is_state = !matches!(key, Key::Gone(_) | Key::History(_));
-            if *of > commit && is_state && self.reaches(place.offset) {
-                shown.insert(key.clone(), (*of, *place));
-            }
-        }
-        shown
+    pub(super) fn shown_above(&self, commit: u64) -> Picked {
+        let is_shown = |it: &Value| {
+            let is_state = !matches!(it.key, Key::Gone(_) | Key::History(_));
+            it.commit > commit && is_state && self.reaches(it.place.offset)
+        };
+        let shown = (0..).zip(&*self.values).filter(|(_, it)| is_shown(it));
+        let all = Picked { all: Arc::clone(&self.values), at: Vec::new() };
+        all.of_same(shown.map(|(at, _)| at).collect())
     }
 
     /// Whether sled would get to `head`, and that is the last one.

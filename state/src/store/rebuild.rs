@@ -44,7 +44,7 @@ use super::{
     note::{self, Note},
     plan::{self, Plan},
     queue,
-    raw::{Key, Raw},
+    raw::{Key, Raw, Value},
     record::{self, FORMAT, Kind, Unreadable},
     settings::StoreSettings,
     space::{self, at, remove_folder},
@@ -60,7 +60,7 @@ const FLUSH_BYTES: usize = 1 << 20;
 /// Steps 1 and 2 for a plan.
 pub(super) fn from_plan(settings: &StoreSettings, raw: &Raw, plan: &Plan) -> Result<(), OpenError> {
     write(settings, plan.bytes(), plan.head.commit, plan.head.last_seq, &mut |writer| {
-        for (key, (commit, place)) in &plan.values {
+        for Value { key, commit, place } in plan.values.iter() {
             let value = raw.load(*place)?;
             let is_it = record::peel(&value).is_ok_and(|sealed| sealed.commit == *commit);
             if !is_it {

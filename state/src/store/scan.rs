@@ -4,7 +4,7 @@
 //! A commit that was not completed may be there in part. Its appends and marks have a number above the head's, and what
 //! it removed is named by a removal record of such a number, so that everything else must be as planned.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sled::{Db, IVec};
 
@@ -24,7 +24,7 @@ use super::{
     raw::Key,
     record::{self, FactRecord, HistoryRecord, Kind, Unreadable},
 };
-use crate::{target::Target, units::UnixMillis};
+use crate::{seqs::SeqSet, target::Target, units::UnixMillis};
 
 /// Values per class, as a scan found them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -126,7 +126,8 @@ pub(super) fn scan_values(
 /// Compares what sled shows with a plan.
 struct Witness<'a> {
     plan: &'a Plan,
-    unseen: BTreeSet<&'a Key>,
+    /// Which of the plan's values were seen; history counts as seen.
+    seen: Vec<bool>,
     /// Keys that a commit above the head's has written.
     above: BTreeSet<Key>,
     foreign: Option<Key>,
@@ -134,8 +135,8 @@ struct Witness<'a> {
 
 impl<'a> Witness<'a> {
     fn new(plan: &'a Plan) -> Self {
-        let compared = plan.values.keys().filter(|key| !matches!(key, Key::History(_)));
-        Self { plan, unseen: compared.collect(), above: BTreeSet::new(), foreign: None }
+        let seen = plan.values.iter().map(|value| matches!(value.key, Key::History(_)));
+        Self { plan, seen: seen.collect(), above: BTreeSet::new(), foreign: None }
     }
 
     fn see(&mut self, key: &[u8], value: &[u8]) {
@@ -145,7 +146,7 @@ impl<'a> Witness<'a> {
             return;
         }
         match self.plan.values.get(&key) {
-            Some((commit, _)) if *commit == sealed.commit => drop(self.unseen.remove(&key)),
+            Some(value) if value.commit == sealed.commit => self.was_seen(&key),
             None if self.is_leftover(&key, sealed.kind) => {}
             _ => drop(self.foreign.get_or_insert(key)),
         }
@@ -157,8 +158,15 @@ impl<'a> Witness<'a> {
         let key = Key::Call(seq);
         if sealed.commit > self.plan.head.commit {
             self.above.insert(key);
-        } else if self.plan.values.get(&key).is_some_and(|(commit, _)| *commit == sealed.commit) {
-            self.unseen.remove(&key);
+        } else if self.plan.values.get(&key).is_some_and(|it| it.commit == sealed.commit) {
+            self.was_seen(&key);
+        }
+    }
+
+    fn was_seen(&mut self, key: &Key) {
+        let index = self.plan.values.index_of(key);
+        if let Some(seen) = index.and_then(|index| self.seen.get_mut(index)) {
+            *seen = true;
         }
     }
 
@@ -166,9 +174,9 @@ impl<'a> Witness<'a> {
     fn is_leftover(&self, key: &Key, kind: Kind) -> bool {
         match key {
             Key::Gone(_) | Key::History(_) => true,
-            Key::Chunk(seq, _) => !self.plan.values.contains_key(&Key::Call(*seq)),
+            Key::Chunk(seq, _) => !self.plan.values.contains(&Key::Call(*seq)),
             Key::Note(seq) | Key::Dead(seq) => {
-                kind == Kind::Void || !self.plan.values.contains_key(&Key::Call(*seq))
+                kind == Kind::Void || !self.plan.values.contains(&Key::Call(*seq))
             }
             Key::Fact(_) => kind == Kind::Void,
             Key::Call(_) => false,
@@ -182,18 +190,19 @@ impl<'a> Witness<'a> {
         }
         let is_foreign = |seq: &u64| {
             let key = Key::Call(*seq);
-            !self.plan.values.contains_key(&key) && !self.above.contains(&key)
+            !self.plan.values.contains(&key) && !self.above.contains(&key)
         };
         if let Some(seq) = ledger.packs.calls().find(is_foreign) {
             return Some(format!("sled shows call {seq}, which is not live"));
         }
-        let missing = self.unseen.iter().find(|key| {
+        let unseen = self.plan.values.iter().zip(&self.seen).filter(|(_, seen)| !**seen);
+        let missing = unseen.map(|(value, _)| &value.key).find(|key| {
             let seq = match key {
                 Key::Call(seq) | Key::Note(seq) | Key::Dead(seq) | Key::Chunk(seq, _) => Some(*seq),
                 Key::Fact(_) | Key::Gone(_) | Key::History(_) => None,
             };
             let was_removed = seq.is_some_and(|seq| ledger.is_gone(seq) && !ledger.is_live(seq));
-            !was_removed && !self.above.contains(**key)
+            !was_removed && !self.above.contains(*key)
         });
         missing.map(|key| format!("sled does not show {key:?}"))
     }
@@ -205,7 +214,7 @@ struct Scan<'a> {
     found: Scanned,
     calls: BTreeMap<u64, StoredCall>,
     /// Every sequence with a header, be it one that does not decode.
-    headers: HashSet<u64>,
+    headers: SeqSet,
     pieces: HashMap<u64, Pieces>,
     marks: Vec<(u64, IVec, IVec)>,
     groups: Vec<(u64, Note)>,
@@ -360,7 +369,7 @@ impl Scan<'_> {
                 self.groups.push((seq, note.clone()));
                 continue;
             }
-            if !self.headers.contains(&seq) {
+            if !self.headers.contains(seq) {
                 self.found.garbage.push(key);
                 continue;
             }
@@ -460,7 +469,7 @@ impl Scan<'_> {
             self.found.garbage.extend(keys.map(|key| IVec::from(&key)));
         }
         for (seq, pieces) in &self.pieces {
-            if !self.headers.contains(seq) {
+            if !self.headers.contains(*seq) {
                 self.found.live_bytes = self.found.live_bytes.saturating_sub(pieces.bytes);
                 let keys = pieces.indices.iter().map(|index| keys::chunk_key(*seq, *index));
                 self.found.garbage.extend(keys.map(|key| IVec::from(&key)));
@@ -471,14 +480,21 @@ impl Scan<'_> {
     /// A crash within a requeue may leave the dead letter beside the call that took its place: the
     /// new one was written first, so the old one goes.
     fn finish_requeues(&mut self) {
-        let newest: HashMap<_, _> =
-            self.calls.values().map(|call| (call.header.op_id, call.seq)).collect();
-        let replaced: Vec<u64> = self
-            .calls
-            .values()
-            .filter(|call| call.dead.is_some() && newest.get(&call.header.op_id) > Some(&call.seq))
-            .map(|call| call.seq)
-            .collect();
+        let dead = self.calls.values().filter(|call| call.dead.is_some());
+        let mut newest: HashMap<_, _> = dead.map(|call| (call.header.op_id, call.seq)).collect();
+        if newest.is_empty() {
+            return;
+        }
+        for call in self.calls.values() {
+            if let Some(seq) = newest.get_mut(&call.header.op_id) {
+                *seq = call.seq.max(*seq);
+            }
+        }
+        let is_replaced = |call: &&StoredCall| {
+            call.dead.is_some() && newest.get(&call.header.op_id) > Some(&call.seq)
+        };
+        let replaced: Vec<u64> =
+            self.calls.values().filter(is_replaced).map(|call| call.seq).collect();
         for seq in replaced {
             self.found.garbage.push(IVec::from(&keys::key(keys::SENDING, seq)));
             self.sweep_call(seq);

@@ -115,7 +115,7 @@ impl Template {
         let mut template = Self::filled(part);
         let seq = template.model.certain().into_iter().nth(3).unwrap();
         let raw = raw::Raw::read(&template.dir.path().join("store/db"), &mut |_, _| {}).unwrap();
-        let (_, place) = raw.newest(&raw::Key::Call(seq), u64::MAX).unwrap();
+        let place = raw.newest(&raw::Key::Call(seq), u64::MAX).unwrap().place;
         let path = template.dir.path().join("store/db/db");
         let mut bytes = fs::read(&path).unwrap();
         let value = raw.load(place).unwrap();

@@ -14,7 +14,7 @@ use crate::store::{
     ledger::Ledger,
     places::Places,
     plan::{self, Plan},
-    raw::{Key, Raw},
+    raw::{Key, Raw, Value},
     tree::Tree,
 };
 
@@ -335,7 +335,7 @@ impl Run {
     fn rebuild(&mut self, raw: &Raw, plan: &Plan) {
         let mut ledger = Ledger::default();
         let memory = Memory { places: ledger.packs.places.clone(), ..Memory::default() };
-        for (key, (commit, place)) in &plan.values {
+        for Value { key, commit, place } in plan.values.iter() {
             let (key, value) = (key.to_bytes(), raw.load(*place).unwrap());
             ledger.written(&key, queue::says_of(&key, &value), *commit);
             memory.insert(&key, value).unwrap();
@@ -379,7 +379,7 @@ fn applier(head: Head, ledger: Ledger, packs: bool) -> Applier {
 /// What a plan says that the store holds.
 fn shown(raw: &Raw, plan: &Plan) -> Model {
     let mut model = Model::default();
-    for (key, (_, place)) in &plan.values {
+    for Value { key, place, .. } in plan.values.iter() {
         let value = raw.load(*place).unwrap();
         match key {
             Key::Call(seq) => {
@@ -398,8 +398,8 @@ fn shown(raw: &Raw, plan: &Plan) -> Model {
             _ => {}
         }
     }
-    for key in plan.values.keys() {
-        if let Key::Dead(seq) = key {
+    for value in plan.values.iter() {
+        if let Key::Dead(seq) = &value.key {
             model.calls.get_mut(seq).unwrap().dead = true;
         }
     }
