@@ -140,7 +140,9 @@ impl Backend {
             lanes: plan.lanes,
             digest: fusebox_state::digest(&import.body),
             token: if write.absolute { TokenKind::Absolute } else { TokenKind::Marker },
-            traits: write.gather.map_or_else(|| Traits::of(write.whole, write.timed), Traits::gathered),
+            traits: write
+                .gather
+                .map_or_else(|| Traits::of(write.whole, write.timed), Traits::gathered),
         })
     }
 

@@ -26,9 +26,7 @@ use bytes::Bytes;
 use fusebox_state::{
     Lanes, SpanRef, Words,
     queue::{Entry, Noted, QueueIndex, Refusal},
-    store::{
-        CallHeader, CallStore, DeadMark, Done, EVIDENCE_MAX, NewCall, Note, StoreError,
-    },
+    store::{CallHeader, CallStore, DeadMark, Done, EVIDENCE_MAX, NewCall, Note, StoreError},
     write::{Repeat, WriteState},
 };
 use parking_lot::{Mutex, MutexGuard};
@@ -411,7 +409,9 @@ impl Queue {
         let ordered = self.order.lock();
         {
             let mut index = self.index.lock();
-            seqs.iter().for_each(|seq| index.applied(*seq));
+            for seq in &seqs {
+                index.applied(*seq);
+            }
         }
         self.remove_in_order(seqs, then);
         drop(ordered);
@@ -419,11 +419,7 @@ impl Queue {
     }
 
     /// Takes calls or dead letters out for good, under the order lock. `then` runs once that is synced.
-    fn remove_in_order(
-        self: &Arc<Self>,
-        seqs: Vec<u64>,
-        then: impl FnOnce() + Send + 'static,
-    ) {
+    fn remove_in_order(self: &Arc<Self>, seqs: Vec<u64>, then: impl FnOnce() + Send + 'static) {
         let Ok(store) = self.store() else { return };
         let (this, gone) = (Arc::clone(self), seqs.clone());
         store.remove(
@@ -448,7 +444,9 @@ impl Queue {
         self.count(&index);
         drop(index);
         let mut fates = self.fates.lock();
-        seqs.iter().for_each(|seq| drop(fates.remove(seq)));
+        for seq in seqs {
+            drop(fates.remove(seq));
+        }
         drop(fates);
         self.work.notify_one();
     }

@@ -666,7 +666,10 @@ async fn what_was_tried_live_with_its_token_is_noted_as_sent() {
     let world = world.restart(vec![settings("one")]).await;
     let queue = &world.fusebox.0.entries[0].shared.queue;
     let entry = queue.index().page(false, 0).next().map(|(_, entry)| entry.clone()).unwrap();
-    assert_eq!(entry.details().noted.as_ref().map(|noted| noted.at), Some(entry.header.accepted_at));
+    assert_eq!(
+        entry.details().noted.as_ref().map(|noted| noted.at),
+        Some(entry.header.accepted_at)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -53,7 +53,7 @@ fn call(seq: u64) -> NewCall {
         accepted_at: UnixMillis::new(0),
     };
     let label = "SET selftest".into();
-        NewCall { seq, header, label, traceparent: None, note: None, body: Bytes::from(body(seq)) }
+    NewCall { seq, header, label, traceparent: None, note: None, body: Bytes::from(body(seq)) }
 }
 
 /// Fills the store in `dir` until it is killed.

@@ -574,7 +574,8 @@ mod tests {
             assert_eq!(map.map.behind(seq, &map.calls), plain.behind(seq));
             let some: [fn(u64) -> bool; 3] = [nobody, |it| it % 2 == 0, |it| it < 4];
             for passed in some {
-                let is_first = map.map.stands(seq) && map.map.before(seq, &map.calls).into_iter().all(passed);
+                let is_first =
+                    map.map.stands(seq) && map.map.before(seq, &map.calls).into_iter().all(passed);
                 assert_eq!(map.is_first(seq, passed), is_first, "{seq}");
             }
         }

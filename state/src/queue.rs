@@ -555,7 +555,8 @@ impl QueueIndex {
     /// The durable writes behind `seq` in its lanes, in order.
     pub fn following(&self, seq: u64) -> Vec<u64> {
         let durable = |member: &u64| {
-            self.calls.entries
+            self.calls
+                .entries
                 .get(*member)
                 .is_some_and(|entry| !matches!(entry.phase, Phase::Committing | Phase::Removing))
         };
@@ -659,8 +660,7 @@ impl QueueIndex {
     fn name(&mut self, op_id: OpId, seq: u64) {
         self.named(op_id).into_iter().for_each(|former| self.unname(op_id, former));
         let Self { by_op, hasher, calls, .. } = self;
-        let hash =
-            |seq: &u64| hasher.hash_one(calls.get(*seq).map(|entry| entry.header.op_id));
+        let hash = |seq: &u64| hasher.hash_one(calls.get(*seq).map(|entry| entry.header.op_id));
         by_op.insert_unique(hasher.hash_one(Some(op_id)), seq, hash);
     }
 

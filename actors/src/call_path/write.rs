@@ -472,8 +472,11 @@ impl BackendShared {
                 ..self.reply(context, Source::Queued, None)
             }),
             Refusal::Known { seq, .. } => {
-                let reason =
-                    self.queue.index().get(*seq).and_then(|entry| entry.details().last_error.clone());
+                let reason = self
+                    .queue
+                    .index()
+                    .get(*seq)
+                    .and_then(|entry| entry.details().last_error.clone());
                 let reason = reason.map(|reason| reason.said().to_owned()).unwrap_or_default();
                 Err(CallError {
                     kind: CallErrorKind::Refused,

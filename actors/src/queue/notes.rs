@@ -173,7 +173,6 @@ impl Queue {
         );
         drop(ordered);
     }
-
 }
 
 fn residue_call(seq: u64, entry: &Entry, body: Bytes, lanes: &Lanes, due: UnixMillis) -> NewCall {

@@ -43,7 +43,11 @@ async fn a_requeue_that_the_store_refuses_leaves_its_lane_held() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let index = queue.index();
     let (_, behind) = index.page(false, 0).next().unwrap();
-    assert_eq!((behind.attempts(), behind.phase), (0, Phase::Waiting), "what stands behind it waits");
+    assert_eq!(
+        (behind.attempts(), behind.phase),
+        (0, Phase::Waiting),
+        "what stands behind it waits"
+    );
 }
 
 #[tokio::test]

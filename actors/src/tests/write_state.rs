@@ -295,7 +295,8 @@ async fn a_group_that_is_given_up_unsent_is_given_up_once() {
         let seqs: Vec<u64> = index.page(false, 0).map(|(seq, _)| seq).collect();
         for seq in seqs {
             // More than seven days ago.
-            index.get_mut(seq).unwrap().details_mut().noted.as_mut().unwrap().at = UnixMillis::default();
+            index.get_mut(seq).unwrap().details_mut().noted.as_mut().unwrap().at =
+                UnixMillis::default();
         }
     }
     world.server().set(Mode::Up);

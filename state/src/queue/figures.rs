@@ -88,12 +88,13 @@ impl QueueIndex {
 
     /// What is in lanes, for people who look for a fault.
     pub fn places(&self) -> Vec<String> {
-        let what = |seq: u64| match (self.calls.entries.get(seq), self.calls.dead.contains_key(&seq)) {
-            (Some(entry), _) => format!("call {seq}, {:?}", entry.phase),
-            (None, true) => format!("dead letter {seq}"),
-            (None, false) if self.calls.claims.contains_key(&seq) => format!("claim {seq}"),
-            (None, false) => format!("place {seq}"),
-        };
+        let what =
+            |seq: u64| match (self.calls.entries.get(seq), self.calls.dead.contains_key(&seq)) {
+                (Some(entry), _) => format!("call {seq}, {:?}", entry.phase),
+                (None, true) => format!("dead letter {seq}"),
+                (None, false) if self.calls.claims.contains_key(&seq) => format!("claim {seq}"),
+                (None, false) => format!("place {seq}"),
+            };
         self.lanes.places().map(what).collect()
     }
 

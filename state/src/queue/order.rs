@@ -42,7 +42,8 @@ impl QueueIndex {
                 _ => absolute && own_due.is_none() && entry.phase == Phase::Removing,
             })
         };
-        self.lanes.is_first(seq, &self.calls, passed) && own_due.is_none_or(|due| self.is_due(seq, due))
+        self.lanes.is_first(seq, &self.calls, passed)
+            && own_due.is_none_or(|due| self.is_due(seq, due))
     }
 
     /// Whether nothing is left in the lanes of the residue `seq` that comes before it: nothing that was accepted
@@ -104,8 +105,9 @@ impl QueueIndex {
 
     /// The residues that wait in any of `lanes`.
     pub fn residues_in(&self, lanes: &Lanes) -> Vec<u64> {
-        let waits =
-            |seq: &u64| self.calls.entries.get(*seq).is_some_and(|entry| entry.phase != Phase::Removing);
+        let waits = |seq: &u64| {
+            self.calls.entries.get(*seq).is_some_and(|entry| entry.phase != Phase::Removing)
+        };
         self.residues.meeting(lanes).into_iter().filter(waits).collect()
     }
 }

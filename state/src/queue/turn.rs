@@ -218,6 +218,8 @@ impl Entry {
     /// Whether it may go into a group: nothing is in doubt, and its name is nobody's own.
     fn may_gather(&self) -> bool {
         let known = self.state.known();
-        matches!(known, Known::Fresh | Known::NotExecuted) && self.details().group.is_none() && !self.own_name
+        matches!(known, Known::Fresh | Known::NotExecuted)
+            && self.details().group.is_none()
+            && !self.own_name
     }
 }

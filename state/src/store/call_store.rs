@@ -269,7 +269,7 @@ impl<B: Backed> CallStore for B {
         match queue::encode_stored(&call, body, &target) {
             Ok(header) => {
                 let ticket = Ticket::new(done);
-                let says = queue::says(&call.header.traits);
+                let says = queue::says(call.header.traits);
                 self.send(Command::AppendStored { seq: call.seq, header, says, ticket });
             }
             Err(error) => Ticket::new(done).complete(Err(error)),

@@ -282,8 +282,7 @@ fn shown(raw: &Raw, mut plan: Plan) -> Plan {
 
 /// What an open's scan would find.
 fn scan_plan(raw: &Raw, plan: &Plan) -> Result<Scanned, CheckError> {
-    let values =
-        plan.values.iter().map(|it| Ok((it.key.to_bytes(), raw.load(it.place)?)));
+    let values = plan.values.iter().map(|it| Ok((it.key.to_bytes(), raw.load(it.place)?)));
     match scan::scan_values(values) {
         Ok(scanned) => Ok(scanned),
         Err(ScanFailure::Newer(found)) => Err(CheckError::NewerFormat(found)),

@@ -183,7 +183,11 @@ impl Ledger {
     pub(super) fn take_touched(&mut self, commit: u64) -> Vec<([u8; 9], Vec<u8>)> {
         let touched = std::mem::take(&mut self.touched).into_iter();
         let value = |block| {
-            let value = record::seal(Kind::Gone, &GoneRecord { block, bits: self.gone.bits(block) }, GONE_BYTES)?;
+            let value = record::seal(
+                Kind::Gone,
+                &GoneRecord { block, bits: self.gone.bits(block) },
+                GONE_BYTES,
+            )?;
             Some((keys::key(GONE, block), value.stamp(commit)))
         };
         touched.filter_map(value).collect()

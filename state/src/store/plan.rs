@@ -151,9 +151,8 @@ pub(super) fn plan(raw: &Raw, head: Head) -> Result<Plan, NoPlan> {
     // The calls that were live, lost ones included.
     let mut live = found.calls.clone();
     live.extend(calls.missing.iter().copied());
-    let among = |found: &SeqSet| -> Vec<u64> {
-        live.iter().filter(|seq| !found.contains(*seq)).collect()
-    };
+    let among =
+        |found: &SeqSet| -> Vec<u64> { live.iter().filter(|seq| !found.contains(*seq)).collect() };
     // The older header of a call whose residue is lost must not come back to life.
     let residues = explain(Class::Residues, &found.residues, head.digests.residues, &|| {
         among(&found.residues)
@@ -173,7 +172,8 @@ pub(super) fn plan(raw: &Raw, head: Head) -> Result<Plan, NoPlan> {
     for seq in found.calls.iter() {
         let key = Key::Call(seq);
         let (at, chunks) = (newest.place_of(&key), newest.get(&key).map(|it| it.place.chunks));
-        let chunks = (0..chunks.unwrap_or_default()).map(|at| newest.place_of(&Key::Chunk(seq, at)));
+        let chunks =
+            (0..chunks.unwrap_or_default()).map(|at| newest.place_of(&Key::Chunk(seq, at)));
         let chunks: Option<Vec<u32>> = chunks.collect();
         if chunks.is_none() {
             lost.calls.insert(seq);

@@ -40,7 +40,7 @@ pub(super) struct Encoded {
 }
 
 /// What the header of a call with these traits says to the ledger.
-pub(super) fn says(traits: &Traits) -> Says {
+pub(super) fn says(traits: Traits) -> Says {
     if traits.due().is_some() { Says::Residue } else { Says::Itself }
 }
 
@@ -51,7 +51,7 @@ pub(super) fn says_of(key: &[u8], value: &[u8]) -> Says {
     }
     let call = number_of(key).filter(|_| key.first() == Some(&CALLS));
     match call.and_then(|seq| decode_call(seq, value).ok()) {
-        Some((call, _)) => says(&call.header.traits),
+        Some((call, _)) => says(call.header.traits),
         None => Says::Itself,
     }
 }

@@ -443,9 +443,8 @@ impl Raw {
         let is_newest = |at: &u32| {
             let at = *at as usize;
             let next = all.get(at + 1).filter(|next| next.commit <= up_to);
-            all.get(at).is_some_and(|it| {
-                it.commit <= up_to && next.is_none_or(|next| next.key != it.key)
-            })
+            all.get(at)
+                .is_some_and(|it| it.commit <= up_to && next.is_none_or(|next| next.key != it.key))
         };
         let places = 0..u32::try_from(all.len()).unwrap_or(u32::MAX);
         Picked { all: Arc::clone(&self.values), at: places.filter(is_newest).collect() }

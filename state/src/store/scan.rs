@@ -288,7 +288,7 @@ impl Scan<'_> {
         self.headers.insert(seq);
         let decoded = queue::decode_call(seq, value);
         let says =
-            decoded.as_ref().map_or(Says::Itself, |(call, _)| queue::says(&call.header.traits));
+            decoded.as_ref().map_or(Says::Itself, |(call, _)| queue::says(call.header.traits));
         self.found.ledger.written(&keys::key(keys::CALLS, seq), says, 0);
         let (call, record) = decoded?;
         let whole = if record.chunks == 0 {

@@ -48,7 +48,8 @@ fn read(index: &mut QueueIndex, lane: LaneId, most: usize) -> (Option<Value>, us
                 let mut base = None;
                 for write in &reading.writes {
                     reads += 1;
-                    if index.get(write.seq).unwrap().header.traits.is_whole() || forgets(write.seq) {
+                    if index.get(write.seq).unwrap().header.traits.is_whole() || forgets(write.seq)
+                    {
                         held.clear();
                         base = Some(write.seq);
                     }
