@@ -11,7 +11,7 @@
 //! and beside each line are the calls in it that set its whole value, and how many make its value unknowable.
 //!
 //! **A million lanes with one call each are the usual large queue.** So which lanes a call touches is not kept here
-//! a second time: whoever has the calls answers that ([`LanesOf`]), with the same answer for as long as the call is in
+//! a second time: whoever has the calls answers that (`LanesOf`), with the same answer for as long as the call is in
 //! line. The line of a lane with one call, which touches no other, is that call's sequence, in a table that hashes by
 //! the call's lane.
 
@@ -165,6 +165,12 @@ impl<'a> Line<'a> {
 }
 
 impl LaneMap {
+    /// Makes room for so many lanes with one call each.
+    pub(crate) fn expect(&mut self, calls: usize, all: &impl LanesOf) {
+        let Self { alone, hasher, .. } = self;
+        alone.reserve(calls, |it| hash_of(hasher, *it, all));
+    }
+
     /// Puts `seq` into its lines, in the position of its sequence. Nothing happens to one that is there.
     pub(crate) fn enter(&mut self, seq: u64, calls: &impl LanesOf) {
         let Some(lanes) = calls.lanes_of(seq) else { return };
@@ -193,13 +199,7 @@ impl LaneMap {
         }
         if matches!(calls.lanes_of(seq), Some(Lanes::One(_))) {
             let Self { alone, hasher, .. } = self;
-            alone.insert_unique(hash, Alone::of(seq), |it| match calls.lanes_of(it.seq()) {
-                Some(Lanes::One(lane)) => hasher.hash_one(*lane),
-                other => {
-                    debug_assert!(false, "{} is alone in {other:?}", it.seq());
-                    0
-                }
-            });
+            alone.insert_unique(hash, Alone::of(seq), |it| hash_of(hasher, *it, calls));
             return;
         }
         self.lines.insert(lane, Long { members: VecDeque::from([seq]), ..Long::default() });
@@ -397,6 +397,17 @@ impl LaneMap {
     /// Occupied lanes; a barrier counts as one.
     pub(crate) fn occupied(&self) -> usize {
         self.alone.len() + self.lines.len() + self.barriers.len()
+    }
+}
+
+/// The hash of the lane with that line.
+fn hash_of(hasher: &RandomState, alone: Alone, calls: &impl LanesOf) -> u64 {
+    match calls.lanes_of(alone.seq()) {
+        Some(Lanes::One(lane)) => hasher.hash_one(*lane),
+        other => {
+            debug_assert!(false, "{} is alone in {other:?}", alone.seq());
+            0
+        }
     }
 }
 

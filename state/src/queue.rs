@@ -332,6 +332,13 @@ impl QueueIndex {
         }
     }
 
+    /// Makes room for `calls` that are about to be taken back: tables that grow look at each of their calls again.
+    pub fn expect(&mut self, calls: usize) {
+        let Self { by_op, hasher, calls: all, lanes, .. } = self;
+        by_op.reserve(calls, |seq| hasher.hash_one(all.get(*seq).map(|entry| entry.header.op_id)));
+        lanes.expect(calls, all);
+    }
+
     /// Takes back a call that the store holds, in rising order of sequence. `holds_lane` is for dead
     /// letters of a backend that wants them to block their lanes.
     pub fn restore(&mut self, seq: u64, entry: Entry, dead: bool, holds_lane: bool) {

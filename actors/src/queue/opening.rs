@@ -18,6 +18,9 @@ use fusebox_state::{
 use super::{Queue, dead_letters::said};
 use crate::{alert::Alert, event::EventKind, ground::OpenedStore};
 
+/// Calls whose room is given back at once.
+const ROOM_OF: usize = 8_192;
+
 impl Queue {
     /// Opens the store in `dir` and takes back what it holds. Blocks: run it on a thread that may.
     /// `before` gets the store, and the target that waiting calls were accepted for if it is
@@ -111,12 +114,18 @@ impl Queue {
     }
 
     /// Takes calls back, in rising order of sequence, with the groups that they were sent in.
-    fn restore_all(&self, index: &mut QueueIndex, calls: Vec<StoredCall>) {
+    fn restore_all(&self, index: &mut QueueIndex, mut calls: Vec<StoredCall>) {
         let holds = self.dead_blocks.load(Ordering::Relaxed);
         let mut groups: BTreeMap<u64, (Vec<u64>, OpId, bool)> = BTreeMap::new();
-        for call in calls {
+        index.expect(calls.len());
+        // The room of a large queue's calls is given back while the index grows.
+        calls.reverse();
+        while let Some(call) = calls.pop() {
+            if calls.len().is_multiple_of(ROOM_OF) {
+                calls.shrink_to_fit();
+            }
             let (seq, dead) = (call.seq, call.dead.is_some());
-            if let Some(group) = call.group {
+            if let Some(group) = &call.group {
                 let token = (Vec::new(), group.token, group.broken);
                 groups.entry(group.id).or_insert(token).0.push(seq);
             }

@@ -205,9 +205,9 @@ pub struct StoredCall {
     /// What was noted beside that for a later proof.
     pub evidence: Bytes,
     /// The calls that it was sent with as one.
-    pub group: Option<StoredGroup>,
+    pub group: Option<Box<StoredGroup>>,
     /// Set if it is a dead letter.
-    pub dead: Option<DeadMark>,
+    pub dead: Option<Box<DeadMark>>,
 }
 
 impl StoredCall {
@@ -217,10 +217,9 @@ impl StoredCall {
         let known = note.first_sent_at > UnixMillis::default();
         self.first_sent_at = Some(if known { note.first_sent_at } else { self.header.accepted_at });
         self.evidence = note.evidence.clone();
-        self.group = note.group.as_ref().map(|group| StoredGroup {
-            id: group.members.first().copied().unwrap_or(self.seq),
-            token: group.token,
-            broken: false,
+        self.group = note.group.as_ref().map(|group| {
+            let id = group.members.first().copied().unwrap_or(self.seq);
+            Box::new(StoredGroup { id, token: group.token, broken: false })
         });
     }
 }

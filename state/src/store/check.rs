@@ -361,7 +361,7 @@ pub fn repair(db: &Path, each: &mut dyn FnMut(ExportedCall)) -> Result<RepairSum
         };
         let mark = raw.newest(&Key::Dead(*seq), u64::MAX).filter(|it| !it.place.is_void);
         if let Some(mark) = mark {
-            call.dead = dead_letters::decode(*seq, &raw.load(mark.place)?);
+            call.dead = dead_letters::decode(*seq, &raw.load(mark.place)?).map(Box::new);
         }
         summary.calls += 1;
         each(ExportedCall { call, body, state: ExportedState::Salvaged });

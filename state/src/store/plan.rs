@@ -171,9 +171,9 @@ pub(super) fn plan(raw: &Raw, head: Head) -> Result<Plan, NoPlan> {
     let mut values = Vec::with_capacity(found.calls.len());
     for seq in found.calls.iter() {
         let key = Key::Call(seq);
-        let (at, chunks) = (newest.place_of(&key), newest.get(&key).map(|it| it.place.chunks));
-        let chunks =
-            (0..chunks.unwrap_or_default()).map(|at| newest.place_of(&Key::Chunk(seq, at)));
+        let at = newest.place_of(&key);
+        let chunks = at.and_then(|at| newest.value(at)).map_or(0, |it| it.place.chunks);
+        let chunks = (0..chunks).map(|at| newest.place_of(&Key::Chunk(seq, at)));
         let chunks: Option<Vec<u32>> = chunks.collect();
         if chunks.is_none() {
             lost.calls.insert(seq);

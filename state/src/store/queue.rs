@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     target::Target,
+    trace::SpanRef,
     units::{LaneId, Lanes, OpId, UnixMillis},
 };
 use bytes::Bytes;
@@ -181,6 +182,18 @@ pub(super) fn decode_call(
     seq: u64,
     value: &[u8],
 ) -> Result<(StoredCall, CallRecord<'_>), Unreadable> {
+    let (mut call, record) = decode_held(seq, value, &mut Target::default())?;
+    call.traceparent = record.traceparent.map(str::to_owned);
+    Ok((call, record))
+}
+
+/// The same as an open keeps it, of a million perhaps: a target that is equal to the `last` one shares its text, and a
+/// trace context is kept only of a call that was recorded.
+pub(super) fn decode_held<'v>(
+    seq: u64,
+    value: &'v [u8],
+    last: &mut Target,
+) -> Result<(StoredCall, CallRecord<'v>), Unreadable> {
     let record: CallRecord<'_> = record::open(Kind::Call, value)?;
     if record.seq != seq {
         return Err(Unreadable::Damaged("holds another sequence than its key says"));
@@ -192,6 +205,10 @@ pub(super) fn decode_call(
         StoredLanes::Many(many) => Lanes::new(many.iter().map(|lane| LaneId(*lane))),
         StoredLanes::All => Lanes::All,
     };
+    if record.target != last.as_str() {
+        *last = record.target.into();
+    }
+    let is_recorded = |text: &&str| SpanRef::parse(text).is_some_and(|span| span.sampled);
     let overhead = (record::OVERHEAD as u64 + 18) * u64::from(record.chunks);
     let outside = if record.chunks == 0 { 0 } else { record.body_len };
     let call = StoredCall {
@@ -206,8 +223,8 @@ pub(super) fn decode_call(
             accepted_at: UnixMillis::new(record.accepted_at),
         },
         label: record.label.into(),
-        target: record.target.into(),
-        traceparent: record.traceparent.map(str::to_owned),
+        target: last.clone(),
+        traceparent: record.traceparent.filter(is_recorded).map(str::to_owned),
         body_len: record.body_len,
         body_crc: record.body_crc,
         chunks: record.chunks,
@@ -229,7 +246,7 @@ pub(super) fn read_call(db: &impl Tree, seq: u64) -> Result<StoredCall, StoreErr
         call.noted(&note::decode(seq, &note).unwrap_or_default());
     }
     if let Some(mark) = mark_under(db, key(keys::DEAD, seq))? {
-        call.dead = Some(dead_letters::decode_or_undecodable(seq, &mark));
+        call.dead = Some(Box::new(dead_letters::decode_or_undecodable(seq, &mark)));
     }
     Ok(call)
 }

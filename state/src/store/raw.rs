@@ -135,7 +135,8 @@ impl Picked {
         picked
     }
 
-    fn value(&self, at: u32) -> Option<&Value> {
+    /// The one in this place.
+    pub(super) fn value(&self, at: u32) -> Option<&Value> {
         self.all.get(at as usize)
     }
 
@@ -155,26 +156,30 @@ impl Picked {
         self.with_places().map(|(_, value)| value)
     }
 
-    /// The place of the one under `key`.
-    pub(super) fn place_of(&self, key: &Key) -> Option<u32> {
+    /// Which of them is under `key`: the first is 0.
+    pub(super) fn index_of(&self, key: &Key) -> Option<usize> {
         let found = self.at.binary_search_by(|at| {
             self.value(*at).map_or(std::cmp::Ordering::Less, |value| value.key.cmp(key))
         });
-        self.at.get(found.ok()?).copied()
+        found.ok()
     }
 
-    /// Which of them is under `key`: the first is 0.
-    pub(super) fn index_of(&self, key: &Key) -> Option<usize> {
-        let at = self.place_of(key)?;
-        self.at.binary_search(&at).ok()
+    /// The one of this index.
+    pub(super) fn nth(&self, index: usize) -> Option<&Value> {
+        self.value(*self.at.get(index)?)
+    }
+
+    /// The place of the one under `key`.
+    pub(super) fn place_of(&self, key: &Key) -> Option<u32> {
+        self.at.get(self.index_of(key)?).copied()
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Value> {
-        self.value(self.place_of(key)?)
+        self.nth(self.index_of(key)?)
     }
 
     pub(super) fn contains(&self, key: &Key) -> bool {
-        self.place_of(key).is_some()
+        self.index_of(key).is_some()
     }
 }
 

@@ -4,7 +4,7 @@
 //! A commit that was not completed may be there in part. Its appends and marks have a number above the head's, and what
 //! it removed is named by a removal record of such a number, so that everything else must be as planned.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use sled::{Db, IVec};
 
@@ -24,7 +24,7 @@ use super::{
     raw::Key,
     record::{self, FactRecord, HistoryRecord, Kind, Unreadable},
 };
-use crate::{seqs::SeqSet, target::Target, units::UnixMillis};
+use crate::{dense::Dense, seqs::SeqSet, target::Target, units::UnixMillis};
 
 /// Values per class, as a scan found them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -75,12 +75,23 @@ pub(super) enum ScanFailure {
     Broken(String),
 }
 
+/// A key is asked for again after so many bytes. sled evicts pages only once 64 accesses of one of its cache's 256 shards
+/// have come together (its `lru.rs`), and a scan accesses each page once: it would leave 16,384 pages in memory.
+const ASK_AGAIN_BYTES: usize = 2 * 1024;
+
 /// Reads everything once, and compares it with a plan.
 pub(super) fn scan(db: &Db, plan: Option<&Plan>) -> Result<Scanned, ScanFailure> {
     guarded(|| {
         let mut scan = Scan { witness: plan.map(Witness::new), ..Scan::default() };
+        let broken = |error: sled::Error| ScanFailure::Broken(error.to_string());
+        let mut unasked = 0;
         for item in db.iter() {
-            let (key, value) = item.map_err(|error| ScanFailure::Broken(error.to_string()))?;
+            let (key, value) = item.map_err(broken)?;
+            unasked += value.len();
+            if unasked >= ASK_AGAIN_BYTES {
+                unasked = 0;
+                db.contains_key(&key).map_err(broken)?;
+            }
             scan.found.live_bytes += (key.len() + value.len()) as u64;
             if let Some(witness) = &mut scan.witness {
                 witness.see(&key, &value);
@@ -128,6 +139,8 @@ struct Witness<'a> {
     plan: &'a Plan,
     /// Which of the plan's values were seen; history counts as seen.
     seen: Vec<bool>,
+    /// The plan's next value, which sled shows next, too, if all is well.
+    next: usize,
     /// Keys that a commit above the head's has written.
     above: BTreeSet<Key>,
     foreign: Option<Key>,
@@ -136,7 +149,7 @@ struct Witness<'a> {
 impl<'a> Witness<'a> {
     fn new(plan: &'a Plan) -> Self {
         let seen = plan.values.iter().map(|value| matches!(value.key, Key::History(_)));
-        Self { plan, seen: seen.collect(), above: BTreeSet::new(), foreign: None }
+        Self { plan, seen: seen.collect(), next: 0, above: BTreeSet::new(), foreign: None }
     }
 
     fn see(&mut self, key: &[u8], value: &[u8]) {
@@ -145,8 +158,9 @@ impl<'a> Witness<'a> {
             self.above.insert(key);
             return;
         }
-        match self.plan.values.get(&key) {
-            Some(value) if value.commit == sealed.commit => self.was_seen(&key),
+        let index = self.index_of(&key);
+        match index.and_then(|index| self.plan.values.nth(index)) {
+            Some(value) if value.commit == sealed.commit => self.was_seen(index),
             None if self.is_leftover(&key, sealed.kind) => {}
             _ => drop(self.foreign.get_or_insert(key)),
         }
@@ -158,13 +172,23 @@ impl<'a> Witness<'a> {
         let key = Key::Call(seq);
         if sealed.commit > self.plan.head.commit {
             self.above.insert(key);
-        } else if self.plan.values.get(&key).is_some_and(|it| it.commit == sealed.commit) {
-            self.was_seen(&key);
+            return;
+        }
+        let index = self.index_of(&key);
+        let planned = index.and_then(|index| self.plan.values.nth(index));
+        if planned.is_some_and(|it| it.commit == sealed.commit) {
+            self.was_seen(index);
         }
     }
 
-    fn was_seen(&mut self, key: &Key) {
-        let index = self.plan.values.index_of(key);
+    fn index_of(&mut self, key: &Key) -> Option<usize> {
+        let is_next = self.plan.values.nth(self.next).is_some_and(|next| next.key == *key);
+        let index = if is_next { self.next } else { self.plan.values.index_of(key)? };
+        self.next = index + 1;
+        Some(index)
+    }
+
+    fn was_seen(&mut self, index: Option<usize>) {
         if let Some(seen) = index.and_then(|index| self.seen.get_mut(index)) {
             *seen = true;
         }
@@ -212,7 +236,9 @@ impl<'a> Witness<'a> {
 struct Scan<'a> {
     witness: Option<Witness<'a>>,
     found: Scanned,
-    calls: BTreeMap<u64, StoredCall>,
+    calls: Dense<StoredCall>,
+    /// The target of the call that was read last: most share it.
+    target: Target,
     /// Every sequence with a header, be it one that does not decode.
     headers: SeqSet,
     pieces: HashMap<u64, Pieces>,
@@ -286,7 +312,7 @@ impl Scan<'_> {
 
     fn call(&mut self, seq: u64, value: &[u8]) -> Result<(), Unreadable> {
         self.headers.insert(seq);
-        let decoded = queue::decode_call(seq, value);
+        let decoded = queue::decode_held(seq, value, &mut self.target);
         let says =
             decoded.as_ref().map_or(Says::Itself, |(call, _)| queue::says(call.header.traits));
         self.found.ledger.written(&keys::key(keys::CALLS, seq), says, 0);
@@ -373,7 +399,7 @@ impl Scan<'_> {
                 self.found.garbage.push(key);
                 continue;
             }
-            let Some(call) = self.calls.get_mut(&seq) else { continue };
+            let Some(call) = self.calls.get_mut(seq) else { continue };
             let whole = if is_note {
                 call.noted(&note.clone().unwrap_or_default());
                 // A note that was lost and made again knows nothing, not even a time.
@@ -383,7 +409,7 @@ impl Scan<'_> {
                 }
                 note.is_some()
             } else {
-                call.dead = Some(dead_letters::decode_or_undecodable(seq, &value));
+                call.dead = Some(Box::new(dead_letters::decode_or_undecodable(seq, &value)));
                 dead_letters::decode(seq, &value).is_some()
             };
             if !whole {
@@ -406,7 +432,8 @@ impl Scan<'_> {
         }
         counts.leftovers = self.found.garbage.len() as u64;
         self.found.counts = counts;
-        self.found.calls = self.calls.into_values().collect();
+        self.found.calls.reserve_exact(self.calls.len());
+        self.found.calls.extend(self.calls.into_values());
         self.found
     }
 
@@ -415,7 +442,7 @@ impl Scan<'_> {
         for (seq, note) in std::mem::take(&mut self.groups) {
             let Some(group) = &note.group else { continue };
             let present: Vec<u64> =
-                group.members.iter().copied().filter(|it| self.calls.contains_key(it)).collect();
+                group.members.iter().copied().filter(|it| self.calls.get(*it).is_some()).collect();
             if group.applied || present.is_empty() {
                 // What is pushed last is removed first: the note outlives its calls.
                 self.found.garbage.push(IVec::from(&keys::key(keys::SENDING, seq)));
@@ -432,11 +459,11 @@ impl Scan<'_> {
         let broken = present.len() < group.members.len();
         let id = group.members.first().copied().unwrap_or_default();
         // A burial that was cut short is finished: a group is one dead letter.
-        let dead = present.iter().find_map(|seq| self.calls.get(seq)?.dead.clone());
+        let dead = present.iter().find_map(|seq| self.calls.get(*seq)?.dead.clone());
         for seq in present {
-            let Some(call) = self.calls.get_mut(seq) else { continue };
+            let Some(call) = self.calls.get_mut(*seq) else { continue };
             call.noted(note);
-            call.group = Some(StoredGroup { id, token: group.token, broken });
+            call.group = Some(Box::new(StoredGroup { id, token: group.token, broken }));
             call.dead = call.dead.take().or_else(|| dead.clone());
         }
     }
@@ -448,14 +475,15 @@ impl Scan<'_> {
         for call in self.calls.values_mut().filter(alike) {
             if call.first_sent_at.is_none() || call.seq == seq {
                 call.noted(&Note::default());
-                call.group = Some(StoredGroup { id: seq, token: call.header.op_id, broken: true });
+                let token = call.header.op_id;
+                call.group = Some(Box::new(StoredGroup { id: seq, token, broken: true }));
             }
         }
     }
 
     /// Takes a call out, with all that belongs to it.
     fn sweep_call(&mut self, seq: u64) {
-        let Some(call) = self.calls.remove(&seq) else { return };
+        let Some(call) = self.calls.remove(seq) else { return };
         let chunks = (0..call.chunks).map(|index| keys::chunk_key(seq, index));
         self.found.garbage.extend(chunks.map(|key| IVec::from(&key)));
         let marks = [keys::DEAD, keys::CALLS];
@@ -463,9 +491,9 @@ impl Scan<'_> {
     }
 
     fn sweep_chunks(&mut self) {
-        for (seq, call) in &self.calls {
-            let Some(pieces) = self.pieces.get(seq).filter(|_| call.chunks == 0) else { continue };
-            let keys = pieces.indices.iter().map(|index| keys::chunk_key(*seq, *index));
+        for (seq, call) in self.calls.range(..) {
+            let Some(pieces) = self.pieces.get(&seq).filter(|_| call.chunks == 0) else { continue };
+            let keys = pieces.indices.iter().map(|index| keys::chunk_key(seq, *index));
             self.found.garbage.extend(keys.map(|key| IVec::from(&key)));
         }
         for (seq, pieces) in &self.pieces {

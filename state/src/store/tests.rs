@@ -286,7 +286,7 @@ fn marks_survive_and_want_a_call() {
     drop(opened);
     let again = open(dir.path());
     assert_eq!(again.calls[0].first_sent_at, Some(UnixMillis::new(9)));
-    assert_eq!(again.calls[1].dead, Some(mark(DeadReason::Ambiguous)));
+    assert_eq!(again.calls[1].dead.as_deref(), Some(&mark(DeadReason::Ambiguous)));
     assert_eq!(again.store.call(2).unwrap(), again.calls[1]);
 }
 

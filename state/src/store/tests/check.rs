@@ -170,7 +170,7 @@ fn a_repair_finds_the_calls_of_a_store_that_does_not_open() {
     for seq in 1..=4 {
         assert!(found[&seq].body == content(seq), "sequence {seq}");
     }
-    assert_eq!(found[&4].call.dead, Some(mark(DeadReason::Rejected)));
+    assert_eq!(found[&4].call.dead.as_deref(), Some(&mark(DeadReason::Rejected)));
 }
 
 #[test]

@@ -447,7 +447,7 @@ fn a_store_goes_to_the_first_format_and_comes_back() {
     let opened = open(dir.path());
     assert_eq!(opened.findings, [Finding::Upgraded]);
     assert_eq!((seqs(&opened), opened.last_seq), (vec![2, 3, 4, 5, 6], 6));
-    assert_eq!(opened.calls[2].dead, Some(mark(DeadReason::Rejected)));
+    assert_eq!(opened.calls[2].dead.as_deref(), Some(&mark(DeadReason::Rejected)));
     assert_eq!(opened.calls[3].first_sent_at, Some(UnixMillis::new(9)));
     assert_eq!(opened.calls[4].first_sent_at, None);
     for seq in 2..=6 {

@@ -42,7 +42,7 @@ fn a_failed_sync_ends_in_a_rebuild_with_everything_acknowledged() {
 
     let again = open(dir.path());
     assert_eq!((seqs(&again), again.findings.len()), ((2..=32).collect(), 0));
-    assert_eq!(again.calls[2].dead, Some(mark(DeadReason::Rejected)));
+    assert_eq!(again.calls[2].dead.as_deref(), Some(&mark(DeadReason::Rejected)));
     assert_eq!(again.calls[3].first_sent_at, Some(UnixMillis::new(9)));
     assert_eq!(again.store.fact("breaker").unwrap(), b"open");
 }

@@ -376,3 +376,24 @@ async fn who_asks_again_at_once_whenever_it_is_refused_is_slowed_down() {
     assert!(world.client().ask("INCR n").await.starts_with("-LOADING"), "others are not");
     assert!(begun.elapsed() < Duration::from_millis(400));
 }
+
+#[tokio::test]
+async fn queued_writes_of_many_keys_go_to_the_server_many_at_once() {
+    const WRITES: u64 = 1_000;
+    let mut world = World::open().await;
+    let mut client = world.client();
+    assert_eq!(client.ask("GET x").await, "$-1\r\n");
+    world.server.kill();
+    client.until_told("SET k0 v", "+OK\r\n").await;
+    for n in 1..WRITES {
+        assert_eq!(client.ask(&format!("SET k{n} v")).await, "+OK\r\n");
+    }
+    world.server.restart().await;
+    until("all is applied", async || world.waiting() == 0).await;
+    assert_eq!(world.server.ask(&["DBSIZE"]).await, format!(":{WRITES}\r\n"));
+    let told = world.server.ask(&["INFO", "stats"]).await;
+    let told = String::from_utf8_lossy(&told).into_owned();
+    let reads = told.lines().find_map(|line| line.strip_prefix("total_reads_processed:"));
+    let reads: u64 = reads.unwrap().parse().unwrap();
+    assert!(reads * 10 < WRITES, "{WRITES} writes came in {reads} pieces");
+}
