@@ -17,10 +17,10 @@ use super::{
     endpoint::{Endpoint, Url},
     environment::Environment,
     raw::{RawBackend, RawBreaker, RawCache, RawQueue, RawRetry},
-    secret::Secret,
     section::{Defaults, Section},
     words::{DEAD_LETTER_POLICIES, WRITE_FALLBACKS},
 };
+use crate::net::secret::Secret;
 
 const MILLI: Duration = Duration::from_millis(1);
 /// The longest that a cached value is held back by default while the backend is suspect.

@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{checker::choice, secret::Secret};
-use crate::ingress::callers::{Callers, Known, Right, SecretDigest};
+use super::checker::choice;
+use crate::{
+    ingress::callers::{Callers, Known, Right, SecretDigest},
+    net::secret::Secret,
+};
 
 const RIGHTS: &[(&str, Right)] =
     &[("read", Right::Read), ("client", Right::Client), ("admin", Right::Admin)];

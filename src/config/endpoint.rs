@@ -2,7 +2,8 @@
 
 use std::{fmt, path::PathBuf};
 
-use super::secret::{Secret, mask_url};
+use super::mask::mask_url;
+use crate::net::secret::Secret;
 
 /// The address of a service, and how to sign in to it.
 #[derive(Debug, Default, PartialEq, Eq)]

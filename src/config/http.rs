@@ -4,8 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio_rustls::rustls::ServerConfig;
 
-use super::{Secret, checker::Checker, raw::RawHttp};
-use crate::net::tls_server::server_config;
+use super::{checker::Checker, raw::RawHttp};
+use crate::net::{secret::Secret, tls_server::server_config};
 
 /// The TCP listener.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use toml::Value;
 
 use super::{
     checker::Shown,
-    secret::mask_url,
+    mask::mask_url,
     setting::{Setting, as_toml},
     shape::Shape,
 };

@@ -1,6 +1,7 @@
 //! The configuration from source to message.
 
 use super::*;
+use crate::net::secret::Secret;
 
 /// The configuration of a file with this text, in this environment.
 fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {

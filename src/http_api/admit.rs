@@ -116,7 +116,7 @@ fn is_loopback(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Secret, ingress::peer::Rights};
+    use crate::{ingress::peer::Rights, net::secret::Secret};
 
     fn local(client: bool, admin: bool) -> Caller {
         Caller::Local { uid: 7, rights: Rights { client, admin } }

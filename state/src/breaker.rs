@@ -194,7 +194,7 @@ struct Cold {
     /// The longest open time while the system is CRITICAL.
     open_cap: Option<Duration>,
     errors: VecDeque<ErrorRecord>,
-    random: u64,
+    random: fastrand::Rng,
 }
 
 /// The breaker. Shared by every call; see the module's page.
@@ -230,7 +230,7 @@ impl Breaker {
                 next_probe: 1,
                 open_cap: None,
                 errors: VecDeque::with_capacity(ERRORS_KEPT),
-                random: seed | 1,
+                random: fastrand::Rng::with_seed(seed),
             }),
         }
     }
@@ -750,18 +750,9 @@ impl Cold {
                 reason = "a share of a span of milliseconds; the ratio is between 0 and 1"
             )]
             let low = (time as f64 * (1.0 - self.settings.jitter.get())) as u64;
-            let random = self.draw();
-            time = uniform(low.min(time), time, random);
+            time = uniform(low.min(time), time, self.random.u64(..));
         }
         Duration::from_millis(time)
-    }
-
-    /// xorshift64* (Vigna 2014): good enough for jitter, and a test can seed it.
-    fn draw(&mut self) -> u64 {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 }
 

