@@ -22,7 +22,7 @@ const LONG: usize = 16 << 10;
 const TEXT_KEPT: usize = 1_000;
 
 /// One thing that happened.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 pub struct Event {
     /// Rises by one from event to event, and continues the numbers of the run before.
     pub id: u64,
@@ -37,7 +37,7 @@ pub struct Event {
 }
 
 /// How far a replay is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayPhase {
     /// It began.
@@ -63,7 +63,7 @@ impl ReplayPhase {
 }
 
 /// A setting whose value changed.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct KeyChange {
     /// Its path.
     pub key: String,
@@ -74,7 +74,7 @@ pub struct KeyChange {
 }
 
 /// What happened.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
     /// A breaker changed its state.
@@ -299,7 +299,7 @@ impl EventBus {
 }
 
 /// An event as it is kept. The mark says that it has no words of a server; an earlier release's may have some.
-#[derive(serde::Serialize)]
+#[derive(serde::Serialize, schemars::JsonSchema)]
 struct Kept<'a> {
     own_words: bool,
     #[serde(flatten)]

@@ -4,7 +4,9 @@ use std::fmt;
 
 /// A word that this release knows, or the text of one that it does not. Whoever reads a daemon's view may be older
 /// than the daemon.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(untagged)]
 pub enum Lenient<T> {
     /// One of this release's.

@@ -40,7 +40,9 @@ impl PingSettings {
 }
 
 /// What a plain write may do in an outage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum WriteFallback {
     /// It is made durable and replayed.
@@ -50,7 +52,9 @@ pub enum WriteFallback {
 }
 
 /// What a dead letter does to its lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLetterPolicy {
     /// Later calls of the lane go on.

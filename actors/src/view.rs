@@ -29,7 +29,7 @@ pub use door::{Counts, DoorCommands, DoorConnections, DoorStatus, DoorView, coun
 pub use prediction::PredictionView;
 
 /// GET /health.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct HealthView {
     /// The system state.
@@ -43,7 +43,7 @@ pub struct HealthView {
 }
 
 /// A backend in GET /health.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about one backend")]
 pub struct BackendHealthView {
@@ -66,7 +66,7 @@ pub struct BackendHealthView {
 }
 
 /// GET /health/resilience.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct ResilienceView {
     /// The daemon's version.
@@ -105,7 +105,9 @@ pub struct ResilienceView {
 }
 
 /// What became of spans since the start.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(default)]
 pub struct TracesView {
     /// Taken by the collector.
@@ -117,7 +119,7 @@ pub struct TracesView {
 }
 
 /// Statistics of recoveries.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct RecoveryView {
     /// Recovery attempts (entries into `HALF_OPEN`).
@@ -132,7 +134,7 @@ pub struct RecoveryView {
 
 /// A backend in full.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about one backend")]
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct BackendView {
     /// Its name.
@@ -181,7 +183,7 @@ pub struct BackendView {
 }
 
 /// What a backend did lately: within the last minute, or since the daemon's start if that is less.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct RecentView {
     /// How many seconds these figures are of; 60 but for the first minute.
@@ -201,7 +203,7 @@ pub struct RecentView {
 }
 
 /// A breaker.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct BreakerView {
     /// The effective state.
@@ -248,7 +250,7 @@ pub struct BreakerView {
 }
 
 /// A forced state.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct ForcedView {
     /// `open` or `closed`.
@@ -262,7 +264,7 @@ pub struct ForcedView {
 }
 
 /// Counters and response times of a backend since the daemon's start.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct CallsView {
     /// Calls.
@@ -292,7 +294,17 @@ pub struct CallsView {
 }
 
 /// What adaptive limits would be, a class each; `None` while there was too little traffic to tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(default)]
 pub struct WouldBeView {
     /// Of reads.
@@ -302,7 +314,7 @@ pub struct WouldBeView {
 }
 
 /// Percentiles.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct PercentilesView {
     /// Median.
@@ -316,7 +328,7 @@ pub struct PercentilesView {
 }
 
 /// A fallback cache.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct CacheView {
     /// Entries.
@@ -332,7 +344,7 @@ pub struct CacheView {
 }
 
 /// A queue.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct QueueView {
     /// Calls that wait: pending, sending and waiting for a retry.
@@ -380,7 +392,7 @@ pub struct QueueView {
 }
 
 /// A queued call in a listing.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct QueuedCallView {
     /// Its name.
@@ -442,7 +454,7 @@ fn is_one(number: &usize) -> bool {
 }
 
 /// A page of a listing.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct QueuePage {
     /// All calls of the wanted state.
@@ -454,7 +466,7 @@ pub struct QueuePage {
 }
 
 /// GET explain: why the breaker is in its state.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct ExplainView {
     /// The backend's name.
@@ -484,7 +496,7 @@ pub struct ExplainView {
 }
 
 /// What a connector shows of itself.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct ConnectorStatus {
     /// Connections that are up and usable.
@@ -496,7 +508,9 @@ pub struct ConnectorStatus {
 }
 
 /// The trace of a call.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(default)]
 pub struct TraceView {
     /// Its id.

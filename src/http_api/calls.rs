@@ -31,10 +31,11 @@ use crate::{
 };
 
 /// The reply to a JSON call.
-#[derive(Serialize)]
-struct ReplyJson<'a> {
+#[derive(Serialize, schemars::JsonSchema)]
+pub(crate) struct ReplyJson<'a> {
     source: Source,
     ack: Option<AckLevel>,
+    #[schemars(with = "serde_json::Value")]
     value: Option<Outgoing<'a>>,
     age_ms: u64,
     warnings: &'a [String],

@@ -21,8 +21,10 @@ use crate::{
 #[serde(transparent)]
 pub(crate) struct Problem(Box<Told>);
 
-#[derive(Clone, Debug, Serialize)]
-struct Told {
+/// An error (RFC 9457).
+#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(crate) struct Told {
     #[serde(rename = "type")]
     kind: String,
     title: &'static str,

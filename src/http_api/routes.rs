@@ -43,14 +43,16 @@ macro_rules! route {
     };
 }
 
-const CONFIG: &str = "{\"revision\", \"effective\": the settings, secrets masked, \"sources\": {key: default, file, \
-    persisted, runtime or the name of a variable}, \"overrides\": {key: {\"value\", \"persisted\", \"by\", \"at\", \
-    \"until\"}}, \"locked\": [key]}";
+const CONFIG: &str = "{\"revision\": text, \"effective\": value, \"sources\": {key: text}, \"overrides\": {key: {\"value\", \
+    \"persisted\": flag, \"by\": text, \"at\": text, \"until\": text or null}}, \"locked\": [text]}; the settings in \
+    effect, secrets masked; a source is default, file, persisted, runtime or the name of a variable";
 const EDIT: &str = "query: persist, for, dry_run, force; header If-Match: a revision; a merge patch (RFC 7396) in the shape of \
     the file, in which null takes a change back";
-const EDITED: &str = "as GET, and \"changed\": [{\"key\", \"from\", \"to\"}]; 409 if the setting is locked, overridden or \
+const EDITED: &str = "{\"changed\": [{\"key\": text, \"from\": value, \"to\": value}], \"dry_run\": flag, \"revision\": text, \
+    \"effective\": value, \"sources\": {key: text}, \"overrides\": {key: value}}; 409 if the setting is locked, overridden or \
     the value unsafe, 412 at another revision, 422 if a key or a value is wrong";
 const FORCE: &str = "optional JSON {\"reason\": text, \"for\": duration}";
+const FORCED: &str = "{\"backend\": name, \"breaker\": BreakerView}";
 
 /// All routes.
 pub(crate) const ROUTES: &[Route] = &[
@@ -83,7 +85,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route!("GET" "/v1/backends/{backend}/transitions", Client, "Its newest transitions, newest last",
         "query: limit" -> "{\"transitions\": [TransitionRecord]}", get(views::transitions)),
     route!("POST" "/v1/backends/{backend}/call", Client, "Carries a call",
-        "JSON of the kind, and \"options\"; at most 32 MiB" -> "the reply; 202 if a write is queued",
+        "JSON of the kind, and \"options\"; at most 32 MiB" -> "ReplyJson; 202 if a write is queued",
         post(calls::call)),
     route!("POST" "/v1/backends/{backend}/call/raw", Client, "Carries a call in wire form",
         "the call's bytes; options in X-Fusebox-Deadline, -Max-Stale, -Priority, -Min-Ack, -Op-Id"
@@ -109,34 +111,34 @@ pub(crate) const ROUTES: &[Route] = &[
     Route {
         request: FORCE,
         ..route!("POST" "/admin/circuit-breaker/{backend}/force-open", Admin,
-        "Forces a breaker open", "" -> "BreakerView", post(admin::force_open))
+        "Forces a breaker open", "" -> FORCED, post(admin::force_open))
     },
     Route {
         request: FORCE,
         ..route!("POST" "/admin/circuit-breaker/{backend}/force-close", Admin,
-        "Forces a breaker closed", "" -> "BreakerView", post(admin::force_close))
+        "Forces a breaker closed", "" -> FORCED, post(admin::force_close))
     },
     route!("POST" "/admin/circuit-breaker/{backend}/release", Admin, "Lifts a force",
-        "" -> "BreakerView; 409 if there is none", post(admin::release)),
+        "" -> "{\"backend\": name, \"breaker\": BreakerView}; 409 if there is none", post(admin::release)),
     route!("POST" "/admin/circuit-breaker/{backend}/reset", Admin,
         "Closes a breaker and forgets its window, force and exponent",
-        "" -> "BreakerView", post(admin::reset)),
+        "" -> FORCED, post(admin::reset)),
     route!("POST" "/admin/resilience/force-recovery", Admin, "Tries to recover now",
         "optional JSON {\"backend\": name}"
-        -> "{\"half_open\": [name], \"held\": [{\"backend\", \"by\", \"release\"}]}", post(admin::force_recovery)),
+        -> "{\"half_open\": [name], \"held\": [{\"backend\": name, \"by\": text, \"release\": text}]}", post(admin::force_recovery)),
     route!("POST" "/admin/backends/{backend}/offline", Admin, "Takes a backend offline",
-        "" -> "{\"offline\": true}", post(admin::offline)),
+        "" -> "{\"backend\": name, \"offline\": flag}", post(admin::offline)),
     route!("POST" "/admin/backends/{backend}/online", Admin, "Takes a backend online again",
-        "" -> "{\"offline\": false}", post(admin::online)),
+        "" -> "{\"backend\": name, \"offline\": flag}", post(admin::online)),
     route!("POST" "/admin/backends/{backend}/accept-retarget", Admin,
         "Lets calls that wait for the old address go to the new one",
-        "" -> "{\"target\": text}; 409 if none waits", post(admin::accept_retarget)),
+        "" -> "{\"backend\": name, \"target\": text}; 409 if none waits", post(admin::accept_retarget)),
     route!("POST" "/admin/backends/{backend}/accept-loss", Admin,
         "Ends the alert that the backend's store was gone at a start",
-        "" -> "{\"accepted\": true}; 409 if it was not", post(admin::accept_loss)),
+        "" -> "{\"backend\": name, \"accepted\": flag}; 409 if it was not", post(admin::accept_loss)),
     route!("POST" "/admin/backends/accept-clone", Admin,
         "Lets a state directory replay that is a copy, or has one",
-        "" -> "{\"accepted\": true}; 409 if it is none", post(admin::accept_clone)),
+        "" -> "{\"accepted\": flag}; 409 if it is none", post(admin::accept_clone)),
     route!("GET" "/admin/backends/{backend}/config", Admin, "A backend's settings in effect",
         "" -> CONFIG, get(settings::show_backend)),
     route!("PATCH" "/admin/backends/{backend}/config", Admin, "Changes a backend's settings at run time",
@@ -148,43 +150,43 @@ pub(crate) const ROUTES: &[Route] = &[
     route!("POST" "/admin/config/reload", Admin, "Reads the configuration again, as SIGHUP does",
         "" -> "{\"changed\": [text]}; 409 if it is refused", post(admin::reload)),
     route!("POST" "/admin/trace-test", Admin, "Sends one trace to the collector",
-        "" -> "{\"taken\": flag, \"endpoint\", \"protocol\", \"trace_id\", \"took_ms\", \"error\"}; 409 if traces are off",
+        "" -> "{\"taken\": flag, \"endpoint\": text, \"protocol\": text, \"trace_id\": text, \"took_ms\": number, \"error\": text}; 409 if traces are off",
         post(admin::trace_test)),
     route!("GET" "/admin/backends/{backend}/chaos", Admin, "The faults on purpose that are set, with their hits",
-        "" -> "{\"backend\", \"chaos\": ChaosView or null}", get(chaos::show)),
+        "" -> "{\"backend\": name, \"chaos\": ChaosView or null}", get(chaos::show)),
     route!("PUT" "/admin/backends/{backend}/chaos", Admin, "Sets faults on purpose, in place of those that are set",
-        "JSON {\"faults\": [{\"kind\", \"rate\", \"latency\", \"jitter\", \"code\", \"class\", \"only\"}], \"for\", \"seed\", \"count\", \"reason\", \"force\", \"max_active\", \"abort_on\", \"abort_above\"}"
-        -> "{\"backend\", \"until\", \"chaos\": ChaosView}; 409 if they would end at once, 422 naming the key that is wrong",
+        "JSON {\"faults\": [{\"kind\": text, \"rate\", \"latency\", \"jitter\", \"code\", \"class\", \"only\"}], \"for\": duration, \"seed\", \"count\", \"reason\": text, \"force\": flag, \"max_active\", \"abort_on\", \"abort_above\"}"
+        -> "{\"backend\": name, \"until\": text, \"chaos\": ChaosView}; 409 if they would end at once, 422 naming the key that is wrong",
         put(chaos::set)),
     route!("DELETE" "/admin/backends/{backend}/chaos", Admin, "Ends faults on purpose",
-        "" -> "{\"backend\", \"cleared\": flag}", delete(chaos::clear)),
+        "" -> "{\"backend\": name, \"cleared\": flag}", delete(chaos::clear)),
     route!("GET" "/admin/log", Admin, "What the log is filtered by, and what is usual",
-        "" -> "{\"filter\", \"usual\"}", get(admin::log)),
+        "" -> "{\"filter\": text, \"usual\": text}", get(admin::log)),
     route!("PUT" "/admin/log", Admin, "Changes the filter of the log, for as long as given; without a filter to the usual one",
-        "optional JSON {\"filter\": text, \"for\": duration}" -> "{\"filter\", \"usual\"}", put(admin::set_log)),
+        "optional JSON {\"filter\": text, \"for\": duration}" -> "{\"filter\": text, \"usual\": text}", put(admin::set_log)),
     route!("POST" "/admin/backends/{backend}/queue/replay", Admin, "Replays now",
         "" -> "{\"waiting\": number}", post(queue::replay)),
     route!("POST" "/admin/backends/{backend}/queue/compact", Admin,
         "Writes what the store holds into new files; with purge, nothing is left of what was replayed or discarded before",
         "optional JSON {\"purge\": flag}"
-        -> "{\"before_bytes\", \"bytes\", \"deleted\": [stores that were set aside], \"deleted_bytes\"}; 409 if the store is not open",
+        -> "{\"before_bytes\": number, \"bytes\": number, \"deleted\": [text], \"deleted_bytes\": number}; deleted are the stores that were set aside; 409 if the store is not open",
         post(queue::compact)),
     route!("POST" "/admin/backends/{backend}/queue/import", Admin,
         "Takes the calls of an export or a repair into the queue, at its tail",
         "query: force, retarget, check, first_line; the lines of `queue export` or `queue repair`, at most 64 MiB"
-        -> "{\"imported\", \"in_doubt\", \"dead\", \"salvaged\", \"known\", \"wants_force\", \"lanes_written\", \"refused\", \"not_tried\"}; 422 if a line is not understood",
+        -> "{\"backend\": name, \"imported\": number, \"in_doubt\": number, \"dead\": number, \"salvaged\": number, \"known\": number, \"wants_force\": number, \"lanes_written\": [{\"line\": number, \"op_id\": OpId, \"lane\": text}], \"refused\": [{\"line\": number, \"op_id\": OpId, \"why\": text}], \"not_tried\": number}; with check {\"backend\", \"understood\"}; 422 if a line is not understood",
         post(import::import)),
     route!("POST" "/admin/backends/{backend}/queue/{op_id}/requeue", Admin,
         "Puts a dead letter back at the tail of its lane",
-        "optional JSON {\"force\": flag, \"not_applied\": flag}" -> "{\"op_id\", \"state\"}", post(queue::requeue)),
+        "optional JSON {\"force\": flag, \"not_applied\": flag}" -> "{\"op_id\": OpId, \"state\": text}", post(queue::requeue)),
     route!("DELETE" "/admin/backends/{backend}/queue/{op_id}", Admin,
         "Discards a queued call or dead letter for good",
-        "" -> "{\"op_id\", \"state\"}", delete(queue::discard)),
+        "" -> "{\"op_id\": OpId, \"state\": text}", delete(queue::discard)),
 ];
 
 /// A route for tests that make an actor panic; part of the table only if the environment asks for it.
 const TEST_HOOK: Route = route!("POST" "/admin/backends/{backend}/panic", Admin, "A test hook",
-    "" -> "{\"backend\"}", post(admin::panic));
+    "" -> "{\"backend\": name}", post(admin::panic));
 
 /// The router of what is asked of `daemon`. Every route is behind [`admit`]; nothing of a body is read before, and what
 /// is read is what it was before it was encoded ([`encoding::pass`]).

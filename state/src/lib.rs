@@ -20,6 +20,7 @@ pub mod outcome;
 pub mod predict;
 pub mod queue;
 pub mod retry_budget;
+mod schema;
 mod seqs;
 pub mod shares;
 pub mod shelf;

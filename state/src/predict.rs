@@ -103,8 +103,19 @@ pub struct Bounds {
 }
 
 /// See the [module](self).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "PredictionState")]
 pub enum State {
     /// There is nothing to predict now.
     #[default]

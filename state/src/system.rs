@@ -46,6 +46,7 @@ const NAMED: usize = 5;
     PartialOrd,
     Ord,
     Hash,
+    schemars::JsonSchema,
     serde::Serialize,
     serde::Deserialize,
 )]

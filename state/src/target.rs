@@ -12,7 +12,9 @@
 use std::{fmt, sync::Arc};
 
 /// The kind, place and namespace of a backend, without secrets. A copy allocates nothing.
-#[derive(Clone, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(from = "String", into = "String")]
 pub struct Target(Arc<str>);
 

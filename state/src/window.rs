@@ -35,7 +35,9 @@ const SLOTS: usize = 64;
 const STRIPES: usize = 8;
 
 /// How far back a reading goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Horizon {
     /// The whole window.

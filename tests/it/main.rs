@@ -69,6 +69,8 @@ mod metrics;
 #[cfg(test)]
 mod numbers;
 #[cfg(test)]
+mod openapi;
+#[cfg(test)]
 mod order;
 #[cfg(test)]
 mod packaging;

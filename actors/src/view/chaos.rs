@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use fusebox_state::{UnixMillis, chaos::Only};
 
 /// The faults that are set for a backend.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(default)]
 pub struct ChaosView {
     /// When they end.
@@ -39,7 +41,9 @@ pub struct ChaosView {
 }
 
 /// One fault.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(default)]
 pub struct ChaosFaultView {
     /// What it does.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use fusebox_state::UnixMillis;
 
 /// GET /v1/dependencies.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct DependenciesView {
     /// Every backend, and each part of this host that fails now.
@@ -17,7 +17,7 @@ pub struct DependenciesView {
 }
 
 /// A backend, or a part of this host.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct NodeView {
     /// The backend's name; `host:network`, `host:dns`, `host:sockets`, `host:certificates` or `host:disk`.
@@ -31,7 +31,9 @@ pub struct NodeView {
 }
 
 /// Who depends on whom.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(default)]
 pub struct EdgeView {
     /// Who depends.
@@ -47,7 +49,9 @@ pub struct EdgeView {
 }
 
 /// What others are down for the sake of.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(default)]
 pub struct RootCauseView {
     /// The name of its node.

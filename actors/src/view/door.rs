@@ -15,7 +15,7 @@ pub fn counts(of: impl IntoIterator<Item = (&'static str, u64)>) -> Counts {
 }
 
 /// A door whole: its listener, and the protocol behind it.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct DoorStatus {
     /// The address at which it listens, as in the configuration: no two doors have the same.
@@ -40,7 +40,7 @@ pub struct DoorStatus {
 }
 
 /// What the protocol behind a door tells of it. Everything but `connections` counts since the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct DoorView {
     /// Open connections by what they have of the backend.
@@ -60,7 +60,9 @@ pub struct DoorView {
 }
 
 /// Open connections of a door.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(default)]
 pub struct DoorConnections {
     /// They use what all share.
@@ -72,7 +74,7 @@ pub struct DoorConnections {
 }
 
 /// Requests of one class with answers of one source.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct DoorCommands {
     /// The protocol's class.

@@ -5,7 +5,7 @@ use fusebox_state::{UnixMillis, predict::State};
 use super::Lenient;
 
 /// Whether a backend is about to fail, why, and how often that was right since the daemon's start. It acts on nothing.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct PredictionView {
     /// `ok`, `watch`, `at_risk`, `unproven` (at risk, from one whose last alarms were mostly wrong),

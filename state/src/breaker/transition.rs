@@ -5,8 +5,19 @@ use std::fmt;
 use crate::{units::UnixMillis, window::Horizon, words::Words};
 
 /// A state of the breaker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[schemars(rename = "BreakerState")]
 pub enum State {
     /// Calls flow.
     Closed,
@@ -50,7 +61,17 @@ impl fmt::Display for State {
 }
 
 /// Why a breaker changed its state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// Enough failures in the window, at a high enough rate.
@@ -121,7 +142,9 @@ impl fmt::Display for Reason {
 }
 
 /// An error of the backend, as a transition remembers it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 pub struct ErrorRecord {
     /// When, on the wall clock.
     pub at: UnixMillis,
@@ -134,7 +157,7 @@ pub struct ErrorRecord {
 }
 
 /// A change of the effective state, with all that led to it.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct Transition {
     /// Before.
     pub from: State,
@@ -171,7 +194,7 @@ pub struct Transition {
 }
 
 /// A transition and when it happened.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 pub struct TransitionRecord {
     /// When, on the wall clock.
     pub at: UnixMillis,

@@ -207,7 +207,7 @@ pub struct FaultOrder {
 }
 
 /// Whose attempts a fault strikes. It narrows what an operator has ordered, and orders nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Only {
     /// Of this user.
