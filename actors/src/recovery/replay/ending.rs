@@ -21,9 +21,11 @@ use crate::{
     queue::Applied,
 };
 
-/// What is to be taken out of the queue, in this order, and the tokens whose markers may go then.
+/// What is to be taken out of the queue, in this order, and the tokens whose markers may go then. Dropped before that,
+/// its calls go back to wait, and are sent again.
 #[derive(Default)]
 struct Gone {
+    jobs: Vec<Job>,
     applied: Vec<(u64, Option<Applied>)>,
     tokens: Vec<OpId>,
 }
@@ -54,9 +56,10 @@ impl Replay {
         }
     }
 
-    /// Takes out what was applied together. Nothing is lost if that does not happen: it is sent again.
+    /// Takes out what was applied together.
     fn take_out(&mut self, gone: Gone) {
-        let Gone { applied, tokens } = gone;
+        let Gone { mut jobs, applied, tokens } = gone;
+        jobs.iter_mut().for_each(Job::settled);
         let connector = SharedConnector::clone(&self.shared.connector.load());
         self.shared.queue.applied_together(applied, move || {
             if !tokens.is_empty() {
@@ -71,9 +74,14 @@ impl Replay {
         let Ended { mut job, result } = ended;
         let was_applied = match result {
             Ok(Attempted { result: Ok(reply), reply_lost, residue, .. }) => {
+                let is_gone = residue.is_none();
                 let again = job.entry.state.is_in_doubt() && job.entry.is_absolute();
                 let applied = Applied { reply, lost: reply_lost || again };
                 self.applied(&job, applied, residue, gone).await;
+                if is_gone {
+                    gone.jobs.push(job);
+                    return true;
+                }
                 true
             }
             Ok(Attempted { result: Err(error), .. }) => {
