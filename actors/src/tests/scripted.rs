@@ -103,6 +103,8 @@ pub(crate) struct Scripted {
     pub(crate) slots: Semaphore,
     /// Whether it says of a SET that it sets the whole value of its key.
     pub(crate) wholes: AtomicBool,
+    /// How often it still panics when it is asked what a write changes of a residue.
+    pub(crate) residue_panics: AtomicU32,
     /// Attempts that the server has not ended, and the most that there ever were at once.
     pub(crate) on_wire: Arc<(AtomicU32, AtomicU32)>,
 }
@@ -130,6 +132,7 @@ impl Scripted {
             connecting: AtomicU32::new(0),
             slots: Semaphore::new(0),
             wholes: AtomicBool::new(false),
+            residue_panics: AtomicU32::new(0),
             on_wire: Arc::default(),
         })
     }
@@ -506,6 +509,12 @@ impl Connector for Scripted {
     }
 
     fn residue_after(&self, residue: &QueuedWrite, applied: &Bytes) -> ResidueAfter {
+        let left = &self.residue_panics;
+        let one_less = |left: u32| left.checked_sub(1);
+        assert!(
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err(),
+            "told to panic by a test"
+        );
         let words: Vec<&str> = text(applied).split(' ').collect();
         let key = text(&residue.body).split(' ').nth(1).unwrap();
         match words.as_slice() {

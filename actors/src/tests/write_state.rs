@@ -360,6 +360,20 @@ async fn what_is_left_to_do_of_a_write_is_done_when_its_time_has_come_in_its_lan
 }
 
 #[tokio::test]
+async fn calls_applied_together_are_replayed_if_replay_ends_before_they_are_removed() {
+    let world = World::one().await;
+    world.server().batch_max.store(10, Ordering::Relaxed);
+    world.server().residue_panics.store(1, Ordering::Relaxed);
+    // The first of each lane go together, then the second of each. That of `k` is the last to end, and finds a residue.
+    held(&world, ["SET a 1", "KEEP k v", "SET a 2", "ADD k w"].map(str::to_owned)).await;
+    world.drained().await;
+    assert_eq!(world.server().residue_panics.load(Ordering::Relaxed), 0, "it panicked");
+    assert_eq!(times(&world, "SET a 2"), 2, "it was not removed yet, so it is sent again");
+    assert_eq!(world.server().get("a").as_deref(), Some("2"));
+    assert_eq!(world.backend().view().queue.dead_letters, 0);
+}
+
+#[tokio::test]
 async fn a_write_accepted_after_the_end_of_a_keys_life_meets_it_dead() {
     let world = World::one().await;
     world.server().set(Mode::Down);

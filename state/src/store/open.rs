@@ -40,7 +40,7 @@ use super::{
     scan::{self, ScanFailure, Scanned},
     settings::StoreSettings,
     settle::Settling,
-    shield,
+    shield::{self, Copied},
     space::{self, at},
     tree::Sled,
     untold,
@@ -168,7 +168,8 @@ struct Opening<'a> {
 impl Opening<'_> {
     /// One way through the picture above. `None`: the files were repaired, and are to be looked at again.
     fn attempt(&mut self) -> Result<Option<Ready>, OpenError> {
-        match self.look()? {
+        let (seen, copied) = self.look()?;
+        match seen {
             Look::Newer(found) => Err(OpenError::NewerFormat { found, known: KNOWN }),
             Look::Nothing => self.begin().map(Some),
             Look::First(raw) => self.upgrade(&raw).map(|()| None),
@@ -176,29 +177,42 @@ impl Opening<'_> {
                 drop(raw);
                 self.set_aside(why).map(|()| None)
             }
-            Look::Planned(raw, plan) => self.serve_or_rebuild(raw, plan),
+            Look::Planned(raw, plan) => self.serve_or_rebuild(raw, plan, copied),
         }
     }
 
-    /// Looks at the log. One that an earlier open has spoilt is rebuilt from what it was before.
-    fn look(&mut self) -> Result<Look, OpenError> {
+    /// Looks at the log, and copies it meanwhile if it is large. One that an earlier open has spoilt is rebuilt from what
+    /// it was before.
+    fn look(&mut self) -> Result<(Look, Option<Copied>), OpenError> {
         let db = self.settings.dir.join("db");
-        let seen = look(&db, self.marked, &mut |_, _| {}).map_err(at(&db))?;
-        let before = shield::folder(&self.settings.dir);
+        let looking = || look(&db, self.marked, &mut |_, _| {});
+        let seen = shield::while_copied(self.settings, &db, looking);
+        let (seen, copied) = seen.map_err(at(&db))?;
+        let seen = seen.map_err(at(&db))?;
         let is_whole = |seen: &Look| matches!(seen, Look::Planned(_, plan) if plan.is_exact());
-        if is_whole(&seen) || !before.try_exists().map_err(at(&before))? {
-            return Ok(seen);
+        if is_whole(&seen) {
+            return Ok((seen, copied));
+        }
+        drop(copied);
+        let before = shield::folder(&self.settings.dir);
+        if !before.try_exists().map_err(at(&before))? {
+            return Ok((seen, None));
         }
         let earlier = look(&before, self.marked, &mut |_, _| {}).map_err(at(&before))?;
-        let Look::Planned(raw, plan) = &earlier else { return Ok(seen) };
+        let Look::Planned(raw, plan) = &earlier else { return Ok((seen, None)) };
         if !plan.is_exact() {
-            return Ok(seen);
+            return Ok((seen, None));
         }
         self.rebuild(raw, plan, Some("an open that failed has spoilt it".into()))?;
-        look(&db, self.marked, &mut |_, _| {}).map_err(at(&db))
+        Ok((look(&db, self.marked, &mut |_, _| {}).map_err(at(&db))?, None))
     }
 
-    fn serve_or_rebuild(&mut self, mut raw: Raw, plan: Plan) -> Result<Option<Ready>, OpenError> {
+    fn serve_or_rebuild(
+        &mut self,
+        mut raw: Raw,
+        plan: Plan,
+        copied: Option<Copied>,
+    ) -> Result<Option<Ready>, OpenError> {
         let dir = &self.settings.dir;
         let path = dir.join("db");
         if matches!(self.marked, Reading::Absent | Reading::Damaged) {
@@ -212,6 +226,10 @@ impl Opening<'_> {
         if !raw.ends_with(&plan.head) {
             why.get_or_insert_with(|| UNREACHED.into());
         }
+        let is_grown = !self.is_compacted && is_grown(self.settings, raw.bytes, plan.bytes());
+        let is_to_open = plan.is_exact() && !rebuild::is_suspect(dir) && why.is_none();
+        // What is rebuilt needs the room of the copy.
+        let copied = copied.filter(|_| is_to_open && !is_grown);
         if !plan.is_exact() {
             return self.rebuild(&raw, &plan, None).map(|()| None);
         }
@@ -228,7 +246,7 @@ impl Opening<'_> {
         if blobs > 0 && !self.findings.contains(&told) {
             self.findings.push(told);
         }
-        if !self.is_compacted && is_grown(self.settings, raw.bytes, plan.bytes()) {
+        if is_grown {
             self.is_compacted = true;
             match rebuild::from_plan(self.settings, &raw, &plan) {
                 Ok(()) => {
@@ -243,7 +261,11 @@ impl Opening<'_> {
         }
         // sled changes the file when it opens, so that what is read of it is elsewhere then. It is read from the copy
         // from here on; without one, the log is looked at again.
-        let copy = shield::copy_log(self.settings, &path).map_err(at(&path))?;
+        let copy = match copied {
+            Some(copied) => copied.keep(dir).map(Some),
+            None => shield::copy_log(self.settings, &path),
+        };
+        let copy = copy.map_err(at(&path))?;
         if let Some(copy) = &copy {
             raw.read_from(copy).map_err(at(copy))?;
         }

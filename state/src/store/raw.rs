@@ -26,24 +26,19 @@ use std::{
     sync::Arc,
 };
 
-use memchr::memmem;
-
 use super::{
-    calls, facts,
-    head::{self, AnyHead, FirstHead, Head},
+    facts,
+    head::{FirstHead, Head},
     keys::{self, GONE},
-    record::{
-        self, CallRecord, ChunkRecord, DeadRecord, FIRST, FactRecord, GoneRecord, HistoryRecord,
-        Kind, MAGIC, NoteRecord, Sealed, SendingRecord, Unreadable, VoidRecord,
-    },
 };
 
-/// Bytes of a segment.
-pub(super) const SEGMENT: usize = 512 * 1024;
-/// Bytes of a segment's header.
-const SEGMENT_HEADER: usize = 20;
-/// The longest header of a message; nothing begins closer to a segment's end.
-const MESSAGE_HEADER_MAX: usize = 32;
+mod part;
+mod segment;
+
+use part::Part;
+pub(super) use segment::SEGMENT;
+use segment::Segment;
+
 /// Heads that are kept: the newest.
 const HEADS_KEPT: usize = 64;
 
@@ -200,6 +195,18 @@ pub struct RawCounts {
     pub newer: u64,
 }
 
+impl RawCounts {
+    fn add(&mut self, more: Self) {
+        let Self { calls, chunks, marks, others, scarred, newer } = more;
+        self.calls += calls;
+        self.chunks += chunks;
+        self.marks += marks;
+        self.others += others;
+        self.scarred += scarred;
+        self.newer += newer;
+    }
+}
+
 /// A head, and whether sled would get to it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SeenHead {
@@ -228,17 +235,6 @@ pub(super) struct Raw {
     ends: BTreeMap<u64, u64>,
 }
 
-/// A segment's header and the extent of its messages.
-#[derive(Clone, Copy, Debug)]
-struct Segment {
-    offset: u64,
-    lsn: i64,
-    stable: i64,
-    /// The end of its messages, and whether that is the right one.
-    end: usize,
-    whole: bool,
-}
-
 impl Raw {
     /// Reads the log of the sled store in `db`. One that is missing is empty.
     pub(super) fn read(db: &Path, progress: &mut dyn FnMut(u64, u64)) -> io::Result<Self> {
@@ -261,31 +257,28 @@ impl Raw {
             scars: Vec::new(),
             ends: BTreeMap::new(),
         };
-        raw.read_all(progress)?;
+        raw.read_all(part::readers(bytes), progress)?;
         Ok(raw)
     }
 
-    fn read_all(&mut self, progress: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
-        let Some(file) = self.file.take() else { return Ok(()) };
-        let finder = memmem::Finder::new(&MAGIC);
-        let mut buffer = vec![0; SEGMENT];
-        let (mut segments, mut heads, mut offset) = (Vec::new(), Vec::new(), 0);
-        while offset < self.bytes {
-            let length = read_up_to(&file, &mut buffer, offset)?;
-            let data = buffer.get(..length).unwrap_or_default();
-            let segment = self.segment(data, offset);
-            for at in finder.find_iter(data) {
-                let value = data.get(at..).unwrap_or_default();
-                self.value(value, offset + at as u64, &mut heads);
-            }
-            segments.extend(segment);
-            offset += SEGMENT as u64;
-            progress(offset.min(self.bytes), self.bytes);
+    fn read_all(&mut self, readers: usize, progress: &mut dyn FnMut(u64, u64)) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let mut whole = Part::default();
+        for part in part::read_all(file, self.bytes, readers, progress)? {
+            whole.append(part);
         }
-        self.file = Some(file);
-        self.sort();
+        let (segments, heads) = self.take(whole);
         self.judge(segments, heads);
         Ok(())
+    }
+
+    /// Takes in what was read, but for what is still to be judged.
+    fn take(&mut self, whole: Part) -> (Vec<Segment>, Vec<(u64, Head)>) {
+        let Part { values, heads, segments, first, newer, counts, scars } = whole;
+        (self.values, self.first, self.newer) = (Arc::new(values), first, newer);
+        (self.counts, self.scars) = (counts, scars);
+        self.sort();
+        (segments, heads)
     }
 
     /// Puts the values in their order. Of copies of one the first stays.
@@ -293,68 +286,6 @@ impl Raw {
         let values = Arc::make_mut(&mut self.values);
         values.sort_by(|one, other| (&one.key, one.commit).cmp(&(&other.key, other.commit)));
         values.dedup_by(|later, first| (&later.key, later.commit) == (&first.key, first.commit));
-    }
-
-    /// Follows a segment's messages.
-    fn segment(&mut self, data: &[u8], offset: u64) -> Option<Segment> {
-        let Some(header) = data.first_chunk::<SEGMENT_HEADER>() else {
-            if data.iter().any(|byte| *byte != 0) {
-                self.scars.push(format!("the log ends within a segment's header at {offset}"));
-            }
-            return None;
-        };
-        let Some((lsn, stable)) = segment_header(header) else {
-            if data.iter().any(|byte| *byte != 0) {
-                self.scars.push(format!("the header of the segment at {offset} is damaged"));
-            }
-            return None;
-        };
-        let (end, whole) = messages(data, lsn);
-        Some(Segment { offset, lsn, stable, end, whole })
-    }
-
-    fn value(&mut self, value: &[u8], offset: u64, heads: &mut Vec<(u64, Head)>) {
-        let sealed = match record::peel(value) {
-            Ok(sealed) => sealed,
-            Err(Unreadable::Newer { found }) => {
-                self.counts.newer += 1;
-                self.newer = Some(found);
-                return;
-            }
-            Err(Unreadable::Damaged(_)) => {
-                self.counts.scarred += 1;
-                return;
-            }
-        };
-        *match sealed.kind {
-            Kind::Call => &mut self.counts.calls,
-            Kind::Chunk => &mut self.counts.chunks,
-            Kind::Sending | Kind::Note | Kind::Dead | Kind::Void => &mut self.counts.marks,
-            Kind::Head | Kind::Fact | Kind::History | Kind::Gone => &mut self.counts.others,
-        } += 1;
-        if sealed.kind == Kind::Head {
-            match head::decode(value.get(..sealed.length).unwrap_or_default()) {
-                Ok(AnyHead::Vouching(head)) => heads.push((offset, head)),
-                Ok(AnyHead::First(head)) => {
-                    let before = self.first.filter(|before| before.commit > head.commit);
-                    self.first = before.or(Some(head));
-                }
-                Err(_) => self.counts.scarred += 1,
-            }
-            if heads.len() > 4 * HEADS_KEPT {
-                heads.sort_unstable_by_key(|(_, head)| std::cmp::Reverse(head.commit));
-                heads.dedup_by_key(|(offset, head)| (head.commit, *offset / SEGMENT as u64));
-                heads.truncate(2 * HEADS_KEPT);
-            }
-            return;
-        }
-        let length = u16::try_from(sealed.length).unwrap_or(u16::MAX);
-        match found(&sealed, offset, length) {
-            Some((key, place)) => {
-                Arc::make_mut(&mut self.values).push(Value { key, commit: sealed.commit, place });
-            }
-            None => self.counts.scarred += 1,
-        }
     }
 
     /// What sled would make of the segments, and which heads it would get to.
@@ -412,17 +343,16 @@ impl Raw {
             scars: Vec::new(),
             ends: BTreeMap::new(),
         };
-        let mut heads = Vec::new();
+        let mut whole = Part::default();
         for value in values {
             file.write_all(&value).unwrap();
-            raw.value(&value, raw.bytes, &mut heads);
+            whole.value(&value, raw.bytes);
             raw.bytes += value.len() as u64;
         }
-        for (_, head) in heads {
+        for (_, head) in raw.take(whole).1 {
             raw.heads.insert(head.commit, SeenHead { head, reachable: true });
         }
         raw.file = Some(file);
-        raw.sort();
         raw
     }
 
@@ -519,120 +449,4 @@ impl Raw {
 
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-/// As many bytes as there are, at most a buffer full.
-fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut done = 0;
-    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + done as u64) {
-            Ok(0) => break,
-            Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
-}
-
-/// The key of a value, by its own word. `None` if it does not decode.
-fn found(sealed: &Sealed<'_>, offset: u64, length: u16) -> Option<(Key, Position)> {
-    let mut place = Position { offset, length, is_void: false, is_residue: false, chunks: 0 };
-    let payload = sealed.payload;
-    let key = match sealed.kind {
-        Kind::Call => {
-            let call: CallRecord<'_> = record::decode(payload).ok()?;
-            place.is_residue = calls::is_residue(call.traits);
-            place.chunks = call.chunks;
-            Key::Call(call.seq)
-        }
-        Kind::Chunk => {
-            let chunk: ChunkRecord<'_> = record::decode(payload).ok()?;
-            Key::Chunk(chunk.seq, chunk.index)
-        }
-        Kind::Sending => Key::Note(record::decode::<SendingRecord>(payload).ok()?.seq),
-        Kind::Note => Key::Note(record::decode::<NoteRecord<'_>>(payload).ok()?.seq),
-        Kind::Dead => Key::Dead(record::decode::<DeadRecord<'_>>(payload).ok()?.seq),
-        Kind::Fact => Key::Fact(record::decode::<FactRecord<'_>>(payload).ok()?.name.into()),
-        Kind::History => Key::History(record::decode::<HistoryRecord<'_>>(payload).ok()?.number),
-        Kind::Gone => Key::Gone(record::decode::<GoneRecord>(payload).ok()?.block),
-        Kind::Void => {
-            place.is_void = true;
-            Key::from_bytes(record::decode::<VoidRecord<'_>>(payload).ok()?.key)?
-        }
-        Kind::Head => return None,
-    };
-    // The first format had no removal records and no taken back marks.
-    let is_new = matches!(sealed.kind, Kind::Gone | Kind::Void);
-    (sealed.format != FIRST || !is_new).then_some((key, place))
-}
-
-/// The numbers in a segment's header, if its checksum is right.
-fn segment_header(header: &[u8; SEGMENT_HEADER]) -> Option<(i64, i64)> {
-    let [c0, c1, c2, c3, l0, l1, l2, l3, l4, l5, l6, l7, s0, s1, s2, s3, s4, s5, s6, s7] = *header;
-    let crc = !u32::from_le_bytes([c0, c1, c2, c3]);
-    let number = |bytes| i64::from_le_bytes(bytes) ^ i64::MAX;
-    (crc32fast::hash(header.get(4..)?) == crc).then(|| {
-        (number([l0, l1, l2, l3, l4, l5, l6, l7]), number([s0, s1, s2, s3, s4, s5, s6, s7]))
-    })
-}
-
-/// The end of a segment's messages, and whether that is its end.
-fn messages(data: &[u8], lsn: i64) -> (usize, bool) {
-    let number = u64::try_from(lsn).unwrap_or_default() / SEGMENT as u64;
-    let mut at = SEGMENT_HEADER;
-    loop {
-        if at + MESSAGE_HEADER_MAX > SEGMENT {
-            return (at, true);
-        }
-        match message(data.get(at..).unwrap_or_default(), number) {
-            Some((_, true)) => return (at, true),
-            Some((length, false)) => at += length,
-            None => return (at, false),
-        }
-    }
-}
-
-/// Length of the message at the start of `bytes`, and whether it is a segment's last. `None` if there is none.
-fn message(bytes: &[u8], number: u64) -> Option<(usize, bool)> {
-    const CORRUPTED: u8 = 0;
-    const CAP: u8 = 2;
-    const LAST_KIND: u8 = 11;
-    let (crc, rest) = bytes.split_first_chunk::<4>()?;
-    let (kind, rest) = rest.split_first()?;
-    if *kind == CORRUPTED || *kind > LAST_KIND {
-        return None;
-    }
-    let (length, rest) = varint(rest)?;
-    let (segment, rest) = varint(rest)?;
-    let (_page, rest) = varint(rest)?;
-    let body = rest.get(..usize::try_from(length).ok()?)?;
-    let header = bytes.get(4..bytes.len() - rest.len())?;
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(body);
-    hasher.update(header);
-    let is_whole = hasher.finalize() == !u32::from_le_bytes(*crc) && segment == number;
-    is_whole.then_some((4 + header.len() + body.len(), *kind == CAP))
-}
-
-/// A number as sled packs it.
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let (first, rest) = bytes.split_first()?;
-    match *first {
-        0..=240 => Some((u64::from(*first), rest)),
-        241..=248 => {
-            let (second, rest) = rest.split_first()?;
-            Some((240 + 256 * (u64::from(*first) - 241) + u64::from(*second), rest))
-        }
-        249 => {
-            let ([high, low], rest) = rest.split_first_chunk()?;
-            Some((2288 + 256 * u64::from(*high) + u64::from(*low), rest))
-        }
-        size => {
-            let (digits, rest) = rest.split_at_checked(usize::from(size) - 247)?;
-            let number =
-                digits.iter().rev().fold(0, |number, digit| number << 8 | u64::from(*digit));
-            Some((number, rest))
-        }
-    }
 }

@@ -4,7 +4,11 @@
 //! A commit that was not completed may be there in part. Its appends and marks have a number above the head's, and what
 //! it removed is named by a removal record of such a number, so that everything else must be as planned.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::mpsc,
+    thread,
+};
 
 use sled::{Db, IVec};
 
@@ -79,32 +83,80 @@ pub(super) enum ScanFailure {
 /// have come together (its `lru.rs`), and a scan accesses each page once: it would leave 16,384 pages in memory.
 const ASK_AGAIN_BYTES: usize = 2 * 1024;
 
+/// Bytes of values that are handed to the scan at a time, and how many such batches may wait for it.
+const BATCH_BYTES: usize = 256 * 1024;
+const BATCHES: usize = 4;
+
+/// Keys and values, in sled's order.
+type Batch = Vec<(IVec, IVec)>;
+
 /// Reads everything once, and compares it with a plan.
 pub(super) fn scan(db: &Db, plan: Option<&Plan>) -> Result<Scanned, ScanFailure> {
     guarded(|| {
         let mut scan = Scan { witness: plan.map(Witness::new), ..Scan::default() };
-        let broken = |error: sled::Error| ScanFailure::Broken(error.to_string());
-        let mut unasked = 0;
-        for item in db.iter() {
-            let (key, value) = item.map_err(broken)?;
-            unasked += value.len();
-            if unasked >= ASK_AGAIN_BYTES {
-                unasked = 0;
-                db.contains_key(&key).map_err(broken)?;
+        each_of(db, &mut |batch| {
+            for (key, value) in batch {
+                scan.found.live_bytes += (key.len() + value.len()) as u64;
+                if let Some(witness) = &mut scan.witness {
+                    witness.see(&key, &value);
+                }
+                match scan.visit(&key, &value) {
+                    Ok(()) => {}
+                    Err(Unreadable::Newer { found }) => return Err(ScanFailure::Newer(found)),
+                    Err(why) => scan.bad(&key, &why.to_string()),
+                }
             }
-            scan.found.live_bytes += (key.len() + value.len()) as u64;
-            if let Some(witness) = &mut scan.witness {
-                witness.see(&key, &value);
-            }
-            match scan.visit(&key, &value) {
-                Ok(()) => {}
-                Err(Unreadable::Newer { found }) => return Err(ScanFailure::Newer(found)),
-                Err(why) => scan.bad(&key, &why.to_string()),
-            }
-        }
+            Ok(())
+        })?;
         Ok(scan.finish())
     })
     .unwrap_or_else(|panic| Err(ScanFailure::Broken(panic)))
+}
+
+/// Gives all that sled shows to `visit`, until that fails. sled is read on a thread of its own meanwhile: that takes
+/// longer than the scan does.
+fn each_of(
+    db: &Db,
+    visit: &mut dyn FnMut(Batch) -> Result<(), ScanFailure>,
+) -> Result<(), ScanFailure> {
+    let (sender, batches) = mpsc::sync_channel(BATCHES);
+    let read = move || {
+        let unheard = |_| ScanFailure::Broken("the scan has ended".into());
+        guarded(|| read_all(db, &mut |batch| sender.send(batch).map_err(unheard)))
+            .unwrap_or_else(|panic| Err(ScanFailure::Broken(panic)))
+    };
+    thread::scope(|scope| {
+        let builder = thread::Builder::new().name("store-scan".into());
+        let Ok(reader) = builder.spawn_scoped(scope, read) else {
+            return read_all(db, visit);
+        };
+        for batch in batches {
+            visit(batch)?;
+        }
+        reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn read_all(
+    db: &Db,
+    give: &mut dyn FnMut(Batch) -> Result<(), ScanFailure>,
+) -> Result<(), ScanFailure> {
+    let broken = |error: sled::Error| ScanFailure::Broken(error.to_string());
+    let (mut batch, mut bytes, mut unasked) = (Vec::new(), 0, 0);
+    for item in db.iter() {
+        let (key, value) = item.map_err(broken)?;
+        (bytes, unasked) = (bytes + value.len(), unasked + value.len());
+        if unasked >= ASK_AGAIN_BYTES {
+            unasked = 0;
+            db.contains_key(&key).map_err(broken)?;
+        }
+        batch.push((key, value));
+        if bytes >= BATCH_BYTES {
+            bytes = 0;
+            give(std::mem::take(&mut batch))?;
+        }
+    }
+    give(batch)
 }
 
 /// The chunks of one body, as far as they were seen.

@@ -9,6 +9,9 @@
 //!                                                └─ not as planned ───▶ rebuilt from db.before
 //! ```
 //!
+//! A large log is copied while it is looked at, under another name (`db.copying`): it is `db.before` once the look has found
+//! the log whole, and is removed otherwise.
+//!
 //! The copy is not synced: it is for a disk that fails, and a power cut alone leaves `db` whole. An open that finds
 //! `db.before` goes by it only if `db` is no longer whole and the copy is: nothing was acknowledged since it was made.
 
@@ -16,6 +19,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    thread,
 };
 
 use super::{
@@ -28,15 +32,89 @@ pub(super) fn folder(dir: &Path) -> PathBuf {
     dir.join("db.before")
 }
 
+/// A log is copied while it is looked at from this size on.
+const LARGE_BYTES: u64 = if cfg!(test) { 1 } else { 8 } * 1024 * 1024;
+
+/// A copy of a log that was made while it was looked at. Dropped, it is removed.
+pub(super) struct Copied {
+    /// Where it is; `None` once it is of use.
+    path: Option<PathBuf>,
+}
+
+impl Copied {
+    fn path(dir: &Path) -> PathBuf {
+        dir.join("db.copying")
+    }
+
+    /// It is what sled may ruin the log behind.
+    pub(super) fn keep(mut self, dir: &Path) -> io::Result<PathBuf> {
+        let folder = folder(dir);
+        if let Some(path) = &self.path {
+            remove_folder(&folder)?;
+            fs::rename(path, &folder)?;
+            self.path = None;
+        }
+        Ok(folder)
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path
+            && let Err(error) = remove_folder(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "could not remove a copy of the log");
+        }
+    }
+}
+
+/// Runs `look`, and copies the log of `db` meanwhile if it is large and the disk has room. A copy that fails is none.
+pub(super) fn while_copied<T>(
+    settings: &StoreSettings,
+    db: &Path,
+    look: impl FnOnce() -> T,
+) -> io::Result<(T, Option<Copied>)> {
+    let path = Copied::path(&settings.dir);
+    remove_folder(&path)?;
+    let log = db.join("db");
+    let is_large = fs::metadata(&log).is_ok_and(|it| it.is_file() && it.len() >= LARGE_BYTES);
+    if !is_large || !has_room(settings, &log)? {
+        return Ok((look(), None));
+    }
+    fs::create_dir(&path)?;
+    let copied = Copied { path: Some(path.clone()) };
+    let (seen, result) = thread::scope(|scope| {
+        let copy = || fs::copy(&log, path.join("db"));
+        let copy = thread::Builder::new().name("log-copy".into()).spawn_scoped(scope, copy);
+        let seen = look();
+        let result = copy.and_then(|copy| {
+            copy.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        (seen, result)
+    });
+    if let Err(error) = result {
+        tracing::debug!(%error, "the log was not copied while it was looked at");
+        return Ok((seen, None));
+    }
+    Ok((seen, Some(copied)))
+}
+
+fn has_room(settings: &StoreSettings, log: &Path) -> io::Result<bool> {
+    let bytes = fs::metadata(log)?.len();
+    let room = space::free(settings)?;
+    let has_room = room >= bytes.saturating_add(2 * space::OPEN_BYTES);
+    if !has_room {
+        tracing::warn!(bytes, room, "no room for a copy of the log while it is opened");
+    }
+    Ok(has_room)
+}
+
 /// Copies the log of `db`. `None` if the disk has no room for that: sled must then do without.
 pub(super) fn copy_log(settings: &StoreSettings, db: &Path) -> io::Result<Option<PathBuf>> {
     let folder = folder(&settings.dir);
     remove_folder(&folder)?;
     let log = db.join("db");
-    let bytes = fs::metadata(&log)?.len();
-    let room = space::free(settings)?;
-    if room < bytes.saturating_add(2 * space::OPEN_BYTES) {
-        tracing::warn!(bytes, room, "no room for a copy of the log while it is opened");
+    if !has_room(settings, &log)? {
         return Ok(None);
     }
     fs::create_dir(&folder)?;
