@@ -73,14 +73,6 @@ impl Queue {
         target: &Target,
         before: impl FnOnce(&dyn CallStore, Option<&Target>),
     ) {
-        let mut index = self.index.lock();
-        let limits = index.limits();
-        if opened.calls.is_empty() && index.standing() > 0 {
-            // Live writes hold places that they claimed while it was not open.
-            index.follow(opened.last_seq);
-        } else {
-            *index = QueueIndex::new(limits, opened.last_seq);
-        }
         // Calls have the target that they were accepted for, also if the store's own is the same.
         let accepted_up_to = opened
             .store
@@ -89,7 +81,19 @@ impl Queue {
             .map_or(0, |fact| seq_of(&fact));
         let stray = |call: &&StoredCall| call.target != *target && call.seq > accepted_up_to;
         let other = opened.calls.iter().find(stray).map(|call| call.target.clone());
-        self.restore_all(&mut index, opened.calls);
+        // A large queue takes seconds, in which the index can be asked.
+        let limits = self.index.lock().limits();
+        let holds_any = !opened.calls.is_empty();
+        let mut fresh = QueueIndex::new(limits, opened.last_seq);
+        self.restore_all(&mut fresh, opened.calls);
+        let mut index = self.index.lock();
+        if !holds_any && index.standing() > 0 {
+            // Live writes hold places that they claimed while it was not open.
+            index.follow(opened.last_seq);
+        } else {
+            fresh.set_limits(index.limits());
+            *index = fresh;
+        }
         self.count(&index);
         let waits = !index.is_empty() || index.dead().0 > 0;
         drop(index);

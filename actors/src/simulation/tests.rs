@@ -41,6 +41,13 @@ fn every_invariant_holds_in_every_hour() {
     }
 }
 
+/// The watch took dead letters that waited for a failing disk for a lane that is never given back.
+#[test]
+fn what_waits_for_a_disk_that_fails_is_not_forgotten() {
+    silence_wanted_panics();
+    hour(11_296_821_721_509).unwrap_or_else(|broken| panic!("{broken}"));
+}
+
 #[test]
 fn a_seed_says_all_that_happens() {
     silence_wanted_panics();

@@ -263,10 +263,12 @@ impl Watch {
         })
     }
 
-    /// Whether nothing waits.
+    /// Whether nothing waits, for its turn or for its store: a dead letter holds its lane until it is marked there.
     pub(super) fn is_drained(&self) -> bool {
         let is_empty = |it: &Arc<Backend>| {
-            shared(it).queue.store().is_ok() && shared(it).queue.index().is_empty()
+            let queue = &shared(it).queue;
+            let serves = queue.store().is_ok_and(|store| store.status().refusing.is_none());
+            serves && queue.index().is_empty()
         };
         self.backends.iter().all(is_empty)
     }

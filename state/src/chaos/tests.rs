@@ -297,8 +297,8 @@ proptest! {
         let (count, faults) = (100_000_u32, faults(&json));
         let hits = count_of(&struck(&faults, Class::Write, u64::from(count)));
         let (expected, deviation) = (f64::from(count) * rate, (f64::from(count) * rate * (1.0 - rate)).sqrt());
-        // Sixteen draws of a normal distribution are within four deviations but once in a thousand runs.
-        prop_assert!((hits - expected).abs() < 4.0 * deviation, "{hits} instead of {expected}");
+        // Of a thousand draws of a normal distribution one is farther away once in half a million runs.
+        prop_assert!((hits - expected).abs() < 6.0 * deviation, "{hits} instead of {expected}");
     }
 
     #[test]
