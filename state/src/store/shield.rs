@@ -87,9 +87,8 @@ pub(super) fn while_copied<T>(
         let copy = || fs::copy(&log, path.join("db"));
         let copy = thread::Builder::new().name("log-copy".into()).spawn_scoped(scope, copy);
         let seen = look();
-        let result = copy.and_then(|copy| {
-            copy.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
+        let result = copy
+            .and_then(|copy| copy.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         (seen, result)
     });
     if let Err(error) = result {
