@@ -30,7 +30,7 @@ const REFUSED_FOR: Duration = Duration::from_secs(5 * 60);
 const GROWING_FOR: Duration = Duration::from_secs(15 * 60);
 /// Nothing was replayed for this long.
 const STALLED_AFTER: Duration = Duration::from_secs(5 * 60);
-/// The share of a queue's limits, in percent, from which on it is nearly full.
+/// The share of a queue's limits, in percent, above which it is nearly full.
 const NEARLY_FULL: f64 = 85.0;
 
 const EMERGENCY: Kind = Kind::new("FuseboxEmergency", Severity::Critical, 30);

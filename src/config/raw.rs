@@ -21,21 +21,21 @@ use super::{
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawConfig {
-    /// The folder of the queues, the caches and the history.
+    /// The state directory: the folder of the queues, the caches and the history.
     #[schemars(extend("setting" = restart().rule(
-        "$STATE_DIRECTORY, which systemd sets; else fusebox in $XDG_STATE_HOME or ~/.local/state"
+        "$STATE_DIRECTORY, which systemd sets; otherwise the folder fusebox in $XDG_STATE_HOME or ~/.local/state"
     ).installed("/var/lib/fusebox")))]
     pub(crate) state_dir: Option<PathBuf>,
-    /// The command socket.
+    /// The path of the command socket.
     #[schemars(extend("setting" = restart().rule(
-        "the socket that systemd hands over; else fusebox/fusebox.sock in $XDG_RUNTIME_DIR; else fusebox.sock in the \
-         state directory"
+        "the socket that systemd passes to the daemon; otherwise fusebox/fusebox.sock in $XDG_RUNTIME_DIR; otherwise \
+         fusebox.sock in the state directory"
     ).example("/run/fusebox/fusebox.sock")))]
     pub(crate) socket: Option<PathBuf>,
-    /// The group whose members may make calls. Root and the daemon's own user always may.
+    /// The group whose members may make calls. Root and the daemon's own user may always make calls.
     #[schemars(extend("setting" = restart().default("fusebox")))]
     pub(crate) client_group: String,
-    /// The group whose members may use the routes below /admin as well.
+    /// The group whose members may also use the routes below `/admin`.
     #[schemars(extend("setting" = restart().default("root")))]
     pub(crate) admin_group: String,
     pub(crate) http: RawHttp,
@@ -48,43 +48,46 @@ pub(crate) struct RawConfig {
     pub(crate) backends: BTreeMap<String, RawBackend>,
 }
 
-/// Health, metrics, the status page and the API over TCP. Without `listen` there is only the Unix socket.
+/// The HTTP API, health, metrics and the status page over TCP. Without `listen`, they are only at the command socket,
+/// which is a Unix socket.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawHttp {
-    /// The address to listen at. Beyond loopback TLS is required, or `plaintext`.
+    /// The address and the port. Beyond loopback, `[http.tls]` or `plaintext = true` is required.
     #[schemars(extend("setting" = restart().example("127.0.0.1:9180")))]
     pub(crate) listen: Option<String>,
-    /// A file with a token. Whoever sends it may do over TCP what an admin may.
+    /// A file with a token. Over TCP, every route except health, metrics and the status page needs this token. A caller
+    /// that sends it has the rights of an admin.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/token")))]
     pub(crate) token_file: Option<PathBuf>,
-    /// Whether to listen beyond loopback without TLS, so that others may read the traffic. There are no admin
-    /// routes there then.
+    /// Whether `listen` may be beyond loopback without TLS, although others can then read the traffic. At such an
+    /// address, the admin routes are closed.
     #[schemars(extend("setting" = reload().default(false)))]
     pub(crate) plaintext: bool,
     pub(crate) tls: RawHttpTls,
 }
 
-/// The server's side of TLS.
+/// TLS for `http.listen`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawHttpTls {
-    /// The chain of certificates, in PEM, the server's own first. A reload reads it again.
+    /// The certificates in PEM: first the server's own, then the rest of its chain. A reload reads the file again.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/http.crt")))]
     pub(crate) cert_file: Option<PathBuf>,
-    /// The key of the first certificate, in PEM.
+    /// The private key of the server's own certificate, in PEM. A reload reads the file again.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/http.key")))]
     pub(crate) key_file: Option<PathBuf>,
 }
 
-/// What calls in flight may take.
+/// Limits for all calls in flight together.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawCalls {
-    /// The memory for the bodies and replies of calls in flight. A body counts twice, as it came and as it is sent. No
-    /// caller alone gets more than seven eighths of it.
+    /// The memory for the bodies and replies of calls in flight. A body counts twice: in the form in which it arrived,
+    /// and in the form in which it is sent. One caller gets at most seven eighths of this memory.
     #[schemars(extend("setting" = reload().rule(
-        "an eighth of the memory of the control group, else of the machine, from 16 MiB to 512 MiB"
+        "an eighth of the memory of the machine, or of the control group if its limit is lower; at least 16 MiB and at \
+         most 512 MiB"
     ).between("1MiB", "1TiB").example("256MiB")))]
     pub(crate) bytes: Option<Size>,
 }
@@ -93,150 +96,168 @@ pub(crate) struct RawCalls {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawChaos {
-    /// Whether they may be set.
-    #[schemars(extend("setting" = reload().rule("true over the admin socket, false over TCP").example(false)))]
+    /// Whether faults on purpose may be set.
+    #[schemars(extend("setting" = reload().rule("true at the command socket, false over TCP").example(false)))]
     pub(crate) enabled: Option<bool>,
 }
 
-/// How backends are watched.
+/// How the daemon watches backends.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawHealth {
-    /// The time between two pings of a backend that answers. One that does not is pinged again after a second.
+    /// The time between two pings of a backend that answers. If a ping fails, the next one is sent a second later.
     #[schemars(extend("setting" = patch().default("30s").between("100ms", "1day")))]
     pub(crate) interval: Time,
-    /// How long a ping waits for its answer; no longer than the backend's `timeout`.
+    /// How long a ping waits for its answer, but never longer than the backend's `timeout`.
     #[schemars(extend("setting" = patch().default("1s").between("10ms", "60s")))]
     pub(crate) timeout: Time,
-    /// Whether an open breaker tries again by itself. If not, it waits for `fusebox recover`.
+    /// Whether an open breaker tries the backend again by itself. If not, it stays open until `fusebox recover` is run.
     #[schemars(extend("setting" = patch().default(true)))]
     pub(crate) auto_recovery: bool,
 }
 
-/// A command that is run on an alert: mail or a message without a Prometheus.
+/// A command that the daemon runs on an alert, for example to send a mail or a message if there is no Prometheus.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawAlerts {
-    /// The program, with its absolute path, and its arguments. No shell reads it, and nothing is run if it is empty.
+    /// The program and its arguments. The program is an absolute path, and no shell reads the arguments. If the list is
+    /// empty, nothing is run.
     #[schemars(extend("setting" = reload().default(Vec::<String>::new())))]
     pub(crate) command: Vec<String>,
-    /// It is not run for alerts that are less severe.
+    /// The lowest severity of an alert for which the command is run.
     #[schemars(extend("setting" = reload().default("warning").words(SEVERITIES)))]
     pub(crate) severity: String,
-    /// How long a condition must hold before the command is run.
-    #[schemars(extend("setting" = reload().rule("as long as the rules for Prometheus say").between("0s", "1day").example("30s")))]
+    /// How long the condition of an alert must hold before the command is run.
+    #[schemars(extend("setting" = reload().rule(
+        "the time in the Prometheus rule of the alert"
+    ).between("0s", "1day").example("30s")))]
     pub(crate) after: Option<Time>,
 }
 
-/// Traces. `OTEL_EXPORTER_OTLP_ENDPOINT` in the environment names the collector.
+/// Traces of calls. The environment variable `OTEL_EXPORTER_OTLP_ENDPOINT` names the collector.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawTracing {
-    /// The address of a Jaeger's pages: `fusebox explain` then shows a call's trace as a link to it.
+    /// The address of Jaeger's web pages. If it is set, `fusebox explain` shows traces as links to these pages.
     #[schemars(extend("setting" = reload().example("http://127.0.0.1:16686")))]
     pub(crate) jaeger_url: Option<String>,
-    /// Whether calls that failed, were retried, queued or answered by a fallback are traced even if no sampler took
-    /// them.
+    /// Whether a call that the sampler leaves out is still traced if it failed, was refused, was retried, was queued,
+    /// or was answered by a fallback.
     #[schemars(extend("setting" = restart().default(true)))]
     pub(crate) keep_unsampled: bool,
 }
 
-/// A wire door, at which clients connect as they do to the backend itself. If the file has none, each backend of a kind
-/// with a door on Unix sockets gets one beside the command socket, named as the backend: `redis.sock`. `doors = []`
-/// leaves these out.
+/// A door: a socket at which clients connect as they do to the backend itself. If the file has no `[[doors]]`, each
+/// enabled Redis or ClickHouse backend gets a door: a Unix socket beside the command socket, named after the backend,
+/// such as `redis.sock`. With `doors = []`, there are no doors.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawDoor {
-    /// The kind of the backend, if it is clearer with it.
+    /// The kind of the backend. It may be left out if `backend` is set.
     #[schemars(extend("setting" = restart().rule("the kind of the backend").example("redis")))]
     pub(crate) kind: Option<String>,
-    /// The backend behind the door, by its name.
-    #[schemars(extend("setting" = restart().rule("the backend that is named as the kind").example("redis")))]
+    /// The name of the backend behind the door.
+    #[schemars(extend("setting" = restart().rule("the backend whose name is the kind").example("redis")))]
     pub(crate) backend: Option<String>,
-    /// The address: `unix:PATH`, `HOST:PORT`, or `fd:NAME` for a socket that systemd hands over under that name.
+    /// The address of the door, which is required: `unix:PATH`, `IP:PORT`, or `fd:NAME` for a socket that systemd
+    /// passes to the daemon under this name.
     #[schemars(extend("setting" = restart().example("127.0.0.1:6380")))]
     pub(crate) listen: Option<String>,
-    /// How callers are known: by their process's user and groups, by a name and a secret, or not at all.
+    /// How the door identifies callers. `peer`: by the user and the groups of their process, on Unix sockets. `token`:
+    /// by a name and a secret. `open`: not at all, on TCP at loopback.
     #[schemars(extend("setting" = restart().rule("\"peer\" on a Unix socket, \"token\" on TCP").words(AUTHS)))]
     pub(crate) auth: Option<String>,
-    /// The file of callers and their secrets, for `auth = "token"`.
+    /// The file that lists callers and their secrets, for `auth = "token"`.
     #[schemars(extend("setting" = restart().example("/etc/fusebox/callers.toml")))]
     pub(crate) callers_file: Option<PathBuf>,
-    /// Whether it may listen beyond loopback, so that others may read the traffic.
+    /// Whether the door may listen beyond loopback, although others can then read the traffic.
     #[schemars(extend("setting" = restart().default(false)))]
     pub(crate) plaintext: bool,
-    /// The most connections at once. One user of this host gets seven eighths of them at most.
+    /// The most connections at once. On a Unix socket, one user gets at most seven eighths of them.
     #[schemars(extend("setting" = restart().default(10_000).between(1, 1_000_000)))]
     pub(crate) connections: u32,
-    /// The most bytes of requests that are held at once, of all connections.
+    /// The most bytes of requests that the door holds at once, over all connections.
     #[schemars(extend("setting" = restart().default("256MiB").between("1MiB", "1TiB")))]
     pub(crate) in_bytes: Size,
-    /// The most bytes of replies that are held at once, of all connections.
+    /// Doors to Redis and Firestore: the most bytes of replies that the door holds at once, over all connections.
     #[schemars(extend("setting" = restart().default("512MiB").between("1MiB", "1TiB")))]
     pub(crate) out_bytes: Size,
-    /// The most bytes of replies that are held for one connection; at most `out_bytes`.
-    #[schemars(extend("setting" = restart().rule("32MiB, and at most out_bytes").between("64KiB", "1TiB").example("32MiB")))]
+    /// Doors to Redis: the most bytes of replies that the door holds for one connection. At most `out_bytes`.
+    #[schemars(extend("setting" = restart().rule(
+        "32MiB, or `out_bytes` if that is less"
+    ).between("64KiB", "1TiB").example("32MiB")))]
     pub(crate) out_client: Option<Size>,
-    /// The most connections to the backend that belong to one client each, at most `connections`.
-    #[schemars(extend("setting" = restart().rule("as many as connections").between(0, 1_000_000).example(10_000)))]
+    /// Doors to Redis: the most connections to the backend that belong to a single client each. At most `connections`.
+    #[schemars(extend("setting" = restart().rule("the value of `connections`").between(0, 1_000_000).example(10_000)))]
     pub(crate) pinned: Option<u32>,
-    /// How long a connection may be idle, at least a second; 0s is for ever.
+    /// The door closes a connection that is idle for this long. 0s means never; any other value must be at least 1s.
     #[schemars(extend("setting" = restart().default("0s").between("0s", "365days")))]
     pub(crate) idle_timeout: Time,
-    /// What the answer to a write must promise.
+    /// What the answer to a write promises. `applied`: the backend has applied the write; no write is queued.
+    /// `applied-or-durable`: the write was applied, or it was queued as `queue.write_fallback` allows. `durable`: the
+    /// same, and the door also queues writes that would otherwise be refused in an outage, if they can be queued.
     #[schemars(extend("setting" = restart().default("applied-or-durable").words(MIN_ACKS)))]
     pub(crate) min_ack: String,
     /// How long a request may take.
-    #[schemars(extend("setting" = restart().rule("the backend's timeout for each of its attempts").between("1ms", "1day").example("15s")))]
+    #[schemars(extend("setting" = restart().rule(
+        "the backend's `timeout` times its `retry.attempts`"
+    ).between("1ms", "1day").example("15s")))]
     pub(crate) deadline: Option<Time>,
-    /// Which requests are shed first when the queue fills.
+    /// The priority of the requests. Requests of priority `low` are shed first.
     #[schemars(extend("setting" = restart().default("normal").words(PRIORITIES)))]
     pub(crate) priority: String,
-    /// The answer to a request that was not executed.
+    /// Doors to Redis: the answer to a request that was not executed. `LOADING`: an error after which clients try
+    /// again. `FUSEBOX`: an error after which no client tries again. `close`: the connection is closed.
     #[schemars(extend("setting" = restart().default("LOADING").words(UNAVAILABLE)))]
     pub(crate) unavailable: String,
-    /// The answer to a request that may have been executed.
+    /// Doors to Redis: the answer to a request that may have been executed. `error`: an error. `close`: the connection
+    /// is closed.
     #[schemars(extend("setting" = restart().default("error").words(ON_UNKNOWN)))]
     pub(crate) on_unknown: String,
-    /// Which replies are assumed of queued writes whose effect is known and whose reply is not.
+    /// Doors to Redis: which writes are queued although the count in their reply must be assumed. `assume`: a few of
+    /// them. `all`: all of them. `error`: none.
     #[schemars(extend("setting" = restart().default("assume").words(EFFECT_REPLY)))]
     pub(crate) effect_reply: String,
-    /// The projects that may be named by clients who call as the daemon, at doors to Firestore.
-    #[schemars(extend("setting" = restart().rule("the backend's own project").example(vec!["my-project"])))]
+    /// Doors to Firestore: the projects that a call may name if it uses the backend's own credentials. `["*"]` allows
+    /// any project.
+    #[schemars(extend("setting" = restart().rule(
+        "any project if the backend is an emulator; otherwise only the backend's own project and database"
+    ).example(vec!["my-project"])))]
     pub(crate) projects: Option<Vec<String>>,
 }
 
-/// A backend. `redis`, `clickhouse` and `firestore` are there without being named.
+/// A backend. The backends `redis`, `clickhouse` and `firestore` exist even if the file does not name them.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawBackend {
-    /// What it is.
+    /// The kind of the backend, such as `redis`.
     #[schemars(extend("setting" = restart().rule("the name of the section")))]
     pub(crate) kind: Option<String>,
-    /// Whether it is there.
+    /// Whether the backend is used. If not, it is as if the backend did not exist.
     #[schemars(extend("setting" = restart().default(true)))]
     pub(crate) enabled: bool,
     /// The address of the service. It may contain a user and a password; the password is never printed.
     #[schemars(extend("setting" = reload().secret()))]
     pub(crate) url: String,
-    /// The user to sign in as.
+    /// The name of the user that fusebox signs in as.
     #[schemars(extend("setting" = reload().example("fusebox")))]
     pub(crate) username: Option<String>,
-    /// A file with the password on its first line. A credential of systemd, `NAME_password`, does the same.
+    /// A file with the password on its first line. If this is not set, a systemd credential that is called
+    /// `NAME_password`, with the name of the backend in place of NAME, has the same effect.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/password")))]
     pub(crate) password_file: Option<PathBuf>,
-    /// Whether the host is in a critical state while this backend is down.
+    /// Whether the system is at least CRITICAL while this backend is down.
     #[schemars(extend("setting" = reload()))]
     pub(crate) critical: bool,
-    /// The backends that it cannot do without, by name. While one of them is down, that one is shown as the cause of
-    /// this one's outage.
+    /// The names of the backends that this backend cannot do without. If this backend goes down while one of them is
+    /// down, its outage is shown as a consequence of the other outage.
     #[schemars(extend("setting" = reload().default(Vec::<String>::new())))]
     pub(crate) depends_on: Vec<String>,
-    /// The backends that it uses and can do without, by name: reports of an outage name them, and nothing else
-    /// follows from it.
+    /// The names of the backends that this backend uses but can do without. Reports of an outage name them. They have
+    /// no other effect.
     #[schemars(extend("setting" = reload().default(Vec::<String>::new())))]
     pub(crate) depends_on_optional: Vec<String>,
-    /// The longest that one attempt on the wire may take.
+    /// The longest time that one attempt may take.
     #[schemars(extend("setting" = reload().between("1ms", "1day")))]
     pub(crate) timeout: Time,
     pub(crate) tls: RawTls,
@@ -247,11 +268,12 @@ pub(crate) struct RawBackend {
     pub(crate) queue: RawQueue,
 }
 
-/// TLS, if the url says so: `rediss://`, or `https://` for the others.
+/// TLS to the backend. It is used if the url begins with `rediss://` (Redis) or `https://` (ClickHouse, Firestore).
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawTls {
-    /// Authorities to trust in place of the system's, in PEM. Read again at every connect.
+    /// A file with certificate authorities, in PEM, that are trusted instead of the system's. It is read again at every
+    /// connect.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/authority.pem")))]
     pub(crate) ca_file: Option<PathBuf>,
 }
@@ -260,92 +282,99 @@ pub(crate) struct RawTls {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawBreaker {
-    /// The breaker opens at this many failures in the window, if they are also at least `failure_rate` of all calls.
+    /// The breaker opens if the window has at least this many failures, and they are at least the share `failure_rate`
+    /// of all calls.
     #[schemars(extend("setting" = patch().between(1, 1_000_000)))]
     pub(crate) failure_threshold: u32,
-    /// The share of calls that must have failed, too. 0 turns this condition off.
+    /// The share of the calls in the window that must have failed before the breaker opens. 0 turns this condition off.
     #[schemars(extend("setting" = patch().default(0.5).between(0.0, 1.0)))]
     pub(crate) failure_rate: f64,
-    /// How far back the breaker looks.
+    /// How far back the breaker looks at calls.
     #[schemars(extend("setting" = patch().default("1m").between("60ms", "1day")))]
     pub(crate) window: Time,
-    /// How long it stays open the first time. Each recovery that fails doubles it.
+    /// How long the breaker stays open before it tries the backend for the first time. Every failed recovery doubles
+    /// this time.
     #[schemars(extend("setting" = patch().between("1ms", "1day")))]
     pub(crate) recovery_timeout: Time,
-    /// The longest that it stays open; at least `recovery_timeout`.
-    #[schemars(extend("setting" = patch().rule("ten times recovery_timeout").between("1ms", "10days")))]
+    /// The longest time that the breaker stays open before it tries again. At least `recovery_timeout`.
+    #[schemars(extend("setting" = patch().rule("ten times `recovery_timeout`").between("1ms", "10days")))]
     pub(crate) recovery_timeout_max: Option<Time>,
-    /// The share of that time which is random from the second time on.
+    /// How much of the open time is random: the open time may be shorter by up to this share. The first open time of an
+    /// outage is not random.
     #[schemars(extend("setting" = patch().default(0.5).between(0.0, 1.0)))]
     pub(crate) jitter: f64,
-    /// The successes in a row that close it again.
+    /// How many successes in a row close the breaker again.
     #[schemars(extend("setting" = patch().between(1, 1_000)))]
     pub(crate) success_threshold: u32,
-    /// A call that takes longer than this is slow.
-    #[schemars(extend("setting" = patch().rule("half of timeout").between("1ms", "1day")))]
+    /// A call that takes longer than this counts as slow.
+    #[schemars(extend("setting" = patch().rule("half of `timeout`").between("1ms", "1day")))]
     pub(crate) slow_call_duration: Option<Time>,
-    /// The breaker also opens once as many calls as `failure_threshold` were slow in the window, and they are at least
-    /// this share of all calls. 0 turns that off.
+    /// The breaker also opens if the window has at least `failure_threshold` slow calls, and they are at least this
+    /// share of all calls. 0 turns this off.
     #[schemars(extend("setting" = patch().default(0.0).between(0.0, 1.0)))]
     pub(crate) slow_call_rate: f64,
 }
 
-/// How one call is tried again.
+/// How often and when a failed attempt of a call is repeated.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawRetry {
-    /// The attempts of one call, the first included.
+    /// The most attempts of one call, including the first.
     #[schemars(extend("setting" = patch().default(3).between(1, 100)))]
     pub(crate) attempts: u32,
-    /// The wait before a retry is random, up to this; twice as much each time.
+    /// The wait before a retry is random. `base` is its limit before the first retry. The limit doubles with each
+    /// further retry, up to `cap`.
     #[schemars(extend("setting" = patch().default("50ms").between("1ms", "1day")))]
     pub(crate) base: Time,
-    /// The longest wait; at least `base`.
-    #[schemars(extend("setting" = patch().rule("2s, and at least base").between("1ms", "1day")))]
+    /// The longest wait before a retry. At least `base`.
+    #[schemars(extend("setting" = patch().rule("2s, or `base` if that is longer").between("1ms", "1day")))]
     pub(crate) cap: Option<Time>,
 }
 
-/// How much goes on at once.
+/// The bulkhead: how many attempts may run at once.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawBulkhead {
-    /// Attempts on the wire at once; more are turned away.
+    /// The most attempts on the wire at once. Further calls are answered by the cache, queued, or refused.
     #[schemars(extend("setting" = patch().default(256).between(1, 65_536)))]
     pub(crate) in_flight_max: u32,
 }
 
-/// What answers reads while the backend does not: as `cache` up to `ttl`, as `stale` up to `max_stale`.
+/// The fallback cache, which answers reads while the backend does not. An answer is marked `cache` until it is as old
+/// as `ttl`, and then `stale` until it is as old as `max_stale`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawCache {
-    /// The most values.
+    /// The most values in the cache.
     #[schemars(extend("setting" = patch().default(1_000).between(1, 10_000_000)))]
     pub(crate) items: u32,
-    /// The most memory.
+    /// The most memory for values.
     #[schemars(extend("setting" = patch().default("64MiB").between("64KiB", "1TiB")))]
     pub(crate) bytes: Size,
-    /// The largest value. What is larger than 1 MiB is kept in files.
+    /// The largest value that is cached. Values above 1 MiB are kept in files.
     #[schemars(extend("setting" = patch().default("16MiB").between("1MiB", "1GiB")))]
     pub(crate) entry_max: Size,
-    /// The most bytes of all files.
+    /// The most bytes of all files with values together.
     #[schemars(extend("setting" = restart().default("256MiB").between("0B", "1TiB")))]
     pub(crate) disk_bytes: Size,
     /// How long a value answers as `cache`.
     #[schemars(extend("setting" = patch().between("0s", "1year")))]
     pub(crate) ttl: Time,
-    /// How long it answers at all, then as `stale`; at least `ttl`.
-    #[schemars(extend("setting" = patch().rule("the kind's usual time, and at least ttl").between("0s", "10years")))]
+    /// How long a value answers at all: after `ttl`, it answers as `stale`. At least `ttl`.
+    #[schemars(extend("setting" = patch().rule(
+        "5m for Redis, 30m for Firestore, 1h for ClickHouse, or `ttl` if that is longer"
+    ).between("0s", "10years")))]
     pub(crate) max_stale: Option<Time>,
-    /// After how long it answers a read by key while the backend is suspect: an attempt is overdue and a ping is
-    /// unanswered. At most `timeout`.
-    #[schemars(extend("setting" = patch().rule("a fifth of timeout, and at most 1s").between("0s", "1day")))]
+    /// How long a read by key waits for a suspect backend before the cache answers. A backend is suspect if an attempt
+    /// is overdue and a ping was not answered. At most `timeout`.
+    #[schemars(extend("setting" = patch().rule("a fifth of `timeout`, but at most 1s").between("0s", "1day")))]
     pub(crate) answer_after: Option<Time>,
-    /// A folder that keeps the cache over restarts.
+    /// A folder in which the whole cache is kept over restarts.
     #[schemars(extend("setting" = restart().example("/var/cache/fusebox")))]
     pub(crate) dir: Option<PathBuf>,
 }
 
-/// The durable queue, which refuses writes beyond any of its limits.
+/// The durable queue. A write that would exceed one of its limits is refused.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawQueue {
@@ -355,27 +384,31 @@ pub(crate) struct RawQueue {
     /// The most bytes of calls that wait.
     #[schemars(extend("setting" = patch().default("1GiB").between("1MiB", "1TiB")))]
     pub(crate) bytes: Size,
-    /// The most dead letters. When they are as many, their lanes block.
+    /// The most dead letters. If there are as many, a call that should become one blocks its lane.
     #[schemars(extend("setting" = patch().default(5_000).between(1, 1_000_000)))]
     pub(crate) dead_items: u32,
-    /// The most bytes of dead letters.
+    /// The most bytes of dead letters. If there is no room for a further one, a call that should become one blocks its
+    /// lane.
     #[schemars(extend("setting" = patch().default("256MiB").between("1MiB", "1TiB")))]
     pub(crate) dead_bytes: Size,
-    /// The folder of the store.
+    /// The folder of the store, which holds the queue.
     #[schemars(extend("setting" = restart().rule("backends/NAME in the state directory")))]
     pub(crate) dir: Option<PathBuf>,
-    /// The space that is left free on the disk of the state directory.
+    /// The space that the queue leaves free on its disk. If less is free, writes that would have to be queued are
+    /// refused.
     #[schemars(extend("setting" = restart().default("64MiB").between("0B", "1EiB")))]
     pub(crate) disk_floor: Size,
-    /// How calls are stored. 1: each has a value of its own. 2: small calls that are stored together share one, which
-    /// writes less and removes faster, and which earlier releases cannot read. Either reads what the other wrote.
+    /// How calls are stored. 1: each call has a record of its own. 2: small calls that are stored together share one
+    /// record. Format 2 writes less and removes calls faster, but earlier releases cannot read it. With either value,
+    /// stores in both formats are read.
     #[schemars(extend("setting" = restart().default(1).between(1, 2)))]
     pub(crate) format: u32,
-    /// What a write does while the backend is down. With `refuse` only calls with `min_ack = durable` are queued.
+    /// What happens to a write while the backend is down. `queue`: it is queued, if possible. `refuse`: it is queued
+    /// only if the call has `min_ack = durable`, and refused otherwise.
     #[schemars(extend("setting" = patch().words(WRITE_FALLBACKS)))]
     pub(crate) write_fallback: String,
-    /// Whether a call that replay gave up on lets later ones of its key pass, or holds them until an operator has
-    /// decided.
+    /// What happens to later writes of a key after replay has given up on a write of that key. `continue`: they are
+    /// applied. `block`: they wait until an operator has decided about the dead letter.
     #[schemars(extend("setting" = patch().default("continue").words(DEAD_LETTER_POLICIES)))]
     pub(crate) dead_letter_policy: String,
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! HEALTHY    no critical condition, at least 80 % operational
-//! DEGRADED   no critical condition, but less than 80 %, or a queue above 70 %
+//! DEGRADED   no critical condition, but less than 80 %, or a queue at least 70 % full
 //! CRITICAL   exactly one critical condition
 //! EMERGENCY  two or more
 //! ```
@@ -29,7 +29,7 @@ pub const HOLD: Duration = Duration::from_secs(5);
 const HEALTHY_PERCENT: f64 = 80.0;
 /// The share below which that is a critical condition of its own, in percent.
 const CRITICAL_PERCENT: f64 = 50.0;
-/// The fill of a queue above which the system is DEGRADED, in percent.
+/// The fill of a queue from which on the system is DEGRADED, in percent.
 const QUEUE_PERCENT: f64 = 70.0;
 
 /// How many of those that are down with something are named.

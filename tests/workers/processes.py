@@ -123,10 +123,19 @@ class Redis(Listening):
 
 
 class Daemon(Listening):
-    """A daemon with default settings and two doors, at a Unix socket and, for anybody, at a port."""
+    """A daemon with two doors, at a Unix socket and, for anybody, at a port.
 
-    def __init__(self, folder, redis):
+    They have default settings; if `broker`, those that docs/redis-door.md gives to job frameworks.
+    """
+
+    BROKER = """
+            on_unknown = "close"
+            effect_reply = "error"
+    """
+
+    def __init__(self, folder, redis, broker):
         self.redis = redis
+        self.settings = self.BROKER if broker else ""
         super().__init__("door", folder)
 
     def command_in(self, folder):
@@ -139,10 +148,12 @@ class Daemon(Listening):
             [[doors]]
             backend = "redis"
             listen = "unix:{self.socket}"
+            {self.settings}
             [[doors]]
             backend = "redis"
             listen = "127.0.0.1:{self.port}"
             auth = "open"
+            {self.settings}
         """)
         state, control = folder / "state", folder / "fusebox.sock"
         return [FUSEBOX, "run", "--config", configuration, "--state-dir", state, "--socket", control]

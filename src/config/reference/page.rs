@@ -12,8 +12,9 @@ const HEAD: &str = "\
 
 <!-- Made of the declarations of the settings by `fusebox config schema --format markdown`; a test compares the two. -->
 
-Every setting, with its default, its bounds, and what a change takes. The configuration is a TOML file: \
-`/etc/fusebox/fusebox.toml`, or what `--config` or `FUSEBOX_CONFIG` names. Without a file, all defaults are in effect.
+Every setting, with its default, its bounds, and what it takes to change it. The configuration is a TOML file: \
+`/etc/fusebox/fusebox.toml`, or the file that `--config` or `FUSEBOX_CONFIG` names. Without a file, all defaults are \
+in effect.
 
 | to | run |
 | --- | --- |
@@ -21,23 +22,23 @@ Every setting, with its default, its bounds, and what a change takes. The config
 | get a JSON schema for editors | `fusebox config schema` |
 | get a file with every setting and its default | `fusebox config schema --format toml` |
 
-An unknown key is an error that names the nearest right one.
+An unknown key is an error, and the message names the setting with the most similar name.
 
 ## What wins
-A later source wins over an earlier one: the defaults, the file, changes at run time, the variables of the table below, \
-`FUSEBOX_*` variables, the options of the command line.
+If several of these sources set the same setting, the last one in this list wins: the defaults, the file, changes at \
+run time, the environment variables in the table below, `FUSEBOX_*` environment variables, command-line options.
 
-Any setting outside of lists can be set by a variable. For example, \
-`FUSEBOX_BACKENDS__REDIS__BREAKER__FAILURE_THRESHOLD=7` sets `backends.redis.breaker.failure_threshold`. These \
-variables also work:
+Every setting except those of `[[doors]]` can be set by an environment variable. For example, \
+`FUSEBOX_BACKENDS__REDIS__BREAKER__FAILURE_THRESHOLD=7` sets `backends.redis.breaker.failure_threshold`. A list is \
+written with commas: `redis,clickhouse`. These variables also work:
 
 | variable | sets |
 | --- | --- |
 | `HEALTH_CHECK_INTERVAL` (seconds), `ENABLE_AUTO_RECOVERY` | `health.interval`, `health.auto_recovery` |
-| `REDIS_URL`, `REDIS_CIRCUIT_BREAKER_THRESHOLD`, `REDIS_FALLBACK_CACHE_DIR` | the address, `breaker.failure_threshold` and `cache.dir` of `redis` |
-| `CLICKHOUSE_URL`, `CLICKHOUSE_CIRCUIT_BREAKER_THRESHOLD` | the same of `clickhouse` |
-| `FIRESTORE_EMULATOR_HOST`, `FIRESTORE_CIRCUIT_BREAKER_THRESHOLD`, `FIRESTORE_QUEUE_FILE` | the address, `breaker.failure_threshold` and `queue.dir` of `firestore` |
-| `GOOGLE_CLOUD_PROJECT`, `GOOGLE_APPLICATION_CREDENTIALS` | `project` and `credentials_file` of `firestore` |
+| `REDIS_URL`, `REDIS_CIRCUIT_BREAKER_THRESHOLD`, `REDIS_FALLBACK_CACHE_DIR` | `url`, `breaker.failure_threshold`, `cache.dir` of `redis` |
+| `CLICKHOUSE_URL`, `CLICKHOUSE_CIRCUIT_BREAKER_THRESHOLD` | `url`, `breaker.failure_threshold` of `clickhouse` |
+| `FIRESTORE_EMULATOR_HOST`, `FIRESTORE_CIRCUIT_BREAKER_THRESHOLD`, `FIRESTORE_QUEUE_FILE` | `url`, `breaker.failure_threshold`, `queue.dir` of `firestore` |
+| `GOOGLE_CLOUD_PROJECT`, `GOOGLE_APPLICATION_CREDENTIALS` | `project`, `credentials_file` of `firestore` |
 
 ## How to read the tables
 Durations are written as `200ms`, `30s` or `1m 30s`, and sizes as `64KiB` or `1GiB`. The column *change* says what it \

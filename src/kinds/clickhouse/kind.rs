@@ -61,11 +61,11 @@ const VARIABLES: &[Variable] = &[
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Own {
-    /// The database of calls that name none.
-    #[schemars(extend("setting" = reload().rule("the url's, else default").example("default")))]
+    /// The database of calls that do not name one.
+    #[schemars(extend("setting" = reload().rule("the database in the url, otherwise default").example("default")))]
     database: Option<String>,
-    /// Whether inserts into one table are applied in the order in which they were acknowledged. They commute, so that
-    /// otherwise several are sent at once.
+    /// Whether inserts into one table are applied in the order in which they were acknowledged. If not, several of them
+    /// are sent at once: the result does not depend on their order.
     #[schemars(extend("setting" = reload().default(false)))]
     ordered: bool,
 }

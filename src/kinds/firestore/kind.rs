@@ -68,11 +68,11 @@ struct Own {
     /// The Google Cloud project.
     #[schemars(extend("setting" = reload().example("my-project")))]
     project: Option<String>,
-    /// The key of a service account, if the machine has no identity of its own.
+    /// The file with the key of a service account. It is needed if the machine has no identity of its own.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/service-account.json")))]
     credentials_file: Option<PathBuf>,
     /// The database.
-    #[schemars(extend("setting" = reload().rule("the url's, else (default)").example("(default)")))]
+    #[schemars(extend("setting" = reload().rule("the database in the url, otherwise (default)").example("(default)")))]
     database: Option<String>,
 }
 

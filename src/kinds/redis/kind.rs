@@ -57,15 +57,15 @@ const VARIABLES: &[Variable] = &[
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Own {
-    /// The database, by its number.
-    #[schemars(extend("setting" = reload().rule("the url's, else 0").example(0)))]
+    /// The number of the database.
+    #[schemars(extend("setting" = reload().rule("the number in the url, otherwise 0").example(0)))]
     database: Option<Database>,
-    /// What a read of a value gets that finds nothing during an outage: `nil`, so that the caller computes it, or
-    /// `error`. If you use Redis as a primary store, set `error`.
+    /// The answer, in an outage, to a read of a value that fusebox does not have. `nil`: the caller computes the value
+    /// itself. `error`: an error. Set `error` if Redis is your primary store.
     #[schemars(extend("setting" = patch().default("nil").words(ON_MISS)))]
     on_miss: String,
-    /// What a script (EVAL, EVALSHA, FCALL) waits for and invalidates: the keys that it declares, or every key with
-    /// `barrier`, for scripts that touch keys which they do not declare.
+    /// Which keys a script (EVAL, EVALSHA, FCALL) waits for and invalidates. `declared`: the keys that it declares.
+    /// `barrier`: every key, for scripts that touch keys which they do not declare.
     #[schemars(extend("setting" = reload().default("declared").words(SCRIPTS)))]
     scripts: String,
 }
