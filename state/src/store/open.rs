@@ -34,7 +34,7 @@ use super::{
     ledger::{Ledger, Says},
     mark::{self, Mark, Reading},
     plan::{self, Lost, NoPlan, Plan},
-    raw::{Key, Picked, Raw, SEGMENT},
+    raw::{Key, LARGE_BYTES, Picked, Raw, SEGMENT},
     rebuild,
     record::KNOWN,
     scan::{self, ScanFailure, Scanned},
@@ -186,7 +186,7 @@ impl Opening<'_> {
     fn look(&mut self) -> Result<(Look, Option<Copied>), OpenError> {
         let db = self.settings.dir.join("db");
         let looking = || look(&db, self.marked, &mut |_, _| {});
-        let seen = shield::while_copied(self.settings, &db, looking);
+        let seen = shield::while_copied(self.settings, &db, LARGE_BYTES, looking);
         let (seen, copied) = seen.map_err(at(&db))?;
         let seen = seen.map_err(at(&db))?;
         let is_whole = |seen: &Look| matches!(seen, Look::Planned(_, plan) if plan.is_exact());
@@ -527,7 +527,8 @@ fn try_open(path: &Path, plan: Option<&Plan>) -> Result<(Db, Scanned), Attempt> 
             Err(panic) => return Err(Attempt::Broken(panic)),
         }
     };
-    match scan::scan(&db, plan) {
+    let is_large = fs::metadata(path.join("db")).is_ok_and(|it| it.len() >= LARGE_BYTES);
+    match scan::scan(&db, plan, is_large) {
         Ok(scanned) => Ok((db, scanned)),
         Err(ScanFailure::Newer(found)) => {
             rebuild::close(dir, db);

@@ -26,85 +26,19 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    facts,
-    head::{FirstHead, Head},
-    keys::{self, GONE},
-};
+use super::head::{FirstHead, Head};
 
 mod part;
 mod segment;
+mod value;
 
+pub(super) use part::LARGE_BYTES;
 use part::Part;
 pub(super) use segment::SEGMENT;
 use segment::Segment;
-
-/// Heads that are kept: the newest.
-const HEADS_KEPT: usize = 64;
-
-/// The key of a value; in the order of the keys.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Key {
-    Chunk(u64, u32),
-    Dead(u64),
-    Fact(Box<str>),
-    Gone(u64),
-    Call(u64),
-    Note(u64),
-    History(u64),
-}
-
-impl Key {
-    /// The key in sled.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        match self {
-            Self::Chunk(seq, index) => keys::chunk_key(*seq, *index).to_vec(),
-            Self::Dead(seq) => keys::key(keys::DEAD, *seq).to_vec(),
-            Self::Fact(name) => facts::key(name),
-            Self::Gone(block) => keys::key(GONE, *block).to_vec(),
-            Self::Call(seq) => keys::key(keys::CALLS, *seq).to_vec(),
-            Self::Note(seq) => keys::key(keys::SENDING, *seq).to_vec(),
-            Self::History(number) => keys::key(keys::HISTORY, *number).to_vec(),
-        }
-    }
-
-    /// The key that sled has; `None` for the head and for what is not ours.
-    pub(super) fn from_bytes(key: &[u8]) -> Option<Self> {
-        let number = keys::number_of(key);
-        Some(match *key.first()? {
-            keys::CHUNKS => keys::chunk_of(key).map(|(seq, index)| Self::Chunk(seq, index))?,
-            keys::DEAD => Self::Dead(number?),
-            facts::PREFIX => Self::Fact(facts::name_of(key)?.into()),
-            GONE => Self::Gone(number?),
-            keys::CALLS => Self::Call(number?),
-            keys::SENDING => Self::Note(number?),
-            keys::HISTORY => Self::History(number?),
-            _ => return None,
-        })
-    }
-}
-
-/// The place of a value, and what it says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Position {
-    pub(super) offset: u64,
-    pub(super) length: u16,
-    /// It says that nothing is under its key any more.
-    pub(super) is_void: bool,
-    /// A header that took the place of another.
-    pub(super) is_residue: bool,
-    /// Chunks of the body of this header.
-    pub(super) chunks: u32,
-}
-
-/// A value in the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Value {
-    pub(super) key: Key,
-    /// The commit that wrote it.
-    pub(super) commit: u64,
-    pub(super) place: Position,
-}
+use value::HEADS_KEPT;
+pub use value::RawCounts;
+pub(super) use value::{Key, Position, Value};
 
 /// Some of a log's values, at most one of each key, in the order of the keys. Four bytes each, beside the values
 /// themselves, which it shares.
@@ -175,35 +109,6 @@ impl Picked {
 
     pub(super) fn contains(&self, key: &Key) -> bool {
         self.index_of(key).is_some()
-    }
-}
-
-/// Values in a raw log, superseded and removed ones included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct RawCounts {
-    /// Call headers.
-    pub calls: u64,
-    /// Chunks of large bodies.
-    pub chunks: u64,
-    /// Sending and dead-letter marks, taken back ones included.
-    pub marks: u64,
-    /// Heads, facts, removal records and history records.
-    pub others: u64,
-    /// Envelopes whose checksum is wrong. Some are normal: overwritten space of the log.
-    pub scarred: u64,
-    /// Whole values of a newer version.
-    pub newer: u64,
-}
-
-impl RawCounts {
-    fn add(&mut self, more: Self) {
-        let Self { calls, chunks, marks, others, scarred, newer } = more;
-        self.calls += calls;
-        self.chunks += chunks;
-        self.marks += marks;
-        self.others += others;
-        self.scarred += scarred;
-        self.newer += newer;
     }
 }
 

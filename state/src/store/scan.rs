@@ -90,11 +90,11 @@ const BATCHES: usize = 4;
 /// Keys and values, in sled's order.
 type Batch = Vec<(IVec, IVec)>;
 
-/// Reads everything once, and compares it with a plan.
-pub(super) fn scan(db: &Db, plan: Option<&Plan>) -> Result<Scanned, ScanFailure> {
+/// Reads everything once, and compares it with a plan. sled is read on a thread of its own if `beside`.
+pub(super) fn scan(db: &Db, plan: Option<&Plan>, beside: bool) -> Result<Scanned, ScanFailure> {
     guarded(|| {
         let mut scan = Scan { witness: plan.map(Witness::new), ..Scan::default() };
-        each_of(db, &mut |batch| {
+        each_of(db, beside, &mut |batch| {
             for (key, value) in batch {
                 scan.found.live_bytes += (key.len() + value.len()) as u64;
                 if let Some(witness) = &mut scan.witness {
@@ -113,12 +113,16 @@ pub(super) fn scan(db: &Db, plan: Option<&Plan>) -> Result<Scanned, ScanFailure>
     .unwrap_or_else(|panic| Err(ScanFailure::Broken(panic)))
 }
 
-/// Gives all that sled shows to `visit`, until that fails. sled is read on a thread of its own meanwhile: that takes
-/// longer than the scan does.
+/// Gives all that sled shows to `visit`, until that fails. With a thread `beside`, sled reads the next batch meanwhile,
+/// which takes longer than the scan does.
 fn each_of(
     db: &Db,
+    beside: bool,
     visit: &mut dyn FnMut(Batch) -> Result<(), ScanFailure>,
 ) -> Result<(), ScanFailure> {
+    if !beside {
+        return read_all(db, visit);
+    }
     let (sender, batches) = mpsc::sync_channel(BATCHES);
     let read = move || {
         let unheard = |_| ScanFailure::Broken("the scan has ended".into());
@@ -609,4 +613,35 @@ fn same(matches: bool) -> Result<(), Unreadable> {
 /// Damage is judged when the call is known; a newer format stops the scan.
 fn only_newer(why: Unreadable) -> Result<(), Unreadable> {
     if matches!(why, Unreadable::Newer { .. }) { Err(why) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The keys that come, and in how many batches.
+    fn keys(db: &Db, beside: bool) -> (Vec<IVec>, usize) {
+        let (mut keys, mut batches) = (Vec::new(), 0);
+        each_of(db, beside, &mut |batch| {
+            batches += 1;
+            keys.extend(batch.into_iter().map(|(key, _)| key));
+            Ok(())
+        })
+        .unwrap();
+        (keys, batches)
+    }
+
+    #[test]
+    fn sled_shows_the_same_to_a_thread_beside() {
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        for number in 0..3_000_u32 {
+            db.insert(number.to_be_bytes(), vec![7; 1_000]).unwrap();
+        }
+        let (alone, batches) = keys(&db, false);
+        assert!(alone.len() == 3_000 && alone.is_sorted() && batches > 2 * BATCHES);
+        assert_eq!(keys(&db, true), (alone, batches));
+        // Whoever reads hears of the end, too.
+        let newer = |_| Err(ScanFailure::Newer(9));
+        assert!(matches!(each_of(&db, true, &mut { newer }), Err(ScanFailure::Newer(9))));
+    }
 }

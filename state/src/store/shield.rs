@@ -32,9 +32,6 @@ pub(super) fn folder(dir: &Path) -> PathBuf {
     dir.join("db.before")
 }
 
-/// A log is copied while it is looked at from this size on.
-const LARGE_BYTES: u64 = if cfg!(test) { 1 } else { 8 } * 1024 * 1024;
-
 /// A copy of a log that was made while it was looked at. Dropped, it is removed.
 pub(super) struct Copied {
     /// Where it is; `None` once it is of use.
@@ -68,16 +65,18 @@ impl Drop for Copied {
     }
 }
 
-/// Runs `look`, and copies the log of `db` meanwhile if it is large and the disk has room. A copy that fails is none.
+/// Runs `look`, and copies the log of `db` meanwhile if it has that many bytes and the disk has room. A copy that
+/// fails is none.
 pub(super) fn while_copied<T>(
     settings: &StoreSettings,
     db: &Path,
+    from_bytes: u64,
     look: impl FnOnce() -> T,
 ) -> io::Result<(T, Option<Copied>)> {
     let path = Copied::path(&settings.dir);
     remove_folder(&path)?;
     let log = db.join("db");
-    let is_large = fs::metadata(&log).is_ok_and(|it| it.is_file() && it.len() >= LARGE_BYTES);
+    let is_large = fs::metadata(&log).is_ok_and(|it| it.is_file() && it.len() >= from_bytes);
     if !is_large || !has_room(settings, &log)? {
         return Ok((look(), None));
     }
@@ -142,4 +141,48 @@ pub(super) fn drop_copy(dir: &Path) -> io::Result<()> {
         File::open(dir)?.sync_all()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{store::Faults, units::UnixMillis};
+
+    fn settings(dir: &Path) -> StoreSettings {
+        StoreSettings {
+            dir: dir.to_owned(),
+            target: "redis://localhost:6379/0".into(),
+            disk_floor: 0,
+            unix_now: Arc::new(|| UnixMillis::new(1)),
+            on_event: Arc::new(|_| {}),
+            packed: false,
+            faults: Faults::default(),
+        }
+    }
+
+    #[test]
+    fn a_copy_is_kept_if_it_is_of_use_and_removed_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let (settings, db) = (settings(dir.path()), dir.path().join("db"));
+        fs::create_dir(&db).unwrap();
+        fs::write(db.join("db"), "a log").unwrap();
+        // What an earlier process left is not taken for a copy.
+        fs::create_dir(dir.path().join("db.copying")).unwrap();
+        let is_there = || dir.path().join("db.copying").try_exists().unwrap();
+        let (seen, small) = while_copied(&settings, &db, 6, || 7).unwrap();
+        assert!(small.is_none() && !is_there());
+        assert_eq!(seen, 7);
+        let (seen, unused) = while_copied(&settings, &db, 5, || 8).unwrap();
+        assert_eq!(fs::read(dir.path().join("db.copying/db")).unwrap(), b"a log");
+        assert_eq!(seen, 8);
+        drop(unused);
+        assert!(!is_there());
+        let (_, copied) = while_copied(&settings, &db, 5, || 9).unwrap();
+        let kept = copied.unwrap().keep(dir.path()).unwrap();
+        assert_eq!(kept, folder(dir.path()));
+        assert_eq!(fs::read(kept.join("db")).unwrap(), b"a log");
+        assert!(!is_there());
+    }
 }

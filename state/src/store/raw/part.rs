@@ -12,8 +12,8 @@ use std::{
 use memchr::memmem;
 
 use super::{
-    HEADS_KEPT, Key, Position, RawCounts, Value,
     segment::{SEGMENT, Segment},
+    value::{HEADS_KEPT, Key, Position, RawCounts, Value},
 };
 use crate::store::{
     calls,
@@ -26,6 +26,9 @@ use crate::store::{
 
 /// Bytes that a thread reads before it takes the next part: together they read the log from its beginning to its end.
 const PART: u64 = if cfg!(test) { 1 } else { 8 } * SEGMENT as u64;
+/// A log is large from this size on: several threads read it, and it is copied meanwhile. A smaller one is read in a
+/// fraction of a second.
+pub(in crate::store) const LARGE_BYTES: u64 = 64 * 1024 * 1024;
 /// Threads that read at most: more would wait for the disk.
 const READERS_MAX: usize = 4;
 
@@ -44,9 +47,10 @@ pub(super) struct Part {
 
 /// How many threads are worth it for a log of so many bytes.
 pub(super) fn readers(bytes: u64) -> usize {
-    let parts = usize::try_from(bytes / PART).unwrap_or(usize::MAX);
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    parts.min(processors).clamp(1, READERS_MAX)
+    if bytes < LARGE_BYTES {
+        return 1;
+    }
+    thread::available_parallelism().map_or(1, usize::from).min(READERS_MAX)
 }
 
 /// Reads a log of `bytes` with so many threads, this one among them. The parts come in the order of the log. `progress`
@@ -288,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_small_log_needs_one_reader() {
-        assert_eq!((readers(0), readers(PART)), (1, 1));
+        assert_eq!((readers(0), readers(LARGE_BYTES - 1)), (1, 1));
         assert!((1..=READERS_MAX).contains(&readers(u64::MAX)));
     }
 }
