@@ -2,15 +2,16 @@
 //!
 //! A body and a reply are RESP frames ([`resp`]), carried untouched. What a command is follows from a
 //! table that is built in and completed by the server (`protocol/commands.rs`): its keys are its
-//! lanes, its words say what an outage lets one know of it. Two connections, one for writes and one for
-//! reads and pings, carry the commands of all callers in pipelines.
+//! lanes, its words say what an outage lets one know of it. Three links carry the commands of all callers in pipelines:
+//! one for writes, one for reads and pings, and a second one for both, which speaks RESP2, for calls of Redis doors.
 //!
 //! ```text
 //!  plan ── commands, rules, effect, cache        attempt ── replay ── token
 //!  overlay                                              │
-//!                                        link (writes)──┴──link (reads, pings)
-//!                                          │ fence           │
-//!                                        driver            driver ── handshake ── stream
+//!                             link (writes)─┬───────────┴────┬─link (reads, pings)
+//!                               │ fence     link (RESP2)     │
+//!                             driver          │ fence      driver ── handshake ── stream
+//!                                           driver
 //! ```
 //! What keeps an abandoned write from landing late is in `transport/fence.rs`; which
 //! commands are carried, queued and cached in `protocol/{rules,effect,cache}.rs`; what an error means in
