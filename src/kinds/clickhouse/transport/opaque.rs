@@ -11,8 +11,8 @@
 //! A read that is not read to its end is killed, a write is in doubt; both by the id that the client gave it, or by one
 //! that is added to its parameters.
 //!
-//! An INSERT that may be queued has a token, so that replay does not repeat what this did ([`protected`]). Nothing is
-//! added to any other request.
+//! An INSERT that may be queued has a token, so that replay does not repeat what this did ([`protected`]). To any other
+//! request, no more is added than the headers of its trace and, if it is a query without one, a query id.
 //!
 //! [`protected`]: super::protected
 //!
