@@ -33,34 +33,26 @@ pub(super) fn folder(dir: &Path) -> PathBuf {
 }
 
 /// A copy of a log that was made while it was looked at. Dropped, it is removed.
-pub(super) struct Copied {
-    /// Where it is; `None` once it is of use.
-    path: Option<PathBuf>,
-}
+pub(super) struct Copied(PathBuf);
 
 impl Copied {
     fn path(dir: &Path) -> PathBuf {
         dir.join("db.copying")
     }
 
-    /// It is what sled may ruin the log behind.
-    pub(super) fn keep(mut self, dir: &Path) -> io::Result<PathBuf> {
+    /// It is what sled may ruin the log behind. Nothing is left under its own name.
+    pub(super) fn keep(self, dir: &Path) -> io::Result<PathBuf> {
         let folder = folder(dir);
-        if let Some(path) = &self.path {
-            remove_folder(&folder)?;
-            fs::rename(path, &folder)?;
-            self.path = None;
-        }
+        remove_folder(&folder)?;
+        fs::rename(&self.0, &folder)?;
         Ok(folder)
     }
 }
 
 impl Drop for Copied {
     fn drop(&mut self) {
-        if let Some(path) = &self.path
-            && let Err(error) = remove_folder(path)
-        {
-            tracing::warn!(path = %path.display(), %error, "could not remove a copy of the log");
+        if let Err(error) = remove_folder(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "could not remove a copy of the log");
         }
     }
 }
@@ -81,7 +73,7 @@ pub(super) fn while_copied<T>(
         return Ok((look(), None));
     }
     fs::create_dir(&path)?;
-    let copied = Copied { path: Some(path.clone()) };
+    let copied = Copied(path.clone());
     let (seen, result) = thread::scope(|scope| {
         let copy = || fs::copy(&log, path.join("db"));
         let copy = thread::Builder::new().name("log-copy".into()).spawn_scoped(scope, copy);
