@@ -50,15 +50,18 @@ mod written {
         line.trim().parse().unwrap()
     }
 
-    /// Bytes written for each byte of a body, and syncs a round, of calls by [`CALLERS`] at once. Then all are removed,
-    /// a hundred at a time: bytes written for each byte of a body.
+    /// Bytes written for each byte of a body, and the median of the syncs of a round, of calls by [`CALLERS`] at once: a
+    /// round in which another process takes the processor needs more. Then all are removed, a hundred at a time: bytes
+    /// written for each byte of a body.
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-    fn cost(packed: bool) -> (f64, f64, f64) {
+    fn cost(packed: bool) -> (f64, u64, f64) {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path(), packed);
-        let (bodies, commits) = (CALLERS * ROUNDS * BODY as u64, store.status().commits);
+        let bodies = CALLERS * ROUNDS * BODY as u64;
+        let mut syncs = Vec::new();
         let before = written();
         for round in 0..ROUNDS {
+            let commits = store.status().commits;
             let (sender, receiver) = mpsc::channel();
             for seq in round * CALLERS + 1..=(round + 1) * CALLERS {
                 let sender = sender.clone();
@@ -70,9 +73,10 @@ mod written {
             }
             drop(sender);
             assert_eq!(receiver.iter().count() as u64, CALLERS);
+            syncs.push(store.status().commits - commits);
         }
         let added = written() - before;
-        let syncs = store.status().commits - commits;
+        syncs.sort_unstable();
         let before = written();
         let all: Vec<u64> = (1..=CALLERS * ROUNDS).collect();
         for group in all.chunks(100) {
@@ -82,17 +86,17 @@ mod written {
         }
         let removed = written() - before;
         let a_byte = |bytes: u64| bytes as f64 / bodies as f64;
-        (a_byte(added), syncs as f64 / ROUNDS as f64, a_byte(removed))
+        (a_byte(added), syncs[syncs.len() / 2], a_byte(removed))
     }
 
     /// Both in one test: what the process has written is counted.
     #[test]
     fn calls_that_share_values_write_less_than_three_bytes_for_each_and_two_syncs_a_round() {
         let (alone, syncs, removed) = cost(false);
-        println!("alone: {alone:.2} bytes, {syncs:.2} syncs, removed {removed:.2}");
-        assert!(alone <= 8.0 && syncs <= 2.0 && removed <= 2.0, "{alone} {syncs} {removed}");
+        println!("alone: {alone:.2} bytes, {syncs} syncs, removed {removed:.2}");
+        assert!(alone <= 8.0 && syncs <= 2 && removed <= 2.0, "{alone} {syncs} {removed}");
         let (packed, syncs, removed) = cost(true);
-        println!("packed: {packed:.2} bytes, {syncs:.2} syncs, removed {removed:.2}");
-        assert!(packed <= 3.0 && syncs <= 2.0 && removed <= 3.0, "{packed} {syncs} {removed}");
+        println!("packed: {packed:.2} bytes, {syncs} syncs, removed {removed:.2}");
+        assert!(packed <= 3.0 && syncs <= 2 && removed <= 3.0, "{packed} {syncs} {removed}");
     }
 }
