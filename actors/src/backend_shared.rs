@@ -9,8 +9,14 @@ use arc_swap::ArcSwap;
 use fusebox_state::{Lanes, cache::Cache, flight::Flights};
 
 use crate::{
-    alert::Alert, circuit::Circuit, clock::Clock, connector::SharedConnector, queue::Queue,
-    system::SystemFlags, trace::Tracer,
+    alert::Alert,
+    circuit::Circuit,
+    clock::Clock,
+    connector::{Connector, SharedConnector},
+    passage::Passage,
+    queue::Queue,
+    system::SystemFlags,
+    trace::Tracer,
 };
 
 /// The fact under which the breaker's memory is stored.
@@ -100,5 +106,13 @@ impl BackendShared {
         self.invalidate_lanes(lanes);
         let timeout = self.circuit.settings.load().timeout;
         self.cache.load().bar(lanes, self.clock().now().plus(timeout.saturating_mul(2)));
+    }
+
+    /// Nobody waits any more for a write of `passage` to `lanes`, which may be on the wire yet. To be called before its
+    /// caller hears that its outcome is unknown.
+    pub(crate) fn leave(&self, connector: &dyn Connector, passage: &Passage, lanes: &Lanes) {
+        if connector.bars_what_is_left() {
+            passage.leaves(self.flights.leave(lanes));
+        }
     }
 }

@@ -501,6 +501,12 @@ pub trait Connector: Any + Send + Sync {
         false
     }
 
+    /// Whether a write that its caller gave up must bar its lanes until it is answered or its connection is gone. A
+    /// connector whose own fence keeps a newer write from passing it needs no such help.
+    fn bars_what_is_left(&self) -> bool {
+        false
+    }
+
     /// Its live queries, if it has any.
     fn streams(&self) -> Option<&dyn Streams> {
         None

@@ -23,6 +23,8 @@
 //!    counted as a failure again when it ends.
 //! 4. A connector puts an attempt aboard before the first byte leaves. One that never does has nothing on the wire
 //!    once its future is dropped.
+//! 5. A write that is given up bars its lanes ([`Leftover`]) until the last one lets go, if the connector
+//!    [asks for that](crate::connector::Connector::bars_what_is_left).
 
 use std::{
     fmt,
@@ -39,6 +41,7 @@ use fusebox_state::{
     breaker::{KeptPermit, Rejected, State},
     bulkhead::Kept,
     dependencies::Fault,
+    flight::Leftover,
 };
 use parking_lot::Mutex;
 
@@ -114,6 +117,8 @@ pub struct Passage {
     fate: AtomicU8,
     /// It says nothing of the backend, however it ends.
     is_mute: AtomicBool,
+    /// The writes of it that nobody waits for any more.
+    left: Mutex<Vec<Leftover>>,
 }
 
 /// What becomes of the answer to an attempt: a fault on purpose may take it away.
@@ -170,6 +175,7 @@ impl Passage {
             counted: AtomicBool::new(false),
             fate: AtomicU8::new(0),
             is_mute: AtomicBool::new(false),
+            left: Mutex::default(),
         })
     }
 
@@ -281,6 +287,11 @@ impl Passage {
         if let Some(Open { slot: Some(slot), .. }) = &*self.open.lock() {
             self.circuit.outstanding.give_up(slot);
         }
+    }
+
+    /// Nobody waits any more for a write of it, which is `left` until the last one lets go.
+    pub(crate) fn leaves(&self, left: Leftover) {
+        self.left.lock().push(left);
     }
 
     /// A piece of it went on its way: neither is it overdue, nor is a trial of the breaker lost.

@@ -15,8 +15,19 @@
 //!
 //! Lanes are counted exactly. A write over all lanes counts as one in each, and sees those of every lane.
 //! Replay and the queue acknowledge here too.
+//!
+//! **Left on the wire.** A caller may leave before its write has ended: its deadline has passed, or it has hung up.
+//! What it sent may still be applied, and later than a newer write that takes another connection. So a write that is
+//! left [bars](Flights::is_barred) its lanes until it is answered or its connection is gone: until its [`Leftover`] is
+//! dropped. Nothing is sent to barred lanes, neither by callers nor by replay.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use parking_lot::Mutex;
 
@@ -30,13 +41,15 @@ struct Lane {
     in_flight: u32,
     /// Writes whose outcome is unknown and that may be sent again.
     in_doubt: u32,
+    /// Writes on the wire that nobody waits for.
+    left: u32,
     /// Writes acknowledged while anybody was here to remember it.
     acknowledged: u64,
 }
 
 impl Lane {
     fn is_empty(self) -> bool {
-        self.in_flight == 0 && self.in_doubt == 0
+        self.in_flight == 0 && self.in_doubt == 0 && self.left == 0
     }
 }
 
@@ -48,6 +61,8 @@ pub struct Flights {
     all: Mutex<Lane>,
     /// Every write, whatever its lanes: what a write over all lanes must look at.
     every: Mutex<Lane>,
+    /// How many writes are left on the wire: none, as a rule, and then no lane is looked at.
+    left: AtomicUsize,
 }
 
 /// The relation of a write in doubt to the others of its lanes.
@@ -59,6 +74,13 @@ pub enum Standing {
     Others,
     /// Another was acknowledged since it began: it must not be sent again.
     Overtaken,
+}
+
+/// A write on the wire that nobody waits for. Dropped when it can no longer be applied, or has been.
+#[derive(Debug)]
+pub struct Leftover {
+    flights: Arc<Flights>,
+    lanes: Lanes,
 }
 
 /// A live write under way; ends when dropped.
@@ -81,6 +103,20 @@ impl Flights {
             seen: self.sum(lanes).acknowledged,
             in_doubt: false,
         }
+    }
+
+    /// Nobody waits any more for a write to `lanes` that is on the wire. To be called before its caller hears that its
+    /// outcome is unknown.
+    #[must_use]
+    pub fn leave(self: &Arc<Self>, lanes: &Lanes) -> Leftover {
+        self.change(lanes, |lane| lane.left += 1);
+        self.left.fetch_add(1, Ordering::AcqRel);
+        Leftover { flights: Arc::clone(self), lanes: lanes.clone() }
+    }
+
+    /// Whether a write that was [left](Self::leave) on the wire may still be applied to one of `lanes`.
+    pub fn is_barred(&self, lanes: &Lanes) -> bool {
+        self.left.load(Ordering::Acquire) != 0 && self.sum(lanes).left != 0
     }
 
     fn change(&self, lanes: &Lanes, change: impl Fn(&mut Lane)) {
@@ -110,6 +146,7 @@ impl Flights {
             let lane = lane.unwrap_or_default();
             sum.in_flight += lane.in_flight;
             sum.in_doubt += lane.in_doubt;
+            sum.left += lane.left;
             sum.acknowledged += lane.acknowledged;
         }
         sum
@@ -170,6 +207,13 @@ impl Drop for Flight {
             let count = if in_doubt { &mut lane.in_doubt } else { &mut lane.in_flight };
             *count = count.saturating_sub(1);
         });
+    }
+}
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        self.flights.change(&self.lanes, |lane| lane.left = lane.left.saturating_sub(1));
+        self.flights.left.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -262,6 +306,25 @@ mod tests {
         assert_eq!(barrier.standing(), Standing::Others);
         one.acknowledge();
         assert_eq!(barrier.standing(), Standing::Overtaken);
+    }
+
+    #[test]
+    fn what_is_left_on_the_wire_bars_its_lanes_until_it_has_ended() {
+        let flights = Arc::new(Flights::default());
+        let (one, other) =
+            (flights.leave(&lane(1)), flights.leave(&Lanes::new([LaneId(1), LaneId(2)])));
+        let barred = || [1, 2, 3].map(|id| flights.is_barred(&lane(id)));
+        assert_eq!(barred(), [true, true, false]);
+        assert!(flights.is_barred(&Lanes::All));
+        drop(other);
+        assert_eq!(barred(), [true, false, false]);
+        let barrier = flights.leave(&Lanes::All);
+        drop(one);
+        assert_eq!(barred(), [true, true, true]);
+        drop(barrier);
+        assert_eq!(barred(), [false, false, false]);
+        assert!(!flights.is_barred(&Lanes::All));
+        assert!(flights.shards.iter().all(|shard| shard.lock().is_empty()));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! A lane keeps its order: against replay, against reads, and against what an earlier attempt left on
 //! the wire.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -139,9 +142,19 @@ fn abandon_behind_a_relay(daemon: &Client, relay: &Relay) -> thread::JoinHandle<
 
 /// Writes over new connections while the network holds the old one, then lets the old bytes arrive.
 fn newer_write_outlives_the_abandoned(daemon: &Client, relay: &Relay, redis: &RedisServer) {
-    daemon.wait_until("a newer write is acknowledged", LONG, |daemon| {
+    acknowledged_write_outlives_the_abandoned(daemon, relay, redis, || {
         matches!(daemon.redis(&["SET", "k", "newer"]).status, 200 | 202)
     });
+}
+
+/// The same with `newer`, which writes it and says whether that was acknowledged.
+fn acknowledged_write_outlives_the_abandoned(
+    daemon: &Client,
+    relay: &Relay,
+    redis: &RedisServer,
+    newer: impl Fn() -> bool,
+) {
+    eventually("a newer write is acknowledged", LONG, newer);
     daemon.wait_until_drained("redis", LONG);
     assert_eq!(redis.get("k").as_deref(), Some("newer"));
     assert!(relay.holds("abandoned"), "the network still has it");
@@ -182,6 +195,60 @@ fn an_abandoned_write_never_lands_after_a_newer_one_of_the_next_run() {
     call.join().unwrap();
     relay.let_new_through();
     daemon.restart();
+    newer_write_outlives_the_abandoned(&daemon, &relay, &redis);
+}
+
+/// A daemon whose connections live long after their callers have left, with the door's socket.
+fn behind_patiently(relay: &Relay) -> (Daemon, PathBuf) {
+    // A ping would find the connections dead.
+    let daemon = behind(relay).set("health.interval", "60s").set("backends.redis.timeout", "3s");
+    let daemon = daemon.start();
+    let door = daemon.socket().with_file_name("redis.sock");
+    (daemon, door)
+}
+
+fn stock_client(door: &Path) -> ::redis::Connection {
+    let client = ::redis::Client::open(format!("unix://{}", door.display())).unwrap();
+    client.get_connection().unwrap()
+}
+
+fn set_by_a_stock_client(door: &Path, value: &str) -> bool {
+    ::redis::cmd("SET").arg("k").arg(value).exec(&mut stock_client(door)).is_ok()
+}
+
+#[test]
+fn a_write_whose_deadline_has_passed_does_not_land_after_a_newer_one_of_a_door() {
+    let redis = RedisServer::start();
+    let relay = Relay::start(redis.port());
+    let (daemon, door) = behind_patiently(&relay);
+    daemon.redis(&["SET", "k", "old"]).assert_live();
+    relay.hold_client_bytes();
+    let options = json!({ "deadline": "200ms", "min_ack": "applied" });
+    let given_up = daemon.redis_with(&["SET", "k", "abandoned"], options);
+    assert_eq!(given_up.status, 504, "{}", given_up.body);
+    assert!(relay.holds("abandoned"));
+    relay.let_new_through();
+    acknowledged_write_outlives_the_abandoned(&daemon, &relay, &redis, || {
+        set_by_a_stock_client(&door, "newer")
+    });
+}
+
+#[test]
+fn a_write_of_a_stock_client_that_has_left_does_not_land_after_a_newer_one() {
+    let redis = RedisServer::start();
+    let relay = Relay::start(redis.port());
+    let (daemon, door) = behind_patiently(&relay);
+    let mut client = UnixStream::connect(&door).unwrap();
+    client.write_all(b"SET k old\r\n").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    relay.hold_client_bytes();
+    client.write_all(b"SET k abandoned\r\n").unwrap();
+    eventually("the network holds the write", LONG, || relay.holds("abandoned"));
+    // What it was sent and has not read resets the connection: it wants no more answers.
+    drop(client);
+    let connected = || daemon.metric("door_connections", &[]) != 0.0;
+    eventually("the door has noticed", LONG, || !connected());
+    relay.let_new_through();
     newer_write_outlives_the_abandoned(&daemon, &relay, &redis);
 }
 

@@ -228,7 +228,12 @@ impl BackendShared {
         if spec.write {
             context.state.sent();
         }
-        let departure = spec.write.then(|| Departure::of(self, &context.plan.lanes));
+        let departure = spec.write.then(|| Departure {
+            shared: self,
+            connector: &context.connector,
+            passage,
+            lanes: Some(context.plan.lanes.clone()),
+        });
         let timeout = context.live_left(now).min(circuit.settings.load().timeout);
         let attempt = Attempt {
             body: &context.plan.body,
@@ -266,7 +271,7 @@ impl BackendShared {
             context.recorder.struck(word);
         }
         if let Some(departure) = departure {
-            departure.stayed();
+            departure.stayed(ended.result.as_ref().err());
         }
         let rest = ended.rest.map(|rest| self.guarded(rest, Arc::clone(passage)));
         let error = ended.result.as_ref().err();
@@ -305,23 +310,25 @@ async fn carried(
 /// lands.
 struct Departure<'a> {
     shared: &'a BackendShared,
+    connector: &'a SharedConnector,
+    passage: &'a Passage,
     lanes: Option<Lanes>,
 }
 
-impl<'a> Departure<'a> {
-    fn of(shared: &'a BackendShared, lanes: &Lanes) -> Self {
-        Self { shared, lanes: Some(lanes.clone()) }
-    }
-
-    /// Its caller has waited.
-    fn stayed(mut self) {
-        self.lanes = None;
+impl Departure<'_> {
+    /// Its caller has waited, until it was answered or its outcome was unknown.
+    fn stayed(mut self, error: Option<&AttemptError>) {
+        let Some(lanes) = self.lanes.take() else { return };
+        if error.is_some_and(|error| error.doubt.is_some()) {
+            self.shared.leave(&**self.connector, self.passage, &lanes);
+        }
     }
 }
 
 impl Drop for Departure<'_> {
     fn drop(&mut self) {
         if let Some(lanes) = &self.lanes {
+            self.shared.leave(&**self.connector, self.passage, lanes);
             self.shared.bar_fills(lanes);
         }
     }

@@ -30,7 +30,8 @@
 //! 3. A ticket belongs to what is on the wire, not to the client that waits for it: a door whose client leaves says
 //!    so ([`Ticket::abandon`]), keeps the ticket with its request, and settles it by how that ends. A ticket that is
 //!    dropped was never sent, or nobody will hear how it ended: permit and place go back, the attempt counts for
-//!    nothing. An abandoned or dropped write may still land, so its lanes are barred to fills for a while.
+//!    nothing. An abandoned or dropped write may still land, so its lanes are barred to fills for a while, and those of
+//!    an abandoned one to newer writes until it has ended ([`BackendShared::leave`]).
 //! 4. A failed attempt is counted when it is settled. What follows (retry, queue, fallback, the call's own end) is
 //!    [`BackendShared::go_on`]'s, or nothing does ([`BackendShared::end`]); an [`Onward`] that is dropped abandons the
 //!    call between two attempts.
@@ -468,6 +469,7 @@ impl Ticket {
         self.fill = None;
         self.passage.give_up();
         if let Some(write) = &self.write {
+            self.shared.leave(&*self.connector, &self.passage, &write.lanes);
             self.shared.bar_fills(&write.lanes);
         }
     }
@@ -477,6 +479,9 @@ impl Ticket {
     pub fn part(&mut self, error: AttemptError) -> Option<Box<Onward>> {
         if self.left {
             return None;
+        }
+        if let Some(write) = &self.write {
+            self.shared.leave(&*self.connector, &self.passage, &write.lanes);
         }
         let ended = self.ended(Verdict::Neutral, Some(&error))?;
         self.fill = None;

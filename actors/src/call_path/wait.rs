@@ -3,6 +3,9 @@
 //! **Who waits holds neither a permit nor a place in the bulkhead.** The calls that wait for the lanes of one backend
 //! have a bound of their own; who finds that reached does not wait.
 //!
+//! A write waits as well for what an earlier caller left on the wire ([`fusebox_state::flight`]): that ends within the
+//! backend's `timeout`. Reads do not: it was not acknowledged.
+//!
 //! **Nobody waits for what does not move**: if replay is barred (the breaker OPEN, the backend offline) or paused, or
 //! what is
 //! first in the lane backs off, the call is answered at once as it would be when its deadline had passed.
@@ -15,6 +18,8 @@ use crate::backend_shared::BackendShared;
 
 /// How long a call waits until it looks for itself whether its lanes still move.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How often a write looks whether what bars its lanes has ended.
+const LANDED_AGAIN: Duration = Duration::from_millis(2);
 
 impl BackendShared {
     /// Whether `lanes` move, so that it makes sense to wait for them.
@@ -22,13 +27,13 @@ impl BackendShared {
         self.replay_can_run() && !self.queue.is_held_up(lanes)
     }
 
-    /// Waits until `lanes` are free, for at most `patience` and no longer than they move; returns whether they are
-    /// free. As many may wait as for any call.
+    /// Waits until `lanes` are free for a write, for at most `patience` and no longer than they move; returns whether
+    /// they are free. As many may wait as for any call.
     pub(crate) async fn wait_free(&self, lanes: &Lanes, patience: Duration) -> bool {
         let Some(_waiting) = self.queue.may_wait() else { return false };
         let freed = async {
             loop {
-                if self.wait_a_while(lanes, patience).await {
+                if self.wait_to_write(lanes, patience).await {
                     return true;
                 }
                 if !self.lanes_move(lanes) {
@@ -39,8 +44,23 @@ impl BackendShared {
         tokio::time::timeout(patience, freed).await.unwrap_or(false)
     }
 
-    /// Waits until `lanes` are free, for a while and no longer than they move; returns whether they are free.
+    /// Waits until no queued write is in `lanes`, for a while and no longer than they move; returns whether none is.
     pub(super) async fn wait_a_while(&self, lanes: &Lanes, left: Duration) -> bool {
         self.queue.wait_free(lanes, left.min(LOOK_AGAIN), || self.lanes_move(lanes)).await
+    }
+
+    /// The same, and until no write that was left on the wire bars `lanes`.
+    pub(super) async fn wait_to_write(&self, lanes: &Lanes, left: Duration) -> bool {
+        let left = left.min(LOOK_AGAIN);
+        let free = async {
+            while self.wait_a_while(lanes, left).await {
+                if !self.flights.is_barred(lanes) {
+                    return true;
+                }
+                tokio::time::sleep(LANDED_AGAIN).await;
+            }
+            false
+        };
+        tokio::time::timeout(left, free).await.unwrap_or(false)
     }
 }

@@ -98,10 +98,7 @@ impl BackendShared {
         }
         context.flight = self.begin_flight(&context.plan.lanes);
         if context.flight.is_none() {
-            let why = NoAnswer::Rejected {
-                code: "lane_busy",
-                detail: format!("earlier writes to {} wait in the queue", context.plan.label),
-            };
+            let why = NoAnswer::Rejected { code: "lane_busy", detail: self.why_busy(context) };
             let Queueable::No(note) = queueable else {
                 return self
                     .queue_write(context, write, queueable, &why, op_id, digest, true)
@@ -152,7 +149,7 @@ impl BackendShared {
             Live::None(Self::shed())
         } else if behind_calls {
             // Of the same caller: they were lost with it, and are queued by now.
-            let detail = format!("earlier writes to {} wait in the queue", context.plan.label);
+            let detail = self.why_busy(context);
             Live::None(NoAnswer::Rejected { code: "lane_busy", detail })
         } else {
             self.attempts(context, spec).await
@@ -377,7 +374,7 @@ impl BackendShared {
             if left.is_zero() || self.queue.shut().is_some() || !self.lanes_move(&lanes) {
                 break;
             }
-            if self.wait_a_while(&lanes, left).await {
+            if self.wait_to_write(&lanes, left).await {
                 context.flight = self.begin_flight(&lanes);
             }
             if context.flight.is_some() {
@@ -387,11 +384,21 @@ impl BackendShared {
         context.flight.is_some().then_some(()).ok_or_else(|| self.unavailable(context, why, note))
     }
 
-    /// Begins a live write, unless its lanes are occupied. It is in flight before it looks, so that one
+    /// Begins a live write, unless its lanes are occupied or barred. It is in flight before it looks, so that one
     /// of unknown outcome either sees it or is seen by it.
     pub(super) fn begin_flight(&self, lanes: &Lanes) -> Option<Flight> {
         let flight = self.flights.begin(lanes);
-        (!self.queue.is_occupied(lanes)).then_some(flight)
+        (!self.queue.is_occupied(lanes) && !self.flights.is_barred(lanes)).then_some(flight)
+    }
+
+    /// What keeps a write from being sent at once.
+    fn why_busy(&self, context: &Context) -> String {
+        let label = &context.plan.label;
+        if self.queue.is_occupied(&context.plan.lanes) {
+            format!("earlier writes to {label} wait in the queue")
+        } else {
+            format!("the outcome of an earlier write to {label} is awaited, whose caller has left")
+        }
     }
 
     fn op_id(&self, context: &Context) -> OpId {

@@ -92,6 +92,7 @@ pub(crate) async fn run(shared: Arc<BackendShared>, bus: EventBus, flags: System
         ended_at: Moment::default(),
         draw: 0,
         rest_until: None,
+        landed_at: None,
         blocked_until: None,
         closed: HashMap::new(),
         since: None,
@@ -110,7 +111,7 @@ pub(crate) async fn run(shared: Arc<BackendShared>, bus: EventBus, flags: System
 
 /// When to look again although nothing was heard. What is over already wakes nobody: it was seen, and what is held up
 /// all the same (the breaker is OPEN, every place is taken) is held up by something whose end is heard.
-fn wakes_at(now: Moment, ends: [Option<Moment>; 2]) -> Moment {
+fn wakes_at(now: Moment, ends: [Option<Moment>; 3]) -> Moment {
     let ahead = ends.into_iter().flatten().filter(|end| *end > now);
     ahead.fold(now.plus(LOOK_EVERY), Moment::min)
 }
@@ -126,6 +127,8 @@ struct Replay {
     draw: u64,
     /// There was no permit or place: nothing is tried until then.
     rest_until: Option<Moment>,
+    /// Calls stand behind what callers left on the wire: when to look again whether that has ended.
+    landed_at: Option<Moment>,
     /// The server is closed to us until then.
     blocked_until: Option<Moment>,
     /// Objects, by [`Entry::object`], that are closed to us, and until when.
@@ -201,6 +204,7 @@ impl Replay {
         let queue = Arc::clone(&self.shared.queue);
         let mut index = queue.index();
         let (mut jobs, mut sentenced, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut behind = Vec::new();
         let taken = |seq| Taken { queue: Arc::clone(&queue), seq, settled: false };
         while jobs.len() < most
             && let Some(first) = index.take(now)
@@ -215,6 +219,10 @@ impl Replay {
                     entry.details().last_error.clone().unwrap_or("its object is closed".into());
                 index.put_back(first);
                 index.retry(first, *until, &error);
+                continue;
+            }
+            if self.shared.flights.is_barred(&entry.header.lanes) {
+                behind.push(first);
                 continue;
             }
             let Turn { seqs, overtaken, .. } = index.turn(first, calls, group_bytes);
@@ -235,6 +243,10 @@ impl Replay {
             if is_group {
                 break;
             }
+        }
+        self.landed_at = (!behind.is_empty()).then(|| now.plus(REST));
+        for seq in behind {
+            index.put_back(seq);
         }
         drop(index);
         (jobs, sentenced)
@@ -263,7 +275,7 @@ impl Replay {
         }
         let clock = self.shared.circuit.clock;
         let due = self.shared.queue.index().next_due();
-        let wake = wakes_at(clock.now(), [due, self.rest_until]);
+        let wake = wakes_at(clock.now(), [due, self.rest_until, self.landed_at]);
         tokio::select! {
             biased;
             ended = attempts.join_next(), if !attempts.is_empty() => {
@@ -367,11 +379,11 @@ mod tests {
     fn what_is_over_wakes_nobody() {
         let at = Moment::from_millis;
         let looks = at(1_000).plus(LOOK_EVERY);
-        assert_eq!(wakes_at(at(1_000), [None, None]), looks);
-        assert_eq!(wakes_at(at(1_000), [Some(at(1_200)), Some(at(1_100))]), at(1_100));
+        assert_eq!(wakes_at(at(1_000), [None, None, None]), looks);
+        assert_eq!(wakes_at(at(1_000), [Some(at(1_200)), Some(at(1_100)), None]), at(1_100));
         // A call whose backoff has ended while the breaker is OPEN.
-        assert_eq!(wakes_at(at(1_000), [Some(at(900)), None]), looks);
-        assert_eq!(wakes_at(at(1_000), [Some(at(1_000)), Some(at(1_300))]), at(1_300));
-        assert_eq!(wakes_at(at(1_000), [Some(at(9_000)), None]), looks);
+        assert_eq!(wakes_at(at(1_000), [Some(at(900)), None, None]), looks);
+        assert_eq!(wakes_at(at(1_000), [Some(at(1_000)), Some(at(1_300)), None]), at(1_300));
+        assert_eq!(wakes_at(at(1_000), [Some(at(9_000)), None, None]), looks);
     }
 }

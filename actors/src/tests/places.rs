@@ -54,6 +54,42 @@ async fn callers_that_hang_up_leave_no_more_on_the_wire_than_there_are_places() 
 }
 
 #[tokio::test]
+async fn what_a_caller_left_on_the_wire_is_over_before_anything_newer_is_sent() {
+    let on_wire = |world: &World| world.server().on_wire.0.load(Ordering::Relaxed);
+    for hangs_up in [true, false] {
+        let world = world(64).await;
+        world.server().bars.store(true, Ordering::Relaxed);
+        world.server().set(Mode::Slow);
+        let applied = || CallOptions { min_ack: Some(AckLevel::Applied), ..CallOptions::default() };
+        if hangs_up {
+            hang_up(&world, "SET a 1", 1).await;
+        } else {
+            let options = CallOptions { min_ack: Some(AckLevel::Applied), ..hasty() };
+            assert!(world.call_with("SET a 1", options).await.unwrap_err().outcome_unknown);
+        }
+        world.server().set(Mode::Up);
+        assert_eq!(world.call_with("SET b 1", applied()).await.unwrap().source, Source::Live);
+        assert_eq!(on_wire(&world), 1, "another key need not wait");
+        assert_eq!(world.call_with("SET a 2", applied()).await.unwrap().source, Source::Live);
+        assert_eq!(on_wire(&world), 0, "the older write is over");
+    }
+}
+
+#[tokio::test]
+async fn replay_sends_nothing_beside_what_a_caller_left_on_the_wire() {
+    let world = world(64).await;
+    world.server().bars.store(true, Ordering::Relaxed);
+    world.server().set(Mode::Slow);
+    let deadline = Some(Duration::from_millis(60));
+    let options = CallOptions { deadline, ..CallOptions::default() };
+    let queued = world.call_with("SET a 1", options).await.unwrap();
+    assert_eq!(queued.source, Source::Queued);
+    world.until("it is replayed", |world| world.server().applied.lock().len() == 2).await;
+    let most = world.server().on_wire.1.load(Ordering::Relaxed);
+    assert_eq!(most, 1, "at once on the wire");
+}
+
+#[tokio::test]
 async fn a_late_reply_is_a_success_that_counts_once() {
     let world = world(4).await;
     world.server().set(Mode::Slow);

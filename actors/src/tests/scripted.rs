@@ -109,6 +109,8 @@ pub(crate) struct Scripted {
     pub(crate) one_batch: AtomicBool,
     /// Attempts that the server has not ended, and the most that there ever were at once.
     pub(crate) on_wire: Arc<(AtomicU32, AtomicU32)>,
+    /// Whether what a caller left on the wire bars its lanes.
+    pub(crate) bars: AtomicBool,
 }
 
 impl Scripted {
@@ -137,6 +139,7 @@ impl Scripted {
             residue_panics: AtomicU32::new(0),
             one_batch: AtomicBool::new(false),
             on_wire: Arc::default(),
+            bars: AtomicBool::new(false),
         })
     }
 
@@ -525,6 +528,10 @@ impl Connector for Scripted {
             }
             _ => ResidueAfter::Kept,
         }
+    }
+
+    fn bars_what_is_left(&self) -> bool {
+        self.bars.load(Ordering::Relaxed)
     }
 
     fn empty(&self, body: &Bytes) -> Option<Bytes> {

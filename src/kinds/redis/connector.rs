@@ -276,6 +276,11 @@ impl Connector for RedisConnector {
         self.links.shared.may_land()
     }
 
+    fn bars_what_is_left(&self) -> bool {
+        // The fence spares a connection that lives, and writes take several.
+        true
+    }
+
     fn expires(&self, slot: &Slot) -> Option<Duration> {
         let read = resp::arguments(&slot.key).ok()?;
         let spec = self.links.shared.commands.find(&read)?;

@@ -104,6 +104,11 @@ pub(super) async fn attempt(
         None => carry(connector, attempts).await,
         Some(acting) => Box::pin(carry_struck(connector, attempts, acting)).await,
     };
+    for ((job, _), end) in sent.iter().zip(&ends) {
+        if end.result.as_ref().is_err_and(|error| error.doubt.is_some()) {
+            shared.leave(&**connector, passage, &job.entry.header.lanes);
+        }
+    }
     let ended_at = circuit.clock.read();
     let worst = ends.iter().find(|end| end.verdict == Verdict::Failure);
     let worst = worst.or_else(|| ends.iter().find(|end| end.verdict == Verdict::Success));
