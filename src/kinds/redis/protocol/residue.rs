@@ -24,8 +24,8 @@
 //! that, and leaves the others as a residue again.
 //!
 //! A transaction that is refused after it was applied in part leaves no residue. Its keys are settled at once; those
-//! that a write behind it is to meet alive, and whose time that write settles, get a week ([`Settled::Week`]). If that
-//! write is refused too, the key ends then.
+//! whose time a write behind it settles, for which it must meet them alive (PERSIST, EXPIRE, GETEX, GETSET), get a week
+//! ([`Settled::Week`]). If that write is refused too, as GETEX of another type is, the key ends then.
 //!
 //! Without the right to EVAL, the residue asks and sets in two steps; a client of another program may
 //! come in between.
@@ -144,8 +144,9 @@ pub(crate) fn after_step<'a>(commands: &Commands, ends: Ends<'a>, step: &Step<'a
     Ends { keys: left, sure }
 }
 
-/// Whether `body`, a write behind it, settles the time to live of `key`, if it does something to it: one that may take
-/// it along to another key (RENAME, COPY) does not settle it there.
+/// Whether `body`, a write behind it, must meet `key` alive to settle its time to live, if it does something to that
+/// time at all. One that [overwrites](overwrites) the key need not; one that may take the time along to another key
+/// (RENAME, COPY) does not settle it there.
 pub(crate) fn settles(commands: &Commands, body: &[u8], key: &[u8]) -> Option<bool> {
     let settles = |step: &Step<'_>| {
         let spec = commands.find(&step.args)?;
@@ -159,9 +160,19 @@ pub(crate) fn settles(commands: &Commands, body: &[u8], key: &[u8]) -> Option<bo
             other == key && touch.sure && matches!(touch.fate, Fate::Sets(_) | Fate::Clears)
         };
         let taken = written.touches().any(is_taken);
-        (taken || written.touches().any(is_settled)).then_some(!taken)
+        let concerned = taken || written.touches().any(is_settled);
+        concerned.then_some(!taken && !overwrites(written, key))
     };
     Form::of(body)?.steps().iter().find_map(settles)
+}
+
+/// Whether a command that settles the time to live of `key` leaves the same there whatever it meets: a key that has
+/// ended, or one of another type.
+fn overwrites(Written { name, args, places }: Written<'_, '_>, key: &[u8]) -> bool {
+    let reads_it = places.iter().filter(|place| args.get(**place) == Some(&key)).count() > 1
+        || args.iter().skip(3).any(|word| word.eq_ignore_ascii_case(b"GET"));
+    let is_blind = matches!(name, "set" | "setex" | "psetex" | "mset" | "del" | "unlink" | "bitop");
+    (is_blind || name.ends_with("store")) && !reads_it
 }
 
 /// Whether `body`, a write behind it, touches `key`.

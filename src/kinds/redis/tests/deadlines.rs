@@ -191,9 +191,15 @@ async fn a_key_of_a_refused_transaction_ends_within_a_week() {
     const WEEK: i64 = 7 * DAY;
     let server = Server::start().await;
     let redis = RedisConnector::new(server.settings("i", "r"));
-    for (number, second, dead, left) in
-        [(1, "PERSIST k", 1, -1..=-1), (2, "GETSET k w", 2, WEEK - DAY..=WEEK)]
-    {
+    for (number, second, dead, left) in [
+        (1, "PERSIST k", 1, -1..=-1),
+        (2, "GETEX k PERSIST", 2, WEEK - DAY..=WEEK),
+        (3, "GETSET k w", 2, WEEK - DAY..=WEEK),
+        // It would have overwritten whatever it met.
+        (4, "SUNIONSTORE k j l", 2, -2..=-2),
+    ] {
+        server.ask(&["FLUSHALL"]).await;
+        server.ask(&["SET", "j", "no set"]).await;
         let mut line = Line::new(&redis, number);
         let first = "FUSEBOX.MULTI 4 0 HSET k f v 3 0 PEXPIRE k 800 2 0 INCR k";
         line.accept(words(first), ago(2500));

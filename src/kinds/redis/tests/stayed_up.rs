@@ -8,6 +8,8 @@
 //! Two kinds of sequence, which are what is promised:
 //!
 //! - *queued*: every deadline is set by a queued write, and the replay begins when all are queued. Any command.
+//!   But for one: a transaction that is refused in part, and behind it a GETEX, GETSET, GETDEL or SET with GET that is
+//!   refused too, leave a key for a week at most.
 //! - *live*: deadlines go live, and so do those that an early replay sends; the server counts those down itself.
 //!   So a queued write cannot prolong one (PERSIST, EXPIRE) or find the key by a condition (NX, XX) after
 //!   it has passed there. Commands that change a key, move it or set it as a whole; nothing is moved onto a
@@ -148,6 +150,8 @@ struct Sequence<'a> {
     told: Vec<String>,
     begun: u64,
     tainted: bool,
+    /// A transaction was refused in part.
+    refused_in_part: bool,
     overlaid: usize,
 }
 
@@ -174,10 +178,9 @@ impl Sequence<'_> {
         }
         let (body, said) = if words[0] == "MULTI" {
             let commands: Vec<&[&str]> = words.split(|word| *word == ";").skip(1).collect();
-            self.two
-                .theirs
-                .ask_all(&[&[&["MULTI"][..]], &commands[..], &[&["EXEC"][..]]].concat())
-                .await;
+            let all = [&[&["MULTI"][..]], &commands[..], &[&["EXEC"][..]]].concat();
+            let said = self.two.theirs.ask_all(&all).await;
+            self.refused_in_part |= said.windows(4).any(|said| said == b"\n-WR");
             let bodies: Vec<Bytes> = commands.iter().map(|words| resp::command(words)).collect();
             let steps = bodies
                 .iter()
@@ -189,6 +192,9 @@ impl Sequence<'_> {
         };
         // Slower than that, the deadline of the one server is not the other's.
         self.tainted |= now().get() - from.get() > MARGIN / 3;
+        self.tainted |= self.refused_in_part
+            && said.starts_with(b"-WRONGTYPE")
+            && (words[0].starts_with("GET") || words[0] == "SET");
         self.note(&format!(
             "{} {} → {}",
             if live { "live" } else { "queue" },
@@ -273,6 +279,7 @@ async fn run(two: &Two<'_>, number: usize, seed: u64, counts: &[AtomicUsize; 3])
         told,
         begun,
         tainted: false,
+        refused_in_part: false,
         overlaid: 0,
     };
     for _ in 0..random.usize(1..4) {

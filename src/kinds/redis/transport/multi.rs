@@ -115,8 +115,8 @@ impl Links {
     }
 
     /// The transaction is refused, after commands of it have given these keys a far time. It leaves no residue, so they
-    /// get their own time at once; but those whose time a write behind it settles, which is to meet them alive, get a
-    /// week, lest they stay for ever if that write is refused too.
+    /// get their own time at once; but those whose time a write behind it settles, for which it must meet them alive,
+    /// get a week, lest they stay for ever if that write is refused too.
     async fn applied_in_part(
         &self,
         ended: Attempted,
