@@ -90,9 +90,15 @@ impl World {
 
     /// Waits until what clients ask for at their start is on the disk.
     fn keeps_what_clients_start_with(&self) {
+        self.keeps("");
+    }
+
+    /// Waits until the answers to what clients ask when they start are on the disk, `query` among them.
+    fn keeps(&self, query: &str) {
+        let file = self.daemon.state_dir().join("start-up/clickhouse.cache");
         eventually("what clients start with is kept", LONG, || {
-            let kept = self.daemon.state_dir().join("start-up/clickhouse.cache");
-            kept.try_exists().expect("the folder can be looked at")
+            let kept = fs::read(&file).map(|kept| String::from_utf8_lossy(&kept).into_owned());
+            kept.is_ok_and(|kept| kept.contains(query))
         });
     }
 
@@ -327,6 +333,9 @@ fn inserts_outlive_server_and_daemon(client: &str, phases: &[&str], tables: &[(&
     for phase in phases {
         world.run(client, phase);
         assert!(world.daemon.queued("clickhouse", "pending") >= 9);
+        if client == "clickhouse_inserts.py" {
+            world.keeps("DESCRIBE TABLE");
+        }
         world.daemon.restart();
     }
     world.server.restart();
@@ -339,8 +348,8 @@ fn inserts_outlive_server_and_daemon(client: &str, phases: &[&str], tables: &[(&
 
 #[test]
 fn what_clickhouse_connect_inserts_outlives_server_and_daemon() {
-    let tables = [("default.py", 18_000), ("local.py", 6_000)];
-    inserts_outlive_server_and_daemon("clickhouse_inserts.py", &["outage"], &tables);
+    let (phases, tables) = (["outage", "restarted"], [("default.py", 18_000), ("local.py", 6_000)]);
+    inserts_outlive_server_and_daemon("clickhouse_inserts.py", &phases, &tables);
 }
 
 #[test]

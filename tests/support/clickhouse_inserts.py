@@ -1,4 +1,4 @@
-"""clickhouse-connect's inserts through a door that queues: `clickhouse_inserts.py PORT live|outage|one`.
+"""clickhouse-connect's inserts through a door that queues: `clickhouse_inserts.py PORT live|outage|restarted|one`.
 
 Each phase inserts rows that no other one does, as the name of the phase says. Whatever it does not find as it should be
 ends it with an assertion.
@@ -10,7 +10,7 @@ import clickhouse_connect
 
 port, phase = int(sys.argv[1]), sys.argv[2]
 COMPRESSIONS = ("lz4", "zstd", "gzip", False)
-PHASES = ("live", "outage", "one")
+PHASES = ("live", "outage", "restarted", "one")
 
 
 def connect(**options):

@@ -137,12 +137,25 @@ pub(crate) fn is_start_up(slot: &Slot) -> bool {
 }
 
 /// Whether clients ask for this when they start: for the version, the time zone, the list of settings, or whether the
-/// server answers.
+/// server answers. clickhouse-connect asks before the first insert into a table for its columns.
 fn is_start(folded: &str) -> bool {
     let plain = folded.to_ascii_lowercase().replace(' ', "");
     let asked = plain.strip_suffix(';').unwrap_or(&plain);
     let asked = asked.strip_suffix("formatnative").unwrap_or(asked);
-    START_UP.contains(&asked) || is_settings_list(folded)
+    START_UP.contains(&asked) || is_settings_list(folded) || is_description(folded)
+}
+
+/// Whether a client asks for the columns of one table.
+fn is_description(folded: &str) -> bool {
+    let folded = folded.to_ascii_lowercase();
+    let Some(rest) = folded.strip_prefix("describe table ") else { return false };
+    let rest = rest.strip_suffix(';').unwrap_or(rest).trim_end();
+    let rest = rest.strip_suffix(" format native").unwrap_or(rest);
+    let words: Vec<&str> = rest.split_whitespace().collect();
+    // A query and a function in the place of a table have parentheses.
+    let is_of_name =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'`' | b'"' | b'.');
+    matches!(words[..], [_] | [_, ".", _]) && words.iter().all(|word| word.bytes().all(is_of_name))
 }
 
 /// Whether a client asks for columns of the list of settings, as clickhouse-connect does when it starts.
@@ -250,10 +263,20 @@ mod tests {
             "SELECT 1;",
             "SELECT 1 AS check",
             "SELECT name, value, readonly FROM system.settings LIMIT 10000",
+            "DESCRIBE TABLE t",
+            "DESCRIBE TABLE `local`.`t` FORMAT Native",
         ] {
             assert!(is_start_up(text), "{text}");
         }
-        for text in ["SELECT 2", "SELECT 11", "SELECT version() || n FROM t", "SELECT 'SELECT 1'"] {
+        for text in [
+            "SELECT 2",
+            "SELECT 11",
+            "SELECT version() || n FROM t",
+            "SELECT 'SELECT 1'",
+            "DESCRIBE TABLE (SELECT a FROM t)",
+            "DESCRIBE TABLE file('a.csv')",
+            "DESCRIBE TABLE a t",
+        ] {
             assert!(!is_start_up(text), "{text}");
         }
     }
