@@ -530,6 +530,8 @@ pub(crate) fn condition(shared: &BackendShared) -> BackendCondition {
     let index = shared.queue.index();
     let (full, queue_percent) = (index.is_full() || index.dead_full(1), index.fill_percent());
     drop(index);
+    // A store that is being opened refuses writes as well, but that its backend is down says so already.
+    let is_opening = circuit.holds().opening;
     BackendCondition {
         name: circuit.name.clone(),
         critical: circuit.settings.load().critical,
@@ -540,6 +542,7 @@ pub(crate) fn condition(shared: &BackendShared) -> BackendCondition {
         store_trouble: shared
             .queue
             .refuses()
+            .filter(|_| !is_opening)
             .map(|why| format!("refuses writes: {why}"))
             .or_else(|| shared.queue.damage()),
     }
