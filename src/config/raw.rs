@@ -48,16 +48,17 @@ pub(crate) struct RawConfig {
     pub(crate) backends: BTreeMap<String, RawBackend>,
 }
 
-/// The HTTP API, health, metrics and the status page over TCP. Without `listen`, they are only at the command socket,
-/// which is a Unix socket.
+/// The HTTP API, health, metrics and the status page over TCP. Without `listen`, they can be reached only over the
+/// command socket, which is a Unix socket.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawHttp {
-    /// The address and the port. Beyond loopback, `[http.tls]` or `plaintext = true` is required.
+    /// The address and the port at which the daemon listens. An address beyond loopback requires `[http.tls]` or
+    /// `plaintext = true`.
     #[schemars(extend("setting" = restart().example("127.0.0.1:9180")))]
     pub(crate) listen: Option<String>,
-    /// A file with a token. Over TCP, every route except health, metrics and the status page needs this token. A caller
-    /// that sends it has the rights of an admin.
+    /// A file with a token. Over TCP, every request must have this token, apart from requests for health, metrics and
+    /// the status page. A caller that sends the token has the rights of an admin.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/token")))]
     pub(crate) token_file: Option<PathBuf>,
     /// Whether `listen` may be beyond loopback without TLS, although others can then read the traffic. At such an
@@ -108,7 +109,7 @@ pub(crate) struct RawHealth {
     /// The time between two pings of a backend that answers. If a ping fails, the next one is sent a second later.
     #[schemars(extend("setting" = patch().default("30s").between("100ms", "1day")))]
     pub(crate) interval: Time,
-    /// How long a ping waits for its answer, but never longer than the backend's `timeout`.
+    /// How long a ping waits for its answer. If the backend's `timeout` is shorter, the ping waits only for that time.
     #[schemars(extend("setting" = patch().default("1s").between("10ms", "60s")))]
     pub(crate) timeout: Time,
     /// Whether an open breaker tries the backend again by itself. If not, it stays open until `fusebox recover` is run.
@@ -116,12 +117,12 @@ pub(crate) struct RawHealth {
     pub(crate) auto_recovery: bool,
 }
 
-/// A command that the daemon runs on an alert, for example to send a mail or a message if there is no Prometheus.
+/// A command that the daemon runs on an alert, for example to send a mail. It is for hosts that have no Prometheus.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawAlerts {
-    /// The program and its arguments. The program is an absolute path, and no shell reads the arguments. If the list is
-    /// empty, nothing is run.
+    /// The absolute path of the program, followed by its arguments. The daemon starts the program itself, without a
+    /// shell. If the list is empty, nothing is run.
     #[schemars(extend("setting" = reload().default(Vec::<String>::new())))]
     pub(crate) command: Vec<String>,
     /// The lowest severity of an alert for which the command is run.
@@ -154,10 +155,10 @@ pub(crate) struct RawTracing {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawDoor {
     /// The kind of the backend. It may be left out if `backend` is set.
-    #[schemars(extend("setting" = restart().rule("the kind of the backend").example("redis")))]
+    #[schemars(extend("setting" = restart().rule("the kind of the backend that `backend` names").example("redis")))]
     pub(crate) kind: Option<String>,
     /// The name of the backend behind the door.
-    #[schemars(extend("setting" = restart().rule("the backend whose name is the kind").example("redis")))]
+    #[schemars(extend("setting" = restart().rule("the backend that has the same name as `kind`").example("redis")))]
     pub(crate) backend: Option<String>,
     /// The address of the door, which is required: `unix:PATH`, `IP:PORT`, or `fd:NAME` for a socket that systemd
     /// passes to the daemon under this name.
@@ -173,7 +174,8 @@ pub(crate) struct RawDoor {
     /// Whether the door may listen beyond loopback, although others can then read the traffic.
     #[schemars(extend("setting" = restart().default(false)))]
     pub(crate) plaintext: bool,
-    /// The most connections at once. On a Unix socket, one user gets at most seven eighths of them.
+    /// The most clients that may be connected at once. On a Unix socket, one user gets at most seven eighths of these
+    /// connections.
     #[schemars(extend("setting" = restart().default(10_000).between(1, 1_000_000)))]
     pub(crate) connections: u32,
     /// The most bytes of requests that the door holds at once, over all connections.
@@ -187,15 +189,16 @@ pub(crate) struct RawDoor {
         "32MiB, or `out_bytes` if that is less"
     ).between("64KiB", "1TiB").example("32MiB")))]
     pub(crate) out_client: Option<Size>,
-    /// Doors to Redis: the most connections to the backend that belong to a single client each. At most `connections`.
+    /// Doors to Redis: the limit on the number of connections to the backend that are reserved for single clients,
+    /// counted over all clients of the door. At most `connections`.
     #[schemars(extend("setting" = restart().rule("the value of `connections`").between(0, 1_000_000).example(10_000)))]
     pub(crate) pinned: Option<u32>,
     /// The door closes a connection that is idle for this long. 0s means never; any other value must be at least 1s.
     #[schemars(extend("setting" = restart().default("0s").between("0s", "365days")))]
     pub(crate) idle_timeout: Time,
-    /// What the answer to a write promises. `applied`: the backend has applied the write; no write is queued.
-    /// `applied-or-durable`: the write was applied, or it was queued as `queue.write_fallback` allows. `durable`: the
-    /// same, and the door also queues writes that would otherwise be refused in an outage, if they can be queued.
+    /// What a successful answer to a write promises. `applied`: the backend has applied the write; no write is queued.
+    /// `applied-or-durable`: the write was applied, or it was queued as `queue.write_fallback` allows. `durable`: as
+    /// `applied-or-durable`, but a write that can be queued is queued even if `queue.write_fallback` is `refuse`.
     #[schemars(extend("setting" = restart().default("applied-or-durable").words(MIN_ACKS)))]
     pub(crate) min_ack: String,
     /// How long a request may take.
@@ -214,14 +217,15 @@ pub(crate) struct RawDoor {
     /// is closed.
     #[schemars(extend("setting" = restart().default("error").words(ON_UNKNOWN)))]
     pub(crate) on_unknown: String,
-    /// Doors to Redis: which writes are queued although the count in their reply must be assumed. `assume`: a few of
-    /// them. `all`: all of them. `error`: none.
+    /// Doors to Redis: which writes are queued although the door must assume the count in their reply, such as the
+    /// number of keys that `DEL` removes. `assume`: those whose count programs seldom use. `all`: all of them. `error`:
+    /// none.
     #[schemars(extend("setting" = restart().default("assume").words(EFFECT_REPLY)))]
     pub(crate) effect_reply: String,
     /// Doors to Firestore: the projects that a call may name if it uses the backend's own credentials. `["*"]` allows
-    /// any project.
+    /// every project.
     #[schemars(extend("setting" = restart().rule(
-        "any project if the backend is an emulator; otherwise only the backend's own project and database"
+        "every project if the backend is an emulator; otherwise only the backend's own project and database"
     ).example(vec!["my-project"])))]
     pub(crate) projects: Option<Vec<String>>,
 }
@@ -253,8 +257,8 @@ pub(crate) struct RawBackend {
     /// down, its outage is shown as a consequence of the other outage.
     #[schemars(extend("setting" = reload().default(Vec::<String>::new())))]
     pub(crate) depends_on: Vec<String>,
-    /// The names of the backends that this backend uses but can do without. Reports of an outage name them. They have
-    /// no other effect.
+    /// The names of the backends that this backend uses but can do without. Reports of an outage of this backend
+    /// mention them. The setting has no other effect.
     #[schemars(extend("setting" = reload().default(Vec::<String>::new())))]
     pub(crate) depends_on_optional: Vec<String>,
     /// The longest time that one attempt may take.
@@ -272,8 +276,8 @@ pub(crate) struct RawBackend {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawTls {
-    /// A file with certificate authorities, in PEM, that are trusted instead of the system's. It is read again at every
-    /// connect.
+    /// A file with certificate authorities, in PEM, that are trusted instead of the system's. It is read again for
+    /// every new connection.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/authority.pem")))]
     pub(crate) ca_file: Option<PathBuf>,
 }
@@ -282,14 +286,15 @@ pub(crate) struct RawTls {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawBreaker {
-    /// The breaker opens if the window has at least this many failures, and they are at least the share `failure_rate`
-    /// of all calls.
+    /// The breaker opens if at least this many calls in the window failed, and if these are at least the share
+    /// `failure_rate` of all calls in the window.
     #[schemars(extend("setting" = patch().between(1, 1_000_000)))]
     pub(crate) failure_threshold: u32,
-    /// The share of the calls in the window that must have failed before the breaker opens. 0 turns this condition off.
+    /// The share of the calls in the window that must have failed before the breaker opens. With 0, only
+    /// `failure_threshold` decides.
     #[schemars(extend("setting" = patch().default(0.5).between(0.0, 1.0)))]
     pub(crate) failure_rate: f64,
-    /// How far back the breaker looks at calls.
+    /// The length of the window: the time before the present in which the breaker counts calls and failures.
     #[schemars(extend("setting" = patch().default("1m").between("60ms", "1day")))]
     pub(crate) window: Time,
     /// How long the breaker stays open before it tries the backend for the first time. Every failed recovery doubles
@@ -309,8 +314,8 @@ pub(crate) struct RawBreaker {
     /// A call that takes longer than this counts as slow.
     #[schemars(extend("setting" = patch().rule("half of `timeout`").between("1ms", "1day")))]
     pub(crate) slow_call_duration: Option<Time>,
-    /// The breaker also opens if the window has at least `failure_threshold` slow calls, and they are at least this
-    /// share of all calls. 0 turns this off.
+    /// The breaker also opens if at least `failure_threshold` calls in the window were slow, and if these are at least
+    /// this share of all calls in the window. With 0, slow calls do not open the breaker.
     #[schemars(extend("setting" = patch().default(0.0).between(0.0, 1.0)))]
     pub(crate) slow_call_rate: f64,
 }
@@ -322,8 +327,8 @@ pub(crate) struct RawRetry {
     /// The most attempts of one call, including the first.
     #[schemars(extend("setting" = patch().default(3).between(1, 100)))]
     pub(crate) attempts: u32,
-    /// The wait before a retry is random. `base` is its limit before the first retry. The limit doubles with each
-    /// further retry, up to `cap`.
+    /// The upper bound of the random wait before the first retry. The bound doubles with each further retry, up to
+    /// `cap`.
     #[schemars(extend("setting" = patch().default("50ms").between("1ms", "1day")))]
     pub(crate) base: Time,
     /// The longest wait before a retry. At least `base`.
@@ -351,16 +356,17 @@ pub(crate) struct RawCache {
     /// The most memory for values.
     #[schemars(extend("setting" = patch().default("64MiB").between("64KiB", "1TiB")))]
     pub(crate) bytes: Size,
-    /// The largest value that is cached. Values above 1 MiB are kept in files.
+    /// The size of the largest value that is cached. Values above 1 MiB are kept in files.
     #[schemars(extend("setting" = patch().default("16MiB").between("1MiB", "1GiB")))]
     pub(crate) entry_max: Size,
-    /// The most bytes of all files with values together.
+    /// The most bytes that all files with cached values may take together.
     #[schemars(extend("setting" = restart().default("256MiB").between("0B", "1TiB")))]
     pub(crate) disk_bytes: Size,
-    /// How long a value answers as `cache`.
+    /// The age up to which a cached value is answered with the mark `cache`.
     #[schemars(extend("setting" = patch().between("0s", "1year")))]
     pub(crate) ttl: Time,
-    /// How long a value answers at all: after `ttl`, it answers as `stale`. At least `ttl`.
+    /// The age up to which a cached value is answered at all. If it is older than `ttl`, the answer has the mark
+    /// `stale`. At least `ttl`.
     #[schemars(extend("setting" = patch().rule(
         "5m for Redis, 30m for Firestore, 1h for ClickHouse, or `ttl` if that is longer"
     ).between("0s", "10years")))]
@@ -369,7 +375,7 @@ pub(crate) struct RawCache {
     /// is overdue and a ping was not answered. At most `timeout`.
     #[schemars(extend("setting" = patch().rule("a fifth of `timeout`, but at most 1s").between("0s", "1day")))]
     pub(crate) answer_after: Option<Time>,
-    /// A folder in which the whole cache is kept over restarts.
+    /// A folder in which the whole cache is saved, so that it survives restarts of the daemon.
     #[schemars(extend("setting" = restart().example("/var/cache/fusebox")))]
     pub(crate) dir: Option<PathBuf>,
 }
@@ -378,17 +384,18 @@ pub(crate) struct RawCache {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawQueue {
-    /// The most calls that wait.
+    /// The most calls that may wait in the queue.
     #[schemars(extend("setting" = patch().default(50_000).between(1, 10_000_000)))]
     pub(crate) items: u32,
-    /// The most bytes of calls that wait.
+    /// The most bytes that the calls in the queue may have together.
     #[schemars(extend("setting" = patch().default("1GiB").between("1MiB", "1TiB")))]
     pub(crate) bytes: Size,
-    /// The most dead letters. If there are as many, a call that should become one blocks its lane.
+    /// The most dead letters that are kept. At this number, a call that should become a dead letter blocks its lane
+    /// instead.
     #[schemars(extend("setting" = patch().default(5_000).between(1, 1_000_000)))]
     pub(crate) dead_items: u32,
-    /// The most bytes of dead letters. If there is no room for a further one, a call that should become one blocks its
-    /// lane.
+    /// The most bytes that all dead letters may have together. A call that should become a dead letter, but does not
+    /// fit, blocks its lane instead.
     #[schemars(extend("setting" = patch().default("256MiB").between("1MiB", "1TiB")))]
     pub(crate) dead_bytes: Size,
     /// The folder of the store, which holds the queue.
@@ -399,8 +406,8 @@ pub(crate) struct RawQueue {
     #[schemars(extend("setting" = restart().default("64MiB").between("0B", "1EiB")))]
     pub(crate) disk_floor: Size,
     /// How calls are stored. 1: each call has a record of its own. 2: small calls that are stored together share one
-    /// record. Format 2 writes less and removes calls faster, but earlier releases cannot read it. With either value,
-    /// stores in both formats are read.
+    /// record. With format 2, the store writes less to the disk and removes calls faster, but earlier releases cannot
+    /// read it. This setting is only for writing: the daemon reads both formats.
     #[schemars(extend("setting" = restart().default(1).between(1, 2)))]
     pub(crate) format: u32,
     /// What happens to a write while the backend is down. `queue`: it is queued, if possible. `refuse`: it is queued

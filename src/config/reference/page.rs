@@ -12,9 +12,9 @@ const HEAD: &str = "\
 
 <!-- Made of the declarations of the settings by `fusebox config schema --format markdown`; a test compares the two. -->
 
-Every setting, with its default, its bounds, and what it takes to change it. The configuration is a TOML file: \
-`/etc/fusebox/fusebox.toml`, or the file that `--config` or `FUSEBOX_CONFIG` names. Without a file, all defaults are \
-in effect.
+This page lists every setting, with its default, its possible values, and how to change it. The configuration is a \
+TOML file: `/etc/fusebox/fusebox.toml`, or the file that `--config` or `FUSEBOX_CONFIG` names. If there is no file, \
+all defaults are in effect.
 
 | to | run |
 | --- | --- |
@@ -22,29 +22,32 @@ in effect.
 | get a JSON schema for editors | `fusebox config schema` |
 | get a file with every setting and its default | `fusebox config schema --format toml` |
 
-An unknown key is an error, and the message names the setting with the most similar name.
+An unknown key in the file is an error. The error message names the setting whose name is most similar.
 
 ## What wins
 If several of these sources set the same setting, the last one in this list wins: the defaults, the file, changes at \
-run time, the environment variables in the table below, `FUSEBOX_*` environment variables, command-line options.
+run time, the environment variables in the table below, `FUSEBOX_*` environment variables, command-line options. There \
+is one exception: if somebody edits a setting in the file after it was changed at run time, the file wins over that \
+change (see [settings.md](settings.md#what-wins)).
 
 Every setting except those of `[[doors]]` can be set by an environment variable. For example, \
 `FUSEBOX_BACKENDS__REDIS__BREAKER__FAILURE_THRESHOLD=7` sets `backends.redis.breaker.failure_threshold`. A list is \
-written with commas: `redis,clickhouse`. These variables also work:
+written with commas: `redis,clickhouse`. The variables in the next table work as well. If a row has several variables, \
+they set the settings beside them in the same order.
 
 | variable | sets |
 | --- | --- |
 | `HEALTH_CHECK_INTERVAL` (seconds), `ENABLE_AUTO_RECOVERY` | `health.interval`, `health.auto_recovery` |
-| `REDIS_URL`, `REDIS_CIRCUIT_BREAKER_THRESHOLD`, `REDIS_FALLBACK_CACHE_DIR` | `url`, `breaker.failure_threshold`, `cache.dir` of `redis` |
-| `CLICKHOUSE_URL`, `CLICKHOUSE_CIRCUIT_BREAKER_THRESHOLD` | `url`, `breaker.failure_threshold` of `clickhouse` |
-| `FIRESTORE_EMULATOR_HOST`, `FIRESTORE_CIRCUIT_BREAKER_THRESHOLD`, `FIRESTORE_QUEUE_FILE` | `url`, `breaker.failure_threshold`, `queue.dir` of `firestore` |
-| `GOOGLE_CLOUD_PROJECT`, `GOOGLE_APPLICATION_CREDENTIALS` | `project`, `credentials_file` of `firestore` |
+| `REDIS_URL`, `REDIS_CIRCUIT_BREAKER_THRESHOLD`, `REDIS_FALLBACK_CACHE_DIR` | `url`, `breaker.failure_threshold`, `cache.dir` of the backend `redis` |
+| `CLICKHOUSE_URL`, `CLICKHOUSE_CIRCUIT_BREAKER_THRESHOLD` | `url`, `breaker.failure_threshold` of the backend `clickhouse` |
+| `FIRESTORE_EMULATOR_HOST`, `FIRESTORE_CIRCUIT_BREAKER_THRESHOLD`, `FIRESTORE_QUEUE_FILE` | `url`, `breaker.failure_threshold`, `queue.dir` of the backend `firestore` |
+| `GOOGLE_CLOUD_PROJECT`, `GOOGLE_APPLICATION_CREDENTIALS` | `project`, `credentials_file` of the backend `firestore` |
 
 ## How to read the tables
-Durations are written as `200ms`, `30s` or `1m 30s`, and sizes as `64KiB` or `1GiB`. The column *change* says what it \
-takes for a new value to take effect:
+Durations are written as `200ms`, `30s` or `1m 30s`, and sizes as `64KiB` or `1GiB`. The column *change* says how a \
+new value takes effect:
 
-| change | takes effect with |
+| change | a new value takes effect with |
 | --- | --- |
 | `patch` | `fusebox config set` at run time, or a reload |
 | `reload` | `fusebox config reload` or SIGHUP |

@@ -65,13 +65,13 @@ fn with_scheme(host: &str) -> String {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Own {
-    /// The Google Cloud project.
+    /// The name of the Google Cloud project.
     #[schemars(extend("setting" = reload().example("my-project")))]
     project: Option<String>,
     /// The file with the key of a service account. It is needed if the machine has no identity of its own.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/service-account.json")))]
     credentials_file: Option<PathBuf>,
-    /// The database.
+    /// The name of the database.
     #[schemars(extend("setting" = reload().rule("the database in the url, otherwise (default)").example("(default)")))]
     database: Option<String>,
 }
