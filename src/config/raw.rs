@@ -371,8 +371,8 @@ pub(crate) struct RawCache {
         "5m for Redis, 30m for Firestore, 1h for ClickHouse, or `ttl` if that is longer"
     ).between("0s", "10years")))]
     pub(crate) max_stale: Option<Time>,
-    /// How long a read by key waits for a suspect backend before the cache answers. A backend is suspect if an attempt
-    /// is overdue and a ping was not answered. At most `timeout`.
+    /// How long a read by key waits for a suspect backend before the cache answers. A backend is suspect if it has not
+    /// answered a ping, and has not answered an attempt either since that ping was sent. At most `timeout`.
     #[schemars(extend("setting" = patch().rule("a fifth of `timeout`, but at most 1s").between("0s", "1day")))]
     pub(crate) answer_after: Option<Time>,
     /// A folder in which the whole cache is saved, so that it survives restarts of the daemon.
@@ -414,8 +414,9 @@ pub(crate) struct RawQueue {
     /// only if the call has `min_ack = durable`, and refused otherwise.
     #[schemars(extend("setting" = patch().words(WRITE_FALLBACKS)))]
     pub(crate) write_fallback: String,
-    /// What happens to later writes of a key after replay has given up on a write of that key. `continue`: they are
-    /// applied. `block`: they wait until an operator has decided about the dead letter.
+    /// What happens to the later writes of a lane (a key, a document, or a table with `ordered = true`) after replay
+    /// has given up on one of its writes. `continue`: they are applied. `block`: they wait until an operator has
+    /// decided about the dead letter.
     #[schemars(extend("setting" = patch().default("continue").words(DEAD_LETTER_POLICIES)))]
     pub(crate) dead_letter_policy: String,
 }

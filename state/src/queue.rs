@@ -246,8 +246,8 @@ pub enum Refusal {
         /// The limit of bytes.
         limit_bytes: u64,
     },
-    /// The queue is above 85 % and the call is of low priority.
-    #[error("the queue is above 85 % and low-priority writes are shed")]
+    /// The queue is at least 85 % full and the call is of low priority.
+    #[error("the queue is at least 85 % full, and writes of low priority are refused")]
     Shed,
     /// The op id is here with another body.
     #[error("the op_id was used with another body")]

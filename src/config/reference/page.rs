@@ -25,10 +25,10 @@ all defaults are in effect.
 An unknown key in the file is an error. The error message names the setting whose name is most similar.
 
 ## What wins
-If several of these sources set the same setting, the last one in this list wins: the defaults, the file, changes at \
-run time, the environment variables in the table below, `FUSEBOX_*` environment variables, command-line options. There \
-is one exception: if somebody edits a setting in the file after it was changed at run time, the file wins over that \
-change (see [settings.md](settings.md#what-wins)).
+A setting can come from six sources: the defaults, the file, changes at run time, the environment variables in the \
+table below, `FUSEBOX_*` environment variables, and command-line options. If several of these six sources set the same \
+setting, the one that is named last wins. There is one exception: if somebody edits a setting in the file after it was \
+changed at run time, the file wins over that change (see [settings.md](settings.md#what-wins)).
 
 Every setting except those of `[[doors]]` can be set by an environment variable. For example, \
 `FUSEBOX_BACKENDS__REDIS__BREAKER__FAILURE_THRESHOLD=7` sets `backends.redis.breaker.failure_threshold`. A list is \
