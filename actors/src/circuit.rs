@@ -92,6 +92,8 @@ pub struct Circuit {
     pub clock: Clock,
     /// Woken at every transition and change of hold: whether replay may run may have changed.
     pub changed: Notify,
+    /// Woken when a write that was left on the wire has ended: what it barred may be free.
+    pub landed: Notify,
     /// Restarts of the actor since the daemon's start.
     pub restarts: AtomicU32,
     /// The last minute.
@@ -139,6 +141,7 @@ impl Circuit {
             metrics,
             clock,
             changed: Notify::new(),
+            landed: Notify::new(),
             restarts: AtomicU32::new(0),
             recent: Recent::default(),
             failures: Failures::default(),

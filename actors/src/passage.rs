@@ -27,7 +27,7 @@
 //!    [asks for that](crate::connector::Connector::bars_what_is_left).
 
 use std::{
-    fmt,
+    fmt, mem,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU8, Ordering},
@@ -340,6 +340,11 @@ impl Drop for Passage {
         self.tell_late();
         if let Some(place) = self.place.take() {
             self.circuit.bulkhead.leave(place);
+        }
+        let left = mem::take(self.left.get_mut());
+        if !left.is_empty() {
+            drop(left);
+            self.circuit.landed.notify_waiters();
         }
     }
 }

@@ -18,8 +18,6 @@ use crate::backend_shared::BackendShared;
 
 /// How long a call waits until it looks for itself whether its lanes still move.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// How often a write looks whether what bars its lanes has ended.
-const LANDED_AGAIN: Duration = Duration::from_millis(2);
 
 impl BackendShared {
     /// Whether `lanes` move, so that it makes sense to wait for them.
@@ -57,10 +55,38 @@ impl BackendShared {
                 if !self.flights.is_barred(lanes) {
                     return true;
                 }
-                tokio::time::sleep(LANDED_AGAIN).await;
+                self.landed(lanes).await;
             }
             false
         };
         tokio::time::timeout(left, free).await.unwrap_or(false)
+    }
+
+    /// Waits until no write that was left on the wire bars `lanes`.
+    async fn landed(&self, lanes: &Lanes) {
+        loop {
+            let landed = self.circuit.landed.notified();
+            tokio::pin!(landed);
+            landed.as_mut().enable();
+            if !self.flights.is_barred(lanes) {
+                return;
+            }
+            landed.await;
+        }
+    }
+
+    /// Waits until no write that was left on the wire bars `lanes`, for `patience` at most and no longer than the
+    /// backend may be asked and no queued write is there.
+    pub(super) async fn wait_landed(&self, lanes: &Lanes, patience: Duration) {
+        let Some(_waiting) = self.queue.may_wait() else { return };
+        let landed = async {
+            while self.flights.is_barred(lanes)
+                && !self.queue.is_occupied(lanes)
+                && self.replay_can_run()
+            {
+                drop(tokio::time::timeout(LOOK_AGAIN, self.landed(lanes)).await);
+            }
+        };
+        drop(tokio::time::timeout(patience, landed).await);
     }
 }

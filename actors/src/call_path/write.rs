@@ -97,6 +97,17 @@ impl BackendShared {
             return self.queue_write(context, write, queueable, &why, op_id, digest, false).await;
         }
         context.flight = self.begin_flight(&context.plan.lanes);
+        if context.flight.is_none() && self.flights.is_barred(&context.plan.lanes) {
+            // Usually for moments. To be queued would have all that follows in the lane queued, too.
+            let left = context.left(self.clock().now());
+            let reserve =
+                if matches!(queueable, Queueable::Yes(_)) { reserve(left) } else { Duration::ZERO };
+            let began = self.clock().read();
+            Box::pin(self.wait_landed(&context.plan.lanes, left.saturating_sub(reserve))).await;
+            context.read_at = self.clock().read();
+            context.recorder.step(began, context.read_at, StepKind::Fence);
+            context.flight = self.begin_flight(&context.plan.lanes);
+        }
         if context.flight.is_none() {
             let why = NoAnswer::Rejected { code: "lane_busy", detail: self.why_busy(context) };
             let Queueable::No(note) = queueable else {

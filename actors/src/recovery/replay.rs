@@ -72,6 +72,8 @@ const UNCLASSIFIED_MAX: u32 = 20;
 const BLOCKED_PAUSE: Duration = Duration::from_secs(15);
 /// How long replay waits for a permit or place that it did not get.
 const REST: Duration = Duration::from_millis(20);
+/// So many calls that stand behind what callers left on the wire are passed over at a time.
+const BEHIND_MAX: usize = 256;
 /// Bytes of the calls that go on the wire together.
 const BATCH_BYTES: u64 = 8 << 20;
 /// The longest that a backend's wish to be left alone is obeyed.
@@ -223,6 +225,9 @@ impl Replay {
             }
             if self.shared.flights.is_barred(&entry.header.lanes) {
                 behind.push(first);
+                if behind.len() == BEHIND_MAX {
+                    break;
+                }
                 continue;
             }
             let Turn { seqs, overtaken, .. } = index.turn(first, calls, group_bytes);
