@@ -96,6 +96,11 @@ impl Backend {
         self.entry.shared.lanes_move(lanes)
     }
 
+    /// Whether a write that its caller left on the wire may still be applied to one of `lanes`.
+    pub fn is_barred(&self, lanes: &Lanes) -> bool {
+        self.entry.shared.flights.is_barred(lanes)
+    }
+
     /// Carries a call on whose ticket ended without an answer.
     ///
     /// # Errors

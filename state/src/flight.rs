@@ -19,7 +19,7 @@
 //! **Left on the wire.** A caller may leave before its write has ended: its deadline has passed, or it has hung up.
 //! What it sent may still be applied, and later than a newer write that takes another connection. So a write that is
 //! left [bars](Flights::is_barred) its lanes until it is answered or its connection is gone: until its [`Leftover`] is
-//! dropped. Nothing is sent to barred lanes, neither by callers nor by replay.
+//! dropped. No live write to barred lanes begins, and replay sends nothing there.
 
 use std::{
     collections::HashMap,
@@ -117,6 +117,11 @@ impl Flights {
     /// Whether a write that was [left](Self::leave) on the wire may still be applied to one of `lanes`.
     pub fn is_barred(&self, lanes: &Lanes) -> bool {
         self.left.load(Ordering::Acquire) != 0 && self.sum(lanes).left != 0
+    }
+
+    /// Whether a write over all lanes was left on the wire: every lane is barred.
+    pub fn bars_all(&self) -> bool {
+        self.left.load(Ordering::Acquire) != 0 && self.all.lock().left != 0
     }
 
     fn change(&self, lanes: &Lanes, change: impl Fn(&mut Lane)) {
@@ -321,7 +326,9 @@ mod tests {
         let barrier = flights.leave(&Lanes::All);
         drop(one);
         assert_eq!(barred(), [true, true, true]);
+        assert!(flights.bars_all());
         drop(barrier);
+        assert!(!flights.bars_all());
         assert_eq!(barred(), [false, false, false]);
         assert!(!flights.is_barred(&Lanes::All));
         assert!(flights.shards.iter().all(|shard| shard.lock().is_empty()));

@@ -4,7 +4,7 @@
 //! have a bound of their own; who finds that reached does not wait.
 //!
 //! A write waits as well for what an earlier caller left on the wire ([`fusebox_state::flight`]): that ends within the
-//! backend's `timeout`. Reads do not: it was not acknowledged.
+//! backend's `timeout`, but for what is behind a large reply at a door. Reads do not: it was not acknowledged.
 //!
 //! **Nobody waits for what does not move**: if replay is barred (the breaker OPEN, the backend offline) or paused, or
 //! what is

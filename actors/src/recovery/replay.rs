@@ -72,8 +72,6 @@ const UNCLASSIFIED_MAX: u32 = 20;
 const BLOCKED_PAUSE: Duration = Duration::from_secs(15);
 /// How long replay waits for a permit or place that it did not get.
 const REST: Duration = Duration::from_millis(20);
-/// So many calls that stand behind what callers left on the wire are passed over at a time.
-const BEHIND_MAX: usize = 256;
 /// Bytes of the calls that go on the wire together.
 const BATCH_BYTES: u64 = 8 << 20;
 /// The longest that a backend's wish to be left alone is obeyed.
@@ -201,6 +199,10 @@ impl Replay {
         most: usize,
         connector: &dyn Connector,
     ) -> (Vec<Job>, Vec<(Taken, Entry)>) {
+        if self.shared.flights.bars_all() {
+            self.landed_at = Some(now.plus(REST));
+            return (Vec::new(), Vec::new());
+        }
         let (calls, group_bytes) = connector.group_max();
         let calls = calls.min(MEMBERS_MAX);
         let queue = Arc::clone(&self.shared.queue);
@@ -225,9 +227,6 @@ impl Replay {
             }
             if self.shared.flights.is_barred(&entry.header.lanes) {
                 behind.push(first);
-                if behind.len() == BEHIND_MAX {
-                    break;
-                }
                 continue;
             }
             let Turn { seqs, overtaken, .. } = index.turn(first, calls, group_bytes);

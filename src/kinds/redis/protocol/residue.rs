@@ -144,10 +144,19 @@ pub(crate) fn after_step<'a>(commands: &Commands, ends: Ends<'a>, step: &Step<'a
     Ends { keys: left, sure }
 }
 
-/// Whether `body`, a write behind it, must meet `key` alive to settle its time to live, if it does something to that
-/// time at all. One that [overwrites](overwrites) the key need not; one that may take the time along to another key
-/// (RENAME, COPY) does not settle it there.
-pub(crate) fn settles(commands: &Commands, body: &[u8], key: &[u8]) -> Option<bool> {
+/// What a write does to the time to live of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settling {
+    /// It may take it along to another key (RENAME, COPY), and does not settle it there.
+    Takes,
+    /// It settles it, whatever it meets: a key that has ended, or one of another type.
+    Overwrites,
+    /// It settles it, and must meet the key alive for that; or it overwrites what it has read before.
+    Needs,
+}
+
+/// What `body`, a write behind it, does to the time to live of `key`, if anything.
+pub(crate) fn settles(commands: &Commands, body: &[u8], key: &[u8]) -> Option<Settling> {
     let settles = |step: &Step<'_>| {
         let spec = commands.find(&step.args)?;
         let places = spec.keys(&step.args).unwrap_or_default();
@@ -159,11 +168,26 @@ pub(crate) fn settles(commands: &Commands, body: &[u8], key: &[u8]) -> Option<bo
         let is_settled = |(other, touch): (&[u8], ttl::Touch)| {
             other == key && touch.sure && matches!(touch.fate, Fate::Sets(_) | Fate::Clears)
         };
-        let taken = written.touches().any(is_taken);
-        let concerned = taken || written.touches().any(is_settled);
-        concerned.then_some(!taken && !overwrites(written, key))
+        if written.touches().any(is_taken) {
+            Some(Settling::Takes)
+        } else if !written.touches().any(is_settled) {
+            None
+        } else if overwrites(written, key) {
+            Some(Settling::Overwrites)
+        } else {
+            Some(Settling::Needs)
+        }
     };
-    Form::of(body)?.steps().iter().find_map(settles)
+    let mut is_read = false;
+    let form = Form::of(body)?;
+    for step in form.steps() {
+        match settles(step) {
+            Some(Settling::Overwrites) if is_read => return Some(Settling::Needs),
+            Some(settling) => return Some(settling),
+            None => is_read |= touches(commands, step, key),
+        }
+    }
+    None
 }
 
 /// Whether a command that settles the time to live of `key` leaves the same there whatever it meets: a key that has

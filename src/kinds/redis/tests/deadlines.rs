@@ -211,6 +211,20 @@ async fn a_key_of_a_refused_transaction_ends_within_a_week() {
     }
 }
 
+/// What overwrites the key is not the first to meet it.
+#[tokio::test]
+async fn a_key_of_a_refused_transaction_is_met_by_what_reads_it_before_it_is_overwritten() {
+    let server = Server::start().await;
+    let redis = RedisConnector::new(server.settings("i", "r"));
+    let mut line = Line::new(&redis, 1);
+    let first = "FUSEBOX.MULTI 3 0 SADD k m 3 0 PEXPIRE k 800 2 0 INCR k";
+    line.accept(words(first), ago(2500));
+    line.accept(words("SMOVE k j m"), ago(2450));
+    line.accept(words("DEL k"), ago(2400));
+    line.drain().await;
+    assert_eq!(server.ask(&["SISMEMBER", "j", "m"]).await, ":1\r\n");
+}
+
 /// What is to settle the key's time comes too late: the key, or a copy of it, has another name by then.
 #[tokio::test]
 async fn a_key_of_a_refused_transaction_takes_no_week_along_to_another_name() {

@@ -221,13 +221,28 @@ impl Inner {
         lanes: &Lanes,
         now: Instant,
     ) -> Result<(), Denied> {
-        drop(self.leave(client, lanes, ASKS, "command", now)?);
+        drop(self.ask(client, lanes, now)?);
         let core = &client.core();
         if !core.is_fenced() {
             core.asks_for_fence(&core.link(self.session.protocol));
             return Err(Denied::Told("writes may still land".to_owned()));
         }
         Ok(())
+    }
+
+    /// Leave for a command that gets no ticket of its own. It may write to `lanes` all the same: what a caller left on
+    /// the wire must not land after it.
+    fn ask(&self, client: &Client, lanes: &Lanes, now: Instant) -> Result<Ticket, Denied> {
+        let backend = &client.core().backend;
+        let names_some = lanes.is_all() || !lanes.as_slice().is_empty();
+        if names_some && backend.is_barred(lanes) {
+            return Err(if self.is_late(client, now) {
+                Denied::Told("an earlier write may still land".to_owned())
+            } else {
+                Denied::Stuck(Stuck::Lanes)
+            });
+        }
+        self.leave(client, lanes, ASKS, "command", now)
     }
 
     /// A subscription, or MONITOR.
@@ -277,7 +292,7 @@ impl Inner {
         lanes: &Lanes,
         now: Instant,
     ) -> Result<Rc<Upstream>, Option<Stuck>> {
-        match self.leave(client, lanes, ASKS, "command", now) {
+        match self.ask(client, lanes, now) {
             // That it got permit and place says that the backend may be asked: it keeps neither.
             Ok(ticket) => drop(ticket),
             Err(Denied::Stuck(stuck)) => return Err(Some(stuck)),
