@@ -521,8 +521,9 @@ pub(crate) fn condition(shared: &BackendShared) -> BackendCondition {
     let circuit = &shared.circuit;
     let (state, offline) = circuit.breaker.state();
     let forced = circuit.breaker.forced_since().is_some();
+    let is_opening = circuit.holds().opening;
     let cause = match (offline, forced) {
-        (true, _) if circuit.holds().opening => "its queue is being opened".to_owned(),
+        (true, _) if is_opening => "its queue is being opened".to_owned(),
         (true, _) => "offline".to_owned(),
         (false, true) => format!("{}, forced", state.as_str()),
         (false, false) => state.as_str().to_owned(),
@@ -530,8 +531,6 @@ pub(crate) fn condition(shared: &BackendShared) -> BackendCondition {
     let index = shared.queue.index();
     let (full, queue_percent) = (index.is_full() || index.dead_full(1), index.fill_percent());
     drop(index);
-    // A store that is being opened refuses writes as well, but that its backend is down says so already.
-    let is_opening = circuit.holds().opening;
     BackendCondition {
         name: circuit.name.clone(),
         critical: circuit.settings.load().critical,
@@ -542,6 +541,7 @@ pub(crate) fn condition(shared: &BackendShared) -> BackendCondition {
         store_trouble: shared
             .queue
             .refuses()
+            // While it is being opened, it says so already that its backend is down.
             .filter(|_| !is_opening)
             .map(|why| format!("refuses writes: {why}"))
             .or_else(|| shared.queue.damage()),

@@ -234,6 +234,31 @@ fn a_write_whose_deadline_has_passed_does_not_land_after_a_newer_one_of_a_door()
 }
 
 #[test]
+fn a_command_that_waits_for_others_is_not_undone_by_a_write_whose_deadline_has_passed() {
+    let redis = RedisServer::start();
+    let relay = Relay::start(redis.port());
+    let (daemon, door) = behind_patiently(&relay);
+    daemon.redis(&["SET", "k", "old"]).assert_live();
+    relay.hold_client_bytes();
+    let options = json!({ "deadline": "200ms", "min_ack": "applied" });
+    let given_up = daemon.redis_with(&["DEL", "abandoned"], options);
+    assert_eq!(given_up.status, 504, "{}", given_up.body);
+    assert!(relay.holds("abandoned"));
+    relay.let_new_through();
+    let _: u32 = redis.query(&["RPUSH", "jobs", "job"]);
+    eventually("the job is moved", LONG, || {
+        let mut moving = ::redis::cmd("BLMOVE");
+        moving.arg(&["jobs", "abandoned", "LEFT", "RIGHT", "1"]);
+        moving.query::<String>(&mut stock_client(&door)).is_ok_and(|job| job == "job")
+    });
+    relay.release();
+    eventually("the network has delivered", LONG, || !relay.holds("abandoned"));
+    stays("the job is there", Duration::from_millis(500), || {
+        redis.query::<Vec<String>>(&["LRANGE", "abandoned", "0", "-1"]) == ["job"]
+    });
+}
+
+#[test]
 fn a_write_of_a_stock_client_that_has_left_does_not_land_after_a_newer_one() {
     let redis = RedisServer::start();
     let relay = Relay::start(redis.port());

@@ -99,10 +99,10 @@ impl BackendShared {
         context.flight = self.begin_flight(&context.plan.lanes);
         if context.flight.is_none() && self.flights.is_barred(&context.plan.lanes) {
             // Usually for moments. To be queued would have all that follows in the lane queued, too.
-            let left = context.left(self.clock().now());
+            let began = self.clock().read();
+            let left = context.left(began.moment());
             let reserve =
                 if matches!(queueable, Queueable::Yes(_)) { reserve(left) } else { Duration::ZERO };
-            let began = self.clock().read();
             Box::pin(self.wait_landed(&context.plan.lanes, left.saturating_sub(reserve))).await;
             context.read_at = self.clock().read();
             context.recorder.step(began, context.read_at, StepKind::Fence);

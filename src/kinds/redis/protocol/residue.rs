@@ -144,50 +144,57 @@ pub(crate) fn after_step<'a>(commands: &Commands, ends: Ends<'a>, step: &Step<'a
     Ends { keys: left, sure }
 }
 
-/// What a write does to the time to live of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Settling {
+/// What a command does to the time to live of a key.
+enum Settling {
     /// It may take it along to another key (RENAME, COPY), and does not settle it there.
     Takes,
     /// It settles it, whatever it meets: a key that has ended, or one of another type.
     Overwrites,
-    /// It settles it, and must meet the key alive for that; or it overwrites what it has read before.
+    /// It settles it, and must meet the key alive for that.
     Needs,
 }
 
-/// What `body`, a write behind it, does to the time to live of `key`, if anything.
-pub(crate) fn settles(commands: &Commands, body: &[u8], key: &[u8]) -> Option<Settling> {
-    let settles = |step: &Step<'_>| {
-        let spec = commands.find(&step.args)?;
-        let places = spec.keys(&step.args).unwrap_or_default();
-        let written = Written { name: &spec.name, args: &step.args, places: &places };
-        let is_taken = |(_, touch): (&[u8], ttl::Touch)| match touch.fate {
-            Fate::Takes(from) => step.args.get(from) == Some(&key),
-            _ => false,
-        };
-        let is_settled = |(other, touch): (&[u8], ttl::Touch)| {
-            other == key && touch.sure && matches!(touch.fate, Fate::Sets(_) | Fate::Clears)
-        };
-        if written.touches().any(is_taken) {
-            Some(Settling::Takes)
-        } else if !written.touches().any(is_settled) {
-            None
-        } else if overwrites(written, key) {
-            Some(Settling::Overwrites)
-        } else {
-            Some(Settling::Needs)
-        }
+fn settling(commands: &Commands, step: &Step<'_>, key: &[u8]) -> Option<Settling> {
+    let spec = commands.find(&step.args)?;
+    let places = spec.keys(&step.args).unwrap_or_default();
+    let written = Written { name: &spec.name, args: &step.args, places: &places };
+    let is_taken = |(_, touch): (&[u8], ttl::Touch)| match touch.fate {
+        Fate::Takes(from) => step.args.get(from) == Some(&key),
+        _ => false,
     };
+    let is_settled = |(other, touch): (&[u8], ttl::Touch)| {
+        other == key && touch.sure && matches!(touch.fate, Fate::Sets(_) | Fate::Clears)
+    };
+    if written.touches().any(is_taken) {
+        Some(Settling::Takes)
+    } else if !written.touches().any(is_settled) {
+        None
+    } else if overwrites(written, key) {
+        Some(Settling::Overwrites)
+    } else {
+        Some(Settling::Needs)
+    }
+}
+
+/// Whether writes, in their order, are to meet `key` alive, and one of them settles its time to live before another
+/// takes that along to another key.
+pub(crate) fn is_met<'a>(
+    commands: &Commands,
+    bodies: impl Iterator<Item = &'a [u8]>,
+    key: &[u8],
+) -> bool {
     let mut is_read = false;
-    let form = Form::of(body)?;
-    for step in form.steps() {
-        match settles(step) {
-            Some(Settling::Overwrites) if is_read => return Some(Settling::Needs),
-            Some(settling) => return Some(settling),
-            None => is_read |= touches(commands, step, key),
+    for form in bodies.filter_map(Form::of) {
+        for step in form.steps() {
+            match settling(commands, step, key) {
+                Some(Settling::Takes) => return false,
+                Some(Settling::Overwrites) => return is_read,
+                Some(Settling::Needs) => return true,
+                None => is_read |= touches(commands, step, key),
+            }
         }
     }
-    None
+    false
 }
 
 /// Whether a command that settles the time to live of `key` leaves the same there whatever it meets: a key that has

@@ -26,7 +26,7 @@ use crate::kinds::redis::protocol::{
     internal::{self, Ends, Form, Step},
     outcome::{self, Carrier},
     replay,
-    residue::{self, Settled, Settling},
+    residue::{self, Settled},
     resp::{self, Reply},
     token::{self, Ran, Wrapped},
     ttl,
@@ -200,18 +200,9 @@ impl Links {
     /// Whether a write behind it is to meet `key` alive, which ends at `at`, and one of them settles its time to live
     /// before another takes that along to another key.
     pub(super) fn someone_settles(&self, key: &[u8], at: u64, attempt: &Attempt<'_>) -> bool {
-        let commands = &self.shared.commands;
         let meet = |write: &&QueuedWrite| write.due.is_none() && write.accepted_at.get() < at;
-        let mut is_read = false;
-        for write in attempt.following.iter().filter(meet) {
-            match residue::settles(commands, &write.body, key) {
-                Some(Settling::Takes) => return false,
-                Some(Settling::Overwrites) => return is_read,
-                Some(Settling::Needs) => return true,
-                None => is_read |= residue::concerns(commands, &write.body, key),
-            }
-        }
-        false
+        let behind = attempt.following.iter().filter(meet);
+        residue::is_met(&self.shared.commands, behind.map(|write| &*write.body), key)
     }
 
     /// A queued write to keys that had deadlines when it was accepted, which the server may have met since.
