@@ -13,6 +13,8 @@ pub(crate) mod secret;
 #[cfg(test)]
 pub(crate) mod test_certificates;
 pub(crate) mod test_listener;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod tls;
 pub(crate) mod tls_server;
 pub(crate) mod trace_headers;

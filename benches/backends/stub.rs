@@ -15,7 +15,7 @@ use tonic::{
 
 use super::turns::seconds;
 
-const DATABASE: &str = "projects/fusebox/databases/(default)";
+pub(crate) const DATABASE: &str = "projects/fusebox/databases/(default)";
 
 pub(crate) fn document(name: String, value: i64) -> Document {
     let value = Value { value_type: Some(ValueType::IntegerValue(value)) };

@@ -302,7 +302,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::kinds::clickhouse::testing::{PATIENCE, settings, until};
+    use crate::net::testing::{PATIENCE, server, until};
 
     const SHORT: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -310,7 +310,7 @@ mod tests {
     async fn played() -> (TcpListener, Arc<Pool>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        (listener, Pool::new(Dialer::new(settings(port, "i", "r").server())))
+        (listener, Pool::new(Dialer::new(server(port))))
     }
 
     fn request(body: Body) -> Request<Body> {
@@ -370,7 +370,7 @@ mod tests {
     async fn an_idle_connection_that_the_server_closed_is_not_used() {
         let (listener, pool) = played().await;
         drop(begun(&listener, &pool).await);
-        until("it is seen", async || pool.connections() == 0).await;
+        until("it is seen", || pool.connections() == 0).await;
         // Nor if nobody looked in between: long enough for the closing to arrive.
         drop(begun(&listener, &pool).await);
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -381,7 +381,7 @@ mod tests {
     async fn a_connection_that_was_idle_for_too_long_is_closed() {
         let (listener, pool) = played().await;
         let mut stream = begun(&listener, &pool).await;
-        until("it is swept", async || pool.dialer.open() == 0).await;
+        until("it is swept", || pool.dialer.open() == 0).await;
         assert!(stream.read(&mut [0]).await.is_err(), "it was reset");
         // One that nobody has swept yet is not used either.
         let old = begun(&listener, &pool).await;

@@ -19,17 +19,13 @@ use super::{
     line::{KEEP_ALIVE, KEEP_ALIVE_ANSWER, SUSPECT_ANSWER},
     *,
 };
-use crate::kinds::firestore::{
-    protocol::outcome,
-    testing::{PATIENCE, settings},
-    transport::cause,
-};
+use crate::net::testing::{PATIENCE, server};
 
 /// A server, and a channel to it.
 async fn played() -> (TcpListener, Channel) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    (listener, Channel::new(settings(port).server(), false).unwrap())
+    (listener, Channel::new(server(port), false).unwrap())
 }
 
 async fn accepted(listener: &TcpListener) -> Served<TcpStream, Bytes> {
@@ -94,8 +90,7 @@ async fn until_closed(channel: &Channel) {
 
 /// Whether it is known that nothing of the request was acted upon.
 fn not_executed(status: &Status) -> bool {
-    let error = outcome::of(status, cause::of(status), outcome::Behalf::default()).error;
-    error.class == fusebox_state::ErrorClass::NotExecuted
+    std::error::Error::source(status).is_some_and(<dyn std::error::Error>::is::<NotSent>)
 }
 
 #[tokio::test]
