@@ -1,4 +1,4 @@
-//! What our own HTTP/1 pool, gRPC channel and same-task poller gain over the libraries' clients.
+//! What our own HTTP/1 pool and gRPC channel gain over the libraries' clients.
 //!
 //! The sides of a comparison are measured in turns, in one process, over the same sockets. A ratio is the median of the
 //! ratios to the first side within a round; half of the rounds had one in the *middle half*. The last side of most is a
@@ -8,15 +8,13 @@
 //!
 //! HTTP/1, a request of a few bytes (and a large answer):
 //! - *the pool*: `src/net/http1.rs`;
-//! - *without the poller*: whoever waits polls the connection, and the runtime polls again what woke itself;
 //! - *connections in tasks*: a minimal pool whose connections have tasks of their own;
 //! - *hyper-util*: its `legacy::Client`.
 //!
-//! The servers are one that costs next to nothing, and Debian's `ClickHouse` 18.16. On the other side of the daemon are
-//! the doors: hyper's server with and without the poller. gRPC: `src/net/grpc.rs` beside `tonic::transport::Channel`,
-//! at a server of h2's and at an emulator.
+//! The servers are one that costs next to nothing, and Debian's `ClickHouse` 18.16. gRPC: `src/net/grpc.rs` beside
+//! `tonic::transport::Channel`, at a server of h2's and at an emulator.
 //!
-//! `cargo bench -p fusebox --bench transports`; `http1`, `doors` and `grpc` run those alone.
+//! `cargo bench -p fusebox --bench transports`; `http1` and `grpc` run those alone.
 #![expect(
     clippy::print_stdout,
     clippy::expect_used,
@@ -27,7 +25,7 @@
     reason = "a benchmark reports on stdout, and stops at the first error"
 )]
 
-use std::{net::TcpStream, os::unix::net::UnixStream};
+use std::os::unix::net::UnixStream;
 
 use serde_json::json;
 
@@ -61,7 +59,6 @@ mod net {
     pub(crate) mod grpc;
     pub(crate) mod http1;
     pub(crate) mod http1_dial;
-    pub(crate) mod same_task;
     pub(crate) mod testing;
     pub(crate) mod tls;
 }
@@ -80,7 +77,7 @@ mod support {
 }
 
 use client::Http;
-use http1::{Question, Restless, Spawning};
+use http1::{Question, Spawning};
 use rounds::{Side, compare, of_tasks, of_threads, runtime};
 use servers::LARGE;
 use stub::Stub;
@@ -99,22 +96,21 @@ const INSERT: &str = "/?query=INSERT%20INTO%20bench%20FORMAT%20TabSeparated";
 fn ways<'a>(runtime: &'a Runtime, port: u16, path: &str, body: &'static str) -> Vec<Side<'a>> {
     let question = Question::new(port, path, body);
     let (pool, legacy) = (http1::pool(port), http1::legacy(port));
-    let (restless, spawning) = (Restless::new(port), Spawning::new(port));
-    let asked = [(); 4].map(|()| question.clone());
-    let [first, second, third, fourth] = asked;
+    let spawning = Spawning::new(port);
+    let asked = [(); 3].map(|()| question.clone());
+    let [first, second, third] = asked;
     vec![
         of_tasks("the pool", runtime, move || http1::by_pool(pool.clone(), first.clone())),
-        of_tasks("without the poller", runtime, move || restless.clone().ask(second.clone())),
-        of_tasks("connections in tasks", runtime, move || spawning.clone().ask(third.clone())),
-        of_tasks("hyper-util", runtime, move || http1::by_legacy(legacy.clone(), fourth.clone())),
+        of_tasks("connections in tasks", runtime, move || spawning.clone().ask(second.clone())),
+        of_tasks("hyper-util", runtime, move || http1::by_legacy(legacy.clone(), third.clone())),
     ]
 }
 
 /// A whole call through the daemon.
 fn whole<'a>(daemon: &'a Daemon, path: &'a str, body: String) -> Side<'a> {
     let connect = || Http::new(UnixStream::connect(daemon.socket()).expect("the daemon listens"));
-    let spent = (daemon.id().to_string(), "");
-    of_threads("a whole call", spent, connect, move |http| assert!(http.post(path, &body) > 0))
+    let process = daemon.id().to_string();
+    of_threads("a whole call", process, connect, move |http| assert!(http.post(path, &body) > 0))
 }
 
 fn http1() {
@@ -128,45 +124,21 @@ fn http1() {
     for callers in CALLERS {
         let mut sides = ways(&runtime, stub, "/?database=default", "SELECT 1");
         sides.push(whole(&daemon, call, read.clone()));
-        compare("HTTP/1, SELECT 1, a server that costs nothing", callers, sides, true);
+        compare("HTTP/1, SELECT 1, a server that costs nothing", callers, sides);
         let mut sides = ways(&runtime, stub, "/pieces?database=default", "SELECT 1");
         sides.push(whole(&daemon, call, read.clone()));
-        compare("HTTP/1, SELECT 1, the same, its answer in three pieces", callers, sides, true);
+        compare("HTTP/1, SELECT 1, the same, its answer in three pieces", callers, sides);
         let mut sides = ways(&runtime, server.port(), "/?database=default", "SELECT 1");
         sides.push(whole(&daemon, call, read.clone()));
-        compare("HTTP/1, SELECT 1, ClickHouse", callers, sides, true);
+        compare("HTTP/1, SELECT 1, ClickHouse", callers, sides);
         let mut sides = ways(&runtime, server.port(), INSERT, "1\t2\n");
         sides.push(whole(&daemon, call, read.clone()));
-        compare("HTTP/1, INSERT into Null, ClickHouse; whole: SELECT 1", callers, sides, true);
+        compare("HTTP/1, INSERT into Null, ClickHouse; whole: SELECT 1", callers, sides);
     }
     let large = format!("SELECT number FROM system.numbers LIMIT {} FORMAT RowBinary", LARGE / 8);
     let mut sides = ways(&runtime, stub, "/large", "SELECT 1");
     sides.push(whole(&daemon, "/v1/backends/clickhouse/call/raw", large));
-    compare("HTTP/1, an answer of 16 MiB, a server that costs nothing", 1, sides, true);
-}
-
-fn doors() {
-    let ports = [true, false].map(servers::door);
-    for (what, body) in [("a request of 8 bytes", 8), ("a request of 16 MiB", LARGE)] {
-        let body = "x".repeat(body);
-        for callers in CALLERS {
-            if callers > 1 && body.len() == LARGE {
-                continue;
-            }
-            let sides =
-                [("with the poller", ports[0]), ("without", ports[1])].map(|(name, port)| {
-                    let connect = move || {
-                        let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-                        stream.set_nodelay(true).expect("no delay");
-                        Http::new(stream)
-                    };
-                    let spent = ("self".to_owned(), "served");
-                    let body = &body;
-                    of_threads(name, spent, connect, move |http| assert!(http.post("/", body) > 0))
-                });
-            compare(&format!("hyper's server, {what}"), callers, sides.into(), false);
-        }
-    }
+    compare("HTTP/1, an answer of 16 MiB, a server that costs nothing", 1, sides);
 }
 
 fn grpc() {
@@ -197,13 +169,13 @@ fn grpc() {
                 of_tasks("tonic's", &runtime, move || grpc::get(tonics.clone())),
                 whole(&daemon, "/v1/backends/firestore/call", call.clone()),
             ];
-            compare(what, callers, sides, true);
+            compare(what, callers, sides);
         }
     }
 }
 
 fn main() {
-    let parts: [(&str, fn()); 3] = [("http1", http1), ("doors", doors), ("grpc", grpc)];
+    let parts: [(&str, fn()); 2] = [("http1", http1), ("grpc", grpc)];
     // Cargo itself says `--bench`; there is no gate.
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|it| it != "--bench" && it != "--gate").collect();

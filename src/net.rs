@@ -8,7 +8,6 @@ pub(crate) mod http1_dial;
 pub(crate) mod linger;
 pub(crate) mod local;
 pub(crate) mod percent;
-pub(crate) mod same_task;
 pub(crate) mod secret;
 #[cfg(test)]
 pub(crate) mod test_certificates;

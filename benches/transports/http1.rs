@@ -2,7 +2,7 @@
 //!
 //! All have the same sockets (no delay, reset when they are closed), the same buffers and the same bodies.
 
-use std::{fmt::Debug, future::poll_fn, pin::Pin, sync::Arc, task::Waker, time::Duration};
+use std::{fmt::Debug, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -183,42 +183,4 @@ impl Spawning {
 async fn shaken(dialer: &Dialer) -> (SendRequest<Body>, Connection<Socket, Body>) {
     let socket = dialer.dial().await.expect("a connection");
     Builder::new().max_buf_size(READ_MAX).handshake(socket).await.expect("a connection")
-}
-
-/// A pool of connections, each of which is polled by whoever waits for an answer on it, and by nothing else: what wakes
-/// its own task is polled again by the runtime.
-pub(crate) struct Restless {
-    dialer: Dialer,
-    idle: Idle<Line>,
-}
-
-type Line = (SendRequest<Body>, Connection<Socket, Body>);
-
-impl Restless {
-    pub(crate) fn new(port: u16) -> Arc<Self> {
-        Arc::new(Self { dialer: Dialer::new(server(port)), idle: Idle::default() })
-    }
-
-    pub(crate) async fn ask(self: Arc<Self>, question: Question) -> usize {
-        let idle = self.idle.take();
-        let (mut sender, mut connection) = match idle {
-            Some(line) => line,
-            None => shaken(&self.dialer).await,
-        };
-        let answered = async {
-            let response = sender.send_request(question.request(0)).await.expect("an answer");
-            length(response.status(), response.into_body()).await
-        };
-        let mut answered = Box::pin(answered);
-        let polled = poll_fn(|cx| {
-            assert!(Pin::new(&mut connection).poll(cx).is_pending(), "it stays open");
-            answered.as_mut().poll(cx)
-        });
-        let length = polled.await;
-        drop(answered);
-        let mut cx = std::task::Context::from_waker(Waker::noop());
-        assert!(Pin::new(&mut connection).poll(&mut cx).is_pending(), "it stays open");
-        self.idle.keep((sender, connection));
-        length
-    }
 }

@@ -102,11 +102,11 @@ where
     Side { name, run: Box::new(run) }
 }
 
-/// Calls from threads, each of which has what `connect` makes. The processor time is that of a process, or of this
-/// one's threads of a name.
+/// Calls from threads, each of which has what `connect` makes, to the daemon whose process is named. The processor time
+/// is the daemon's.
 pub(crate) fn of_threads<'a, C, A>(
     name: &'static str,
-    (process, thread): (String, &'static str),
+    process: String,
     connect: impl Fn() -> C + Sync + 'a,
     ask: impl Fn(&mut C) -> A + Sync + 'a,
 ) -> Side<'a> {
@@ -129,14 +129,14 @@ pub(crate) fn of_threads<'a, C, A>(
                 callers.into_iter().flat_map(|caller| caller.join().expect("a caller")).collect()
             })
         };
-        measured(load, || processor(&process, thread), asking)
+        measured(load, || processor(&process, ""), asking)
     };
     Side { name, run: Box::new(run) }
 }
 
-/// Measures the sides in turns, and prints each beside the first. The last is a whole call if `whole` says so, and the
-/// differences are shares of it.
-pub(crate) fn compare(what: &str, callers: usize, mut sides: Vec<Side<'_>>, whole: bool) {
+/// Measures the sides in turns, and prints each beside the first. The last is a whole call, of which the differences are
+/// shares.
+pub(crate) fn compare(what: &str, callers: usize, mut sides: Vec<Side<'_>>) {
     // Warms up, and tells how many calls a round may have.
     let loads: Vec<Load> = sides.iter_mut().map(|side| load(side, callers)).collect();
     let mut rounds: Vec<Vec<Took>> = Vec::new();
@@ -164,8 +164,7 @@ pub(crate) fn compare(what: &str, callers: usize, mut sides: Vec<Side<'_>>, whol
         let mut ratios: Vec<f64> = rounds.iter().map(|it| it[at].call / it[0].call).collect();
         ratios.sort_by(f64::total_cmp);
         let told = |share: f64| {
-            let is_told = whole && at != last;
-            if is_told { format!("{:+.1} %", share * 100.0) } else { String::new() }
+            if at != last { format!("{:+.1} %", share * 100.0) } else { String::new() }
         };
         println!(
             "  {:<22} {:>8.1} µs {:>6.2} {:>5.2} to {:>4.2} {:>9} {:>9.1} µs {:>9}",

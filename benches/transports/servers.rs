@@ -1,17 +1,12 @@
-//! Servers that cost next to nothing, each in one thread of its own, and one that is measured itself.
+//! Servers that cost next to nothing, each in one thread of its own.
 
-use std::{convert::Infallible, net::Ipv4Addr, thread};
+use std::{net::Ipv4Addr, thread};
 
 use bytes::Bytes;
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     BatchGetDocumentsResponse, batch_get_documents_response::Result as Got,
 };
-use http_body_util::{BodyExt, Full};
-use hyper::{
-    HeaderMap, Request, Response, body::Incoming, header::HeaderValue, server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::TokioIo;
+use hyper::{HeaderMap, Request, Response, header::HeaderValue};
 use prost::Message;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -19,29 +14,21 @@ use tokio::{
     runtime::Builder,
 };
 
-use crate::{
-    net::same_task::attended,
-    stub::{document, name},
-};
+use crate::stub::{document, name};
 
 /// How long the answer to `/large` is.
 pub(crate) const LARGE: usize = 16 << 20;
 const PIECE: usize = 64 << 10;
 
-/// Serves connections until the process ends, on so many workers; 0 is one thread. Returns the port.
-fn listen<F>(workers: usize, serve: impl Fn(TcpStream) -> F + Send + 'static) -> u16
+/// Serves connections on a thread of its own, until the process ends. Returns the port.
+fn listen<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> u16
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let port = listener.local_addr().expect("its address").port();
     listener.set_nonblocking(true).expect("a listener that does not block");
-    let mut builder = match workers {
-        0 => Builder::new_current_thread(),
-        _ => Builder::new_multi_thread(),
-    };
-    let runtime = builder.worker_threads(workers.max(1)).thread_name("served").enable_all();
-    let runtime = runtime.build().expect("a runtime");
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     thread::spawn(move || {
         runtime.block_on(async {
             let listener = TcpListener::from_std(listener).expect("a listener");
@@ -56,7 +43,7 @@ where
 
 /// Answers every request over HTTP/1 as soon as it has read it.
 pub(crate) fn http() -> u16 {
-    listen(0, |stream| async { answer(stream).await.unwrap_or_default() })
+    listen(|stream| async { answer(stream).await.unwrap_or_default() })
 }
 
 async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
@@ -101,25 +88,6 @@ async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// Reads every request over HTTP/1 to its end and answers it, as a door does: with hyper, on two workers. `attends`
-/// says whether a connection's parts are attended to in its task.
-pub(crate) fn door(attends: bool) -> u16 {
-    listen(2, move |stream| async move {
-        let connection =
-            http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(count));
-        drop(if attends { attended(connection).await } else { connection.await });
-    })
-}
-
-async fn count(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let mut body = request.into_body();
-    let mut length = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        length += frame.data_ref().map_or(0, Bytes::len);
-    }
-    Ok(Response::new(length.to_string().into()))
-}
-
 /// Answers every request over gRPC with one document.
 pub(crate) fn grpc() -> u16 {
     let got = BatchGetDocumentsResponse {
@@ -129,7 +97,7 @@ pub(crate) fn grpc() -> u16 {
     let got = got.encode_to_vec();
     let length = u32::try_from(got.len()).expect("a short message");
     let message: Bytes = [&[0][..], &length.to_be_bytes(), &got].concat().into();
-    listen(0, move |stream| {
+    listen(move |stream| {
         let message = message.clone();
         async move {
             let mut connection = h2::server::handshake(stream).await.expect("a connection");

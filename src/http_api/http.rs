@@ -37,7 +37,7 @@ use crate::{
         paced::{Pace, Paced},
         peer::{Caller, Policy},
     },
-    net::{linger::lent, same_task::attended},
+    net::linger::lent,
 };
 
 /// How long a connection may be idle between requests.
@@ -218,7 +218,7 @@ impl Server {
                 }
             }
         };
-        if let Err(error) = attended(serving).await {
+        if let Err(error) = serving.await {
             tracing::debug!(%error, "connection ended");
         }
     }

@@ -6,10 +6,9 @@
 //!                └──── nothing was sent ───────┤                            ▼
 //!                                              └────────────────────────▶ closed
 //! ```
-//! **One task.** hyper's connection is a future beside the request's own. Given to a task of its own, it
-//! costs each request and each piece of an answer a hand-over from one task to another, often to another
-//! thread; so whoever waits for an answer polls the connection itself ([`Line::turn`]). What they tell each
-//! other within that poll wakes nobody ([`Attendant`]).
+//! **One task.** hyper's connection is a future beside the request's own. In a task of its own, its socket would be
+//! closed some time after its exchange was given up, and the fence needs it closed at once. So whoever waits for an
+//! answer polls the connection itself ([`Line::turn`]).
 //!
 //! **Who owns what.** A [`Line`] belongs to one exchange at a time. The exchange that is dropped drops it,
 //! which resets the connection ([`super::http1_dial`]); only an answer that was read to its end, on a connection
@@ -42,10 +41,7 @@ use hyper::{
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-use super::{
-    http1_dial::{DialError, Dialer, Socket},
-    same_task::Attendant,
-};
+use super::http1_dial::{DialError, Dialer, Socket};
 
 /// How long an idle connection is kept.
 const IDLE_MAX: Duration = Duration::from_secs(2);
@@ -206,7 +202,6 @@ struct Line {
     sender: SendRequest<Body>,
     /// None once it has ended.
     connection: Option<Connection<Socket, Body>>,
-    attendant: Attendant,
 }
 
 impl Line {
@@ -217,7 +212,7 @@ impl Line {
             None => builder.max_buf_size(READ_MAX),
         };
         let (sender, connection) = builder.handshake(socket).await?;
-        Ok(Self { sender, connection: Some(connection), attendant: Attendant::default() })
+        Ok(Self { sender, connection: Some(connection) })
     }
 
     async fn carry(
@@ -228,17 +223,15 @@ impl Line {
         poll_fn(|cx| self.turn(cx, |cx| response.as_mut().poll(cx))).await
     }
 
-    /// Polls the connection, and what waits for it by `wanted`, until there is that or neither gets on.
+    /// Polls the connection, and then what waits for it by `wanted`. Where the one wakes the other, the runtime polls both
+    /// again.
     fn turn<T>(
         &mut self,
         cx: &mut Context<'_>,
-        mut wanted: impl FnMut(&mut Context<'_>) -> Poll<T>,
+        wanted: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        let Self { connection, attendant, .. } = self;
-        attendant.turn(cx, |cx| {
-            advance(connection, cx);
-            wanted(cx)
-        })
+        advance(&mut self.connection, cx);
+        wanted(cx)
     }
 
     /// Whether it is open and ready for a request. Of use only between exchanges.

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     ingress::paced::{Pace, Paced},
-    net::{linger::lent, same_task::attended},
+    net::linger::lent,
 };
 
 /// Most headers of a request.
@@ -86,7 +86,7 @@ pub(super) async fn serve(
             }
         }
     };
-    match attended(serving).await {
+    match serving.await {
         Ok(()) if *service.stopping.borrow() => Closed::Stop,
         Ok(()) => Closed::Client,
         Err(error) => {
