@@ -48,6 +48,7 @@ mod folding;
 mod freed;
 mod notes;
 mod opening;
+mod removal;
 mod turns;
 mod upload;
 mod waiting;
@@ -374,81 +375,6 @@ impl Queue {
         drop(index);
         self.work.notify_one();
         self.stored.notify_waiters();
-    }
-
-    /// `seq` was applied: tells who waits for it and removes it. Without `applied` nobody knows its reply. `then`
-    /// runs once the removal is synced.
-    pub fn applied(
-        self: &Arc<Self>,
-        seq: u64,
-        applied: Option<Applied>,
-        then: impl FnOnce() + Send + 'static,
-    ) {
-        self.applied_together(vec![(seq, applied)], then);
-    }
-
-    /// The same of several, which are removed in this order.
-    pub(crate) fn applied_together(
-        self: &Arc<Self>,
-        applied: Vec<(u64, Option<Applied>)>,
-        then: impl FnOnce() + Send + 'static,
-    ) {
-        if applied.is_empty() {
-            return;
-        }
-        let seqs: Vec<u64> = applied.iter().map(|(seq, _)| *seq).collect();
-        self.metrics.replayed.inc_by(seqs.len() as u64);
-        {
-            let mut fates = self.fates.lock();
-            for (seq, applied) in applied {
-                if let (Some(fate), Some(applied)) = (fates.remove(&seq), applied) {
-                    drop(fate.send(Ok(applied)));
-                }
-            }
-        }
-        let ordered = self.order.lock();
-        {
-            let mut index = self.index.lock();
-            for seq in &seqs {
-                index.applied(*seq);
-            }
-        }
-        self.remove_in_order(seqs, then);
-        drop(ordered);
-        self.work.notify_one();
-    }
-
-    /// Takes calls or dead letters out for good, under the order lock. `then` runs once that is synced.
-    fn remove_in_order(self: &Arc<Self>, seqs: Vec<u64>, then: impl FnOnce() + Send + 'static) {
-        let Ok(store) = self.store() else { return };
-        let (this, gone) = (Arc::clone(self), seqs.clone());
-        store.remove(
-            seqs,
-            Box::new(move |result| {
-                // After a failure the store tells what it holds, and the removal is sent again.
-                if result.is_ok() {
-                    this.forget(&gone);
-                    then();
-                }
-            }),
-        );
-    }
-
-    fn forget(&self, seqs: &[u64]) {
-        let mut index = self.index.lock();
-        for seq in seqs {
-            if let Some(lanes) = index.removed(*seq) {
-                self.freed.left(&lanes, &index);
-            }
-        }
-        self.count(&index);
-        drop(index);
-        let mut fates = self.fates.lock();
-        for seq in seqs {
-            drop(fates.remove(seq));
-        }
-        drop(fates);
-        self.work.notify_one();
     }
 
     /// What the core runs on.

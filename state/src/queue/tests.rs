@@ -1,7 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{units::LaneId, write::Repeat};
+use crate::{
+    store::{CallHeader, DeadReason},
+    units::LaneId,
+    write::Repeat,
+};
 
 mod bounds;
 mod folds;

@@ -1,0 +1,149 @@
+//! What the index knows of one call.
+
+use bytes::Bytes;
+
+use crate::{
+    store::{CallHeader, DeadReason},
+    trace::SpanRef,
+    units::{Moment, UnixMillis, digest},
+    words::Words,
+    write::WriteState,
+};
+
+/// The position of a queued call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Handed to the committer, not acknowledged.
+    Committing,
+    /// Durable; waits for its turn.
+    Waiting,
+    /// On the wire.
+    Sending,
+    /// Durable; tried, and waits until [`Details::until`].
+    BackingOff,
+    /// Applied; its removal is not synced yet.
+    Removing,
+}
+
+/// What the index knows of a call: what every call has, and beside that what few have.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What the store holds of it.
+    pub header: CallHeader,
+    /// Bytes of its body; of one above 4 GiB as many.
+    pub bytes: u32,
+    /// The digest of its label: calls to the same object have the same.
+    pub object: u32,
+    /// What may be done next.
+    pub state: WriteState,
+    /// Whether its name is the caller's own: then its marker, if it has one, outlives it.
+    pub own_name: bool,
+    /// Its position; of no meaning for a dead letter.
+    pub phase: Phase,
+    pub(super) details: Option<Box<Details>>,
+}
+
+/// What is known of a call that was tried, sent with others, or recorded. A call that merely waits has the default.
+#[derive(Clone, Debug)]
+pub struct Details {
+    /// What is noted of its sending, durably.
+    pub noted: Option<Noted>,
+    /// The calls that it was sent with as one: the sequence of the first.
+    pub group: Option<u64>,
+    /// The most calls that it may be sent with as one.
+    pub group_max: u32,
+    /// Why replay has given up on it, if it could not become a dead letter yet.
+    pub verdict: Option<(DeadReason, Words)>,
+    /// Attempts of this run that have ended.
+    pub(super) attempts: u32,
+    /// Replies of no known class.
+    pub unclassified: u32,
+    /// How the last attempt ended, or why it is dead.
+    pub last_error: Option<Words>,
+    /// Its last backoff in milliseconds.
+    pub backoff_ms: u64,
+    /// When it may be tried again, if it backs off.
+    pub until: Moment,
+    /// Dead letters: whether its lane was written since. True after a restart.
+    pub written_since: bool,
+    /// The span that put it here, if that was recorded: its replay is recorded too.
+    pub origin: Option<SpanRef>,
+}
+
+impl Details {
+    const NONE: Self = Self {
+        noted: None,
+        group: None,
+        group_max: u32::MAX,
+        verdict: None,
+        attempts: 0,
+        unclassified: 0,
+        last_error: None,
+        backoff_ms: 0,
+        until: Moment::from_millis(0),
+        written_since: false,
+        origin: None,
+    };
+}
+
+static NO_DETAILS: Details = Details::NONE;
+
+impl Entry {
+    /// A call of `bytes` under `label` that was never tried.
+    pub fn new(
+        header: CallHeader,
+        label: &str,
+        state: WriteState,
+        own_name: bool,
+        bytes: u64,
+    ) -> Self {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let object = u32::try_from(digest(label.as_bytes()) >> 32).unwrap_or_default();
+        let phase = Phase::Committing;
+        Self { header, bytes, object, state, own_name, phase, details: None }
+    }
+
+    /// What few calls have.
+    pub fn details(&self) -> &Details {
+        self.details.as_deref().unwrap_or(&NO_DETAILS)
+    }
+
+    /// The same, to be changed. Takes memory from then on.
+    pub fn details_mut(&mut self) -> &mut Details {
+        self.details.get_or_insert_with(|| Box::new(Details::NONE))
+    }
+
+    /// Attempts of this run, with the one that is on the wire or was the last.
+    pub fn attempts(&self) -> u32 {
+        let on_the_way = matches!(self.phase, Phase::Sending | Phase::Removing);
+        self.details().attempts + u32::from(on_the_way)
+    }
+
+    /// A dead letter has had so many in all.
+    pub fn set_attempts(&mut self, attempts: u32) {
+        if attempts > 0 || self.details.is_some() {
+            self.details_mut().attempts = attempts;
+        }
+    }
+
+    /// When it may be tried again, if it backs off.
+    pub(super) fn backs_off_until(&self) -> Option<Moment> {
+        (self.phase == Phase::BackingOff).then(|| self.details().until)
+    }
+
+    /// It waits as one that was never tried; what is noted of it stays.
+    pub(super) fn begins_again(&mut self) {
+        if let Some(details) = &mut self.details {
+            (details.attempts, details.unclassified, details.backoff_ms) = (0, 0, 0);
+        }
+    }
+}
+
+/// What is noted of a sending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// When it was first sent.
+    pub at: UnixMillis,
+    /// What a later proof must know.
+    pub evidence: Bytes,
+}
