@@ -104,15 +104,6 @@ impl<T> Dense<T> {
             .take_while(move |(number, _)| is_within(*number))
     }
 
-    /// All values, in the order of their numbers. The room of a run is given back before the next one is taken up.
-    pub(crate) fn into_values(self) -> impl Iterator<Item = T> {
-        self.runs.into_values().flat_map(|run| run.slots.into_iter().flatten())
-    }
-
-    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.runs.values_mut().flat_map(|run| run.slots.iter_mut().flatten())
-    }
-
     /// All values, in the order of their numbers.
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         self.range(..).map(|(_, value)| value)

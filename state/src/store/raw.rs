@@ -179,18 +179,11 @@ impl Raw {
 
     /// Takes in what was read, but for what is still to be judged.
     fn take(&mut self, whole: Part) -> (Vec<Segment>, Vec<(u64, Head)>) {
-        let Part { values, heads, segments, first, newer, counts, scars } = whole;
+        let Part { mut values, heads, segments, first, newer, counts, scars } = whole;
+        Value::arrange(&mut values);
         (self.values, self.first, self.newer) = (Arc::new(values), first, newer);
         (self.counts, self.scars) = (counts, scars);
-        self.sort();
         (segments, heads)
-    }
-
-    /// Puts the values in their order. Of copies of one the first stays.
-    fn sort(&mut self) {
-        let values = Arc::make_mut(&mut self.values);
-        values.sort_by(|one, other| (&one.key, one.commit).cmp(&(&other.key, other.commit)));
-        values.dedup_by(|later, first| (&later.key, later.commit) == (&first.key, first.commit));
     }
 
     /// What sled would make of the segments, and which heads it would get to.

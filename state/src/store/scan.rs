@@ -23,10 +23,12 @@ use super::{
     queue,
     record::{self, FactRecord, HistoryRecord, Kind, Unreadable},
 };
-use crate::{dense::Dense, seqs::SeqSet, target::Target, units::UnixMillis};
+use crate::{seqs::SeqSet, target::Target, units::UnixMillis};
 
+mod held;
 mod witness;
 
+use held::Held;
 use witness::Witness;
 
 /// Values per class, as a scan found them.
@@ -193,7 +195,7 @@ pub(super) fn scan_values(
 struct Scan<'a> {
     witness: Option<Witness<'a>>,
     found: Scanned,
-    calls: Dense<StoredCall>,
+    calls: Held,
     /// The target of the call that was read last: most share it.
     target: Target,
     /// Every sequence with a header, be it one that does not decode.
@@ -287,7 +289,7 @@ impl Scan<'_> {
         if !whole {
             return Err(Unreadable::Damaged("its body is incomplete or damaged"));
         }
-        self.calls.insert(seq, call);
+        self.calls.push(call);
         Ok(())
     }
 
@@ -342,6 +344,7 @@ impl Scan<'_> {
     }
 
     fn finish(mut self) -> Scanned {
+        self.calls.arrange();
         let witness = self.witness.take();
         self.found.differs = witness.and_then(|witness| witness.verdict(&self.found.ledger));
         let mut illegible = Vec::new();
@@ -389,8 +392,7 @@ impl Scan<'_> {
         }
         counts.leftovers = self.found.garbage.len() as u64;
         self.found.counts = counts;
-        self.found.calls.reserve_exact(self.calls.len());
-        self.found.calls.extend(self.calls.into_values());
+        self.found.calls = self.calls.into_vec();
         self.found
     }
 
@@ -448,7 +450,8 @@ impl Scan<'_> {
     }
 
     fn sweep_chunks(&mut self) {
-        for (seq, call) in self.calls.range(..) {
+        for call in self.calls.values() {
+            let seq = call.seq;
             let Some(pieces) = self.pieces.get(&seq).filter(|_| call.chunks == 0) else { continue };
             let keys = pieces.indices.iter().map(|index| keys::chunk_key(seq, *index));
             self.found.garbage.extend(keys.map(|key| IVec::from(&key)));

@@ -32,7 +32,7 @@ pub(in crate::store) const LARGE_BYTES: u64 = 64 * 1024 * 1024;
 /// Threads that read at most: more would wait for the disk.
 const READERS_MAX: usize = 4;
 
-/// What a part of a log holds, in the order of the log.
+/// What a part of a log holds: its values [arranged](Value::arrange), the rest in the order of the log.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Part {
     pub(super) values: Vec<Value>,
@@ -124,6 +124,9 @@ impl Part {
             }
             done(length as u64);
         }
+        // Here, so that the readers share the work, and most copies are gone before the parts come together.
+        Value::arrange(&mut read.values);
+        read.values.shrink_to_fit();
         Ok(read)
     }
 

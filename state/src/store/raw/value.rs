@@ -72,6 +72,14 @@ pub(in crate::store) struct Value {
     pub(in crate::store) place: Position,
 }
 
+impl Value {
+    /// Puts values in the order of keys and commits. Of copies of one, of which a log has several, the first stays.
+    pub(super) fn arrange(values: &mut Vec<Self>) {
+        values.sort_by(|one, other| (&one.key, one.commit).cmp(&(&other.key, other.commit)));
+        values.dedup_by(|later, first| (&later.key, later.commit) == (&first.key, first.commit));
+    }
+}
+
 /// Values in a raw log, superseded and removed ones included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct RawCounts {
