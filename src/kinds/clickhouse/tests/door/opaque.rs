@@ -166,7 +166,7 @@ async fn a_request_that_can_be_read_in_two_ways_is_refused() {
         assert_eq!(client.answer("POST").await.status, 400, "{head:?}");
         assert!(client.is_closed().await, "{head:?}");
     }
-    assert_eq!(world.closed("protocol"), 15);
+    until("they are counted", || async { world.closed("protocol") == 15 }).await;
     assert_eq!(world.door.view().by_source()["live"], 0, "the server saw none of them");
     for (target, status) in [("x".repeat(70_000), 414), (String::new(), 431)] {
         let mut client = world.client();
