@@ -15,7 +15,11 @@ const RUN_BITS: u32 = RUN.trailing_zeros();
 /// The map.
 #[derive(Debug)]
 pub(crate) struct Dense<T> {
+    /// All runs but the last.
     runs: BTreeMap<u64, Box<Run<T>>>,
+    /// The run of the highest numbers; none if there is no value. What was given out last is asked for most, and a million
+    /// calls are put back into an index in this order.
+    last: Option<(u64, Box<Run<T>>)>,
     len: usize,
 }
 
@@ -25,9 +29,15 @@ struct Run<T> {
     used: u8,
 }
 
+impl<T> Run<T> {
+    fn empty() -> Box<Self> {
+        Box::new(Self { slots: [const { None }; RUN], used: 0 })
+    }
+}
+
 impl<T> Default for Dense<T> {
     fn default() -> Self {
-        Self { runs: BTreeMap::new(), len: 0 }
+        Self { runs: BTreeMap::new(), last: None, len: 0 }
     }
 }
 
@@ -40,9 +50,15 @@ fn place(number: u64) -> (u64, usize) {
 impl<T> Dense<T> {
     /// Puts `value` under `number`; returns what was there.
     pub(crate) fn insert(&mut self, number: u64, value: T) -> Option<T> {
-        let (run, slot) = place(number);
-        let empty = || Box::new(Run { slots: [const { None }; RUN], used: 0 });
-        let run = self.runs.entry(run).or_insert_with(empty);
+        let (at, slot) = place(number);
+        let run = match &mut self.last {
+            Some((last, run)) if at == *last => run,
+            Some((last, _)) if at < *last => self.runs.entry(at).or_insert_with(Run::empty),
+            last => {
+                self.runs.extend(last.take());
+                &mut last.insert((at, Run::empty())).1
+            }
+        };
         let before = run.slots.get_mut(slot).and_then(|slot| slot.replace(value));
         if before.is_none() {
             run.used += 1;
@@ -54,24 +70,35 @@ impl<T> Dense<T> {
     /// Takes out what is under `number`.
     pub(crate) fn remove(&mut self, number: u64) -> Option<T> {
         let (at, slot) = place(number);
-        let run = self.runs.get_mut(&at)?;
+        let run = self.run_mut(at)?;
         let value = run.slots.get_mut(slot)?.take()?;
         run.used -= 1;
+        let is_empty = run.used == 0;
         self.len -= 1;
-        if run.used == 0 {
-            self.runs.remove(&at);
+        if is_empty && self.runs.remove(&at).is_none() {
+            self.last = self.runs.pop_last();
         }
         Some(value)
     }
 
+    fn run(&self, at: u64) -> Option<&Run<T>> {
+        let (last, run) = self.last.as_ref()?;
+        if at == *last { Some(run) } else { self.runs.get(&at).map(Box::as_ref) }
+    }
+
+    fn run_mut(&mut self, at: u64) -> Option<&mut Run<T>> {
+        let (last, run) = self.last.as_mut()?;
+        if at == *last { Some(run) } else { self.runs.get_mut(&at).map(Box::as_mut) }
+    }
+
     pub(crate) fn get(&self, number: u64) -> Option<&T> {
-        let (run, slot) = place(number);
-        self.runs.get(&run)?.slots.get(slot)?.as_ref()
+        let (at, slot) = place(number);
+        self.run(at)?.slots.get(slot)?.as_ref()
     }
 
     pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut T> {
-        let (run, slot) = place(number);
-        self.runs.get_mut(&run)?.slots.get_mut(slot)?.as_mut()
+        let (at, slot) = place(number);
+        self.run_mut(at)?.slots.get_mut(slot)?.as_mut()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -89,7 +116,8 @@ impl<T> Dense<T> {
             Bound::Excluded(before) => before.saturating_add(1),
             Bound::Unbounded => 0,
         };
-        let runs = self.runs.range(place(start).0..);
+        let last = self.last.iter().map(|(at, run)| (at, run));
+        let runs = self.runs.range(place(start).0..).chain(last);
         let all = runs.flat_map(|(at, run)| {
             let slots = (0_u64..).zip(&run.slots);
             slots.filter_map(move |(slot, value)| Some((at << RUN_BITS | slot, value.as_ref()?)))
@@ -150,7 +178,7 @@ mod tests {
             for number in plain.keys() {
                 dense.remove(*number);
             }
-            assert!(dense.runs.is_empty(), "no run is left behind");
+            assert!(dense.runs.is_empty() && dense.last.is_none(), "no run is left behind");
         }
     }
 
