@@ -247,7 +247,13 @@ impl Scripted {
             Mode::Slow => (Verdict::Success, 80),
             Mode::Silent | Mode::Deaf => (Verdict::Failure, 100),
             Mode::Frozen => (Verdict::Failure, 60_000),
-            _ => return,
+            _ => {
+                // It is answered at once, and was on the wire for a moment.
+                self.on_wire
+                    .1
+                    .fetch_max(self.on_wire.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                return;
+            }
         };
         let (aboard, on_wire) = (attempt.board(), Arc::clone(&self.on_wire));
         let now = on_wire.0.fetch_add(1, Ordering::Relaxed) + 1;
