@@ -90,7 +90,8 @@ async fn until_closed(channel: &Channel) {
 
 /// Whether it is known that nothing of the request was acted upon.
 fn not_executed(status: &Status) -> bool {
-    std::error::Error::source(status).is_some_and(<dyn std::error::Error>::is::<NotSent>)
+    let source = std::error::Error::source(status);
+    status.code() == Code::Unavailable && source.is_some_and(<dyn std::error::Error>::is::<NotSent>)
 }
 
 #[tokio::test]
