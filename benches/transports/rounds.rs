@@ -164,7 +164,7 @@ pub(crate) fn compare(what: &str, callers: usize, mut sides: Vec<Side<'_>>) {
         let mut ratios: Vec<f64> = rounds.iter().map(|it| it[at].call / it[0].call).collect();
         ratios.sort_by(f64::total_cmp);
         let told = |share: f64| {
-            if at != last { format!("{:+.1} %", share * 100.0) } else { String::new() }
+            if at == last { String::new() } else { format!("{:+.1} %", share * 100.0) }
         };
         println!(
             "  {:<22} {:>8.1} µs {:>6.2} {:>5.2} to {:>4.2} {:>9} {:>9.1} µs {:>9}",

@@ -30,8 +30,8 @@ struct Run<T> {
 }
 
 impl<T> Run<T> {
-    fn empty() -> Box<Self> {
-        Box::new(Self { slots: [const { None }; RUN], used: 0 })
+    fn empty() -> Self {
+        Self { slots: [const { None }; RUN], used: 0 }
     }
 }
 
@@ -53,10 +53,12 @@ impl<T> Dense<T> {
         let (at, slot) = place(number);
         let run = match &mut self.last {
             Some((last, run)) if at == *last => run,
-            Some((last, _)) if at < *last => self.runs.entry(at).or_insert_with(Run::empty),
+            Some((last, _)) if at < *last => {
+                self.runs.entry(at).or_insert_with(|| Box::new(Run::empty()))
+            }
             last => {
                 self.runs.extend(last.take());
-                &mut last.insert((at, Run::empty())).1
+                &mut last.insert((at, Box::new(Run::empty()))).1
             }
         };
         let before = run.slots.get_mut(slot).and_then(|slot| slot.replace(value));
