@@ -207,6 +207,20 @@ fn behind_patiently(relay: &Relay) -> (Daemon, PathBuf) {
     (daemon, door)
 }
 
+/// The network holds a write whose deadline has passed, on a connection that lives, and lets new ones through.
+fn given_up(redis: &RedisServer, write: &[&str]) -> (Relay, Daemon, PathBuf) {
+    let relay = Relay::start(redis.port());
+    let (daemon, door) = behind_patiently(&relay);
+    daemon.redis(&["SET", "k", "old"]).assert_live();
+    relay.hold_client_bytes();
+    let options = json!({ "deadline": "200ms", "min_ack": "applied" });
+    let given_up = daemon.redis_with(write, options);
+    assert_eq!(given_up.status, 504, "{}", given_up.body);
+    assert!(relay.holds("abandoned"));
+    relay.let_new_through();
+    (relay, daemon, door)
+}
+
 fn stock_client(door: &Path) -> ::redis::Connection {
     let client = ::redis::Client::open(format!("unix://{}", door.display())).unwrap();
     client.get_connection().unwrap()
@@ -219,15 +233,7 @@ fn set_by_a_stock_client(door: &Path, value: &str) -> bool {
 #[test]
 fn a_write_whose_deadline_has_passed_does_not_land_after_a_newer_one_of_a_door() {
     let redis = RedisServer::start();
-    let relay = Relay::start(redis.port());
-    let (daemon, door) = behind_patiently(&relay);
-    daemon.redis(&["SET", "k", "old"]).assert_live();
-    relay.hold_client_bytes();
-    let options = json!({ "deadline": "200ms", "min_ack": "applied" });
-    let given_up = daemon.redis_with(&["SET", "k", "abandoned"], options);
-    assert_eq!(given_up.status, 504, "{}", given_up.body);
-    assert!(relay.holds("abandoned"));
-    relay.let_new_through();
+    let (relay, daemon, door) = given_up(&redis, &["SET", "k", "abandoned"]);
     acknowledged_write_outlives_the_abandoned(&daemon, &relay, &redis, || {
         set_by_a_stock_client(&door, "newer")
     });
@@ -236,15 +242,7 @@ fn a_write_whose_deadline_has_passed_does_not_land_after_a_newer_one_of_a_door()
 #[test]
 fn a_command_that_waits_for_others_is_not_undone_by_a_write_whose_deadline_has_passed() {
     let redis = RedisServer::start();
-    let relay = Relay::start(redis.port());
-    let (daemon, door) = behind_patiently(&relay);
-    daemon.redis(&["SET", "k", "old"]).assert_live();
-    relay.hold_client_bytes();
-    let options = json!({ "deadline": "200ms", "min_ack": "applied" });
-    let given_up = daemon.redis_with(&["DEL", "abandoned"], options);
-    assert_eq!(given_up.status, 504, "{}", given_up.body);
-    assert!(relay.holds("abandoned"));
-    relay.let_new_through();
+    let (relay, _daemon, door) = given_up(&redis, &["DEL", "abandoned"]);
     let _: u32 = redis.query(&["RPUSH", "jobs", "job"]);
     eventually("the job is moved", LONG, || {
         let mut moving = ::redis::cmd("BLMOVE");

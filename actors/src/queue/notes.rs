@@ -108,17 +108,7 @@ impl Queue {
         }
         // The one beside which the note is stored goes last.
         let first_last: Vec<u64> = seqs.iter().skip(1).copied().chain([first]).collect();
-        let (this, gone) = (Arc::clone(self), seqs.to_vec());
-        store.remove(
-            first_last,
-            Box::new(move |result| {
-                // After a failure the store tells what it holds, and the removal is sent again.
-                if result.is_ok() {
-                    this.forget(&gone);
-                    then();
-                }
-            }),
-        );
+        self.remove_in_order(first_last, then);
     }
 
     /// `seq` was applied, and `residue` is left to do of it: takes its place in the store and in the line.

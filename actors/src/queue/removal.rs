@@ -67,7 +67,8 @@ impl Queue {
         );
     }
 
-    pub(super) fn forget(&self, seqs: &[u64]) {
+    /// They are out of the store, and go from the index.
+    fn forget(&self, seqs: &[u64]) {
         let mut index = self.index.lock();
         for seq in seqs {
             if let Some(lanes) = index.removed(*seq) {
