@@ -15,7 +15,8 @@
 //!
 //! A log is worth it above four times what lives and above 64 MiB or an eighth of the free disk, if it has doubled since
 //! the last time. It is looked at when the store falls idle, every thousand commits, and each second while appends are
-//! refused for lack of space.
+//! refused for lack of space. While the store is busy it has to be above sixteen times what lives, or above an eighth of
+//! the free disk: a queue that is being drained has less to copy later.
 
 use std::{
     io,

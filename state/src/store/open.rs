@@ -579,10 +579,19 @@ pub(super) fn count_entries(path: &Path) -> u64 {
 
 /// Whether a log is worth a rebuild: above four times what lives, and above 64 MiB or an eighth of the free disk.
 pub(super) fn is_grown(settings: &StoreSettings, log: u64, live: u64) -> bool {
-    let eighth = space::free(settings).map_or(u64::MAX, |free| free / 8);
     // Below a few segments there is nothing to win.
-    let least = COMPACT_ABOVE_BYTES.min(eighth).max(4 * SEGMENT as u64);
+    let least = COMPACT_ABOVE_BYTES.min(eighth(settings)).max(4 * SEGMENT as u64);
     log > least && log / 4 > live
+}
+
+/// Whether it is worth one while callers keep the store busy. What lives has to be copied, and mostly becomes less when
+/// a queue is drained: so only above sixteen times of it, or an eighth of the free disk.
+pub(super) fn is_overgrown(settings: &StoreSettings, log: u64, live: u64) -> bool {
+    is_grown(settings, log, live) && (log / 16 > live || log > eighth(settings))
+}
+
+fn eighth(settings: &StoreSettings) -> u64 {
+    space::free(settings).map_or(u64::MAX, |free| free / 8)
 }
 
 /// Syncs what the store's folder may have been made in: the parent must be, what is above may

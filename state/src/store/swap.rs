@@ -16,13 +16,13 @@ use super::{
     guard::guarded,
     keys, open,
     rebuild::{self, Writer},
-    settings::StoreEvent,
+    settings::{StoreEvent, StoreSettings},
     space::{self, at, remove_folder},
 };
 
 impl Committer {
-    /// Begins a compaction if the log has grown; tells a caller who asked for one.
-    pub(super) fn compact_if_grown(&mut self) {
+    /// Begins a compaction if the log has grown.
+    pub(super) fn compact_if(&mut self, is_grown: fn(&StoreSettings, u64, u64) -> bool) {
         (self.looked_at, self.looked_when) = (self.applier.head.commit, self.now());
         let settings = &self.shared.settings;
         let log = self.log.metadata().map_or(0, |log| log.len());
@@ -30,7 +30,7 @@ impl Committer {
         let has_doubled = log / 2 > self.compacted_to;
         if self.compaction.is_none()
             && has_doubled
-            && open::is_grown(settings, log, self.applier.live_bytes)
+            && is_grown(settings, log, self.applier.live_bytes)
         {
             self.begin_compaction(Vec::new());
         }

@@ -397,6 +397,33 @@ fn a_drained_log_gives_its_space_back_while_the_store_serves() {
 }
 
 #[test]
+fn a_log_may_grow_further_while_its_store_is_busy() {
+    const MIB: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::armed();
+    let settings = StoreSettings { faults: faults.clone(), ..settings(dir.path()) };
+    // MiB of the log, of what lives, and free; whether it is compacted when idle, and when busy.
+    for (log, live, free, when_idle, when_busy) in [
+        (60, 1, 8_000, false, false),
+        (100, 30, 8_000, false, false),
+        (100, 20, 8_000, true, false),
+        (100, 7, 8_000, true, false),
+        (100, 5, 8_000, true, true),
+        // Above an eighth of what is free.
+        (100, 20, 700, true, true),
+        (100, 30, 700, false, false),
+        (60, 12, 700, false, false),
+        (60, 12, 400, true, true),
+    ] {
+        faults.fake_free_space(Some(free * MIB));
+        let (log, live) = (log * MIB, live * MIB);
+        let found =
+            (open::is_grown(&settings, log, live), open::is_overgrown(&settings, log, live));
+        assert_eq!(found, (when_idle, when_busy), "{log} {live} {free}");
+    }
+}
+
+#[test]
 fn an_upload_goes_on_over_a_compaction() {
     let dir = tempfile::tempdir().unwrap();
     let opened = open(dir.path());
