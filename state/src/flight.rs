@@ -105,6 +105,23 @@ impl Flights {
         }
     }
 
+    /// The backend acknowledged a write to `lanes` that took no flight, because what occupies its lanes is itself: one
+    /// of replay's.
+    pub fn acknowledge(&self, lanes: &Lanes) {
+        self.every.lock().acknowledged += 1;
+        if lanes.is_all() {
+            self.all.lock().acknowledged += 1;
+        }
+        for id in lanes.as_slice() {
+            // Without a flight there nobody asks.
+            if let Some(shard) = self.shard(*id)
+                && let Some(lane) = shard.lock().get_mut(id)
+            {
+                lane.acknowledged += 1;
+            }
+        }
+    }
+
     /// Nobody waits any more for a write to `lanes` that is on the wire. To be called before its caller hears that its
     /// outcome is unknown.
     #[must_use]
@@ -255,6 +272,25 @@ mod tests {
         assert_eq!(second.standing(), Standing::Others);
         other.acknowledge();
         assert_eq!(second.standing(), Standing::Overtaken);
+    }
+
+    #[test]
+    fn what_replay_sent_overtakes_those_of_its_lanes() {
+        for (lanes, overtaken) in [(lane(1), true), (lane(2), false), (Lanes::All, true)] {
+            let flights = Arc::new(Flights::default());
+            let (mut one, mut all) = (flights.begin(&lane(1)), flights.begin(&Lanes::All));
+            flights.acknowledge(&lanes);
+            one.doubt();
+            all.doubt();
+            let expected = if overtaken { Standing::Overtaken } else { Standing::Alone };
+            assert_eq!((one.standing(), all.standing()), (expected, Standing::Overtaken));
+            let mut later = flights.begin(&lane(2));
+            later.doubt();
+            assert_eq!(later.standing(), Standing::Alone);
+        }
+        let flights = Arc::new(Flights::default());
+        flights.acknowledge(&lane(1));
+        assert!(flights.shards.iter().all(|shard| shard.lock().is_empty()), "nothing is kept");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     keys::{self, GONE, HEAD_KEY},
     ledger::{GONE_BYTES, Ledger, Says},
     note::{self, Note},
-    pack::{self, Pack},
+    pack::{self, Pack, Reader},
     queue,
     record::{self, Draft, VALUE_MAX},
     tree::Tree,
@@ -387,7 +387,7 @@ impl Applier {
         let there =
             if self.ledger.is_live(old) { Ok(()) } else { Err(StoreError::NotFound { seq: old }) };
         let read = there.and_then(|()| queue::read_call(db, old)).and_then(|call| {
-            let body = queue::read_body(db, old)?;
+            let body = queue::read_body(&mut Reader::new(db), old)?;
             let note = match call.first_sent_at.filter(|_| keep_note) {
                 Some(first_sent_at) => {
                     let evidence = call.evidence.clone();

@@ -11,7 +11,9 @@ use super::{
     command::{Command, Ticket},
     dead_letters, facts, history,
     keys::{self, FACT_TARGET},
-    note, pack, queue,
+    note,
+    pack::{self, Reader},
+    queue,
     record::{self, Draft},
     settings::{Done, StoreStatus},
     tree::Tree,
@@ -84,6 +86,9 @@ pub trait CallStore: fmt::Debug + Send + Sync {
     /// # Errors
     /// `NotFound`, `Damaged`, or `Failed` while the store is down.
     fn body(&self, seq: u64) -> Result<Bytes, StoreError>;
+
+    /// The same of several, in their order.
+    fn bodies(&self, seqs: &[u64]) -> Vec<Result<Bytes, StoreError>>;
 
     /// Reads a call with its marks, without its body. Blocks on the disk.
     ///
@@ -229,7 +234,15 @@ impl<B: Backed> CallStore for B {
     }
 
     fn body(&self, seq: u64) -> Result<Bytes, StoreError> {
-        self.read(|db| queue::read_body(db, seq))
+        self.read(|db| queue::read_body(&mut Reader::new(db), seq))
+    }
+
+    fn bodies(&self, seqs: &[u64]) -> Vec<Result<Bytes, StoreError>> {
+        let read = self.read(|db| {
+            let mut reader = Reader::new(db);
+            Ok(seqs.iter().map(|seq| queue::read_body(&mut reader, *seq)).collect())
+        });
+        read.unwrap_or_else(|error| vec![Err(error); seqs.len()])
     }
 
     fn call(&self, seq: u64) -> Result<StoredCall, StoreError> {

@@ -47,7 +47,10 @@
 //! | within a replacement | the call in the pack, or the one under its own key |
 //! | after keys were made ahead | keys with nothing under them: the next packs', or swept if they are below one that is there |
 
-use std::{iter, ops::Range};
+use std::{
+    iter,
+    ops::{Deref, Range},
+};
 
 use sled::IVec;
 
@@ -217,36 +220,112 @@ fn entry(bytes: &[u8]) -> Result<(u64, &[u8]), Unreadable> {
 
 /// The value of a call, under its own key or in a pack.
 pub(super) fn call_value(db: &impl Tree, seq: u64) -> sled::Result<Option<IVec>> {
-    let key = keys::key(CALLS, seq);
-    if let Some(value) = db.get(&key)? {
-        return Ok(Some(value));
-    }
-    if let Some(number) = db.pack_of(seq)
-        && let Some(pack) = db.get(&keys::key(PACKS, number))?
-    {
-        let found = entries(&pack).flatten().find(|(of, _)| *of == seq);
-        if let Some((_, value)) = found
-            && !is_gone(db, seq)?
-        {
-            return Ok(Some(value.into()));
-        }
-    }
-    // It may have been given a value of its own meanwhile, and its pack removed.
-    db.get(&key)
+    let mut reader = Reader::new(db);
+    Ok(reader.value(seq)?.map(|value| match value {
+        Value::Own(value) => value,
+        Value::Packed(value) => value.into(),
+    }))
 }
 
-/// Whether a call that a pack still holds was removed.
-fn is_gone(db: &impl Tree, seq: u64) -> sled::Result<bool> {
-    let head = db.get(HEAD_KEY)?.and_then(|value| head::decode(&value).ok());
-    if let Some(AnyHead::Vouching(head)) = head
-        && seq < head.floor
-    {
-        return Ok(true);
+/// Reads calls one after the other. The pack that the last one was in, and what says of removals there, are read once;
+/// so a call that is removed while its neighbours are read may still be found.
+pub(super) struct Reader<'d, T> {
+    pub(super) db: &'d T,
+    pack: IVec,
+    /// Its number, and where its calls are in it.
+    number: Option<u64>,
+    calls: Vec<(u64, Range<usize>)>,
+    gone: Option<Gone>,
+}
+
+/// A call's value.
+pub(super) enum Value<'r> {
+    Own(IVec),
+    Packed(&'r [u8]),
+}
+
+impl Deref for Value<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(value) => value,
+            Self::Packed(value) => value,
+        }
     }
-    let Some(value) = db.get(&keys::key(GONE, block_of(seq)))? else { return Ok(false) };
-    let mut gone = SeqSet::default();
-    if let Ok(record) = record::open::<GoneRecord>(Kind::Gone, &value) {
-        gone.set_bits(record.block, record.bits);
+}
+
+impl<'d, T: Tree> Reader<'d, T> {
+    pub(super) fn new(db: &'d T) -> Self {
+        Self { db, pack: IVec::default(), number: None, calls: Vec::new(), gone: None }
     }
-    Ok(gone.contains(seq))
+
+    pub(super) fn value(&mut self, seq: u64) -> sled::Result<Option<Value<'_>>> {
+        let key = keys::key(CALLS, seq);
+        if let Some(value) = self.db.get(&key)? {
+            return Ok(Some(Value::Own(value)));
+        }
+        if let Some(number) = self.db.pack_of(seq) {
+            self.turn_to(number)?;
+            let found = self.calls.binary_search_by_key(&seq, |(of, _)| *of).ok();
+            if let Some((_, at)) = found.and_then(|found| self.calls.get(found)).cloned()
+                && !self.is_gone(seq)?
+            {
+                return Ok(self.pack.get(at).map(Value::Packed));
+            }
+        }
+        // It may have been given a value of its own meanwhile, and its pack removed.
+        Ok(self.db.get(&key)?.map(Value::Own))
+    }
+
+    fn turn_to(&mut self, number: u64) -> sled::Result<()> {
+        if self.number == Some(number) {
+            return Ok(());
+        }
+        (self.pack, self.number) =
+            (self.db.get(&keys::key(PACKS, number))?.unwrap_or_default(), Some(number));
+        self.calls.clear();
+        let mut from = 0;
+        for (seq, value) in entries(&self.pack).flatten() {
+            self.calls.push((seq, from..from + value.len()));
+            from += value.len();
+        }
+        Ok(())
+    }
+
+    /// Whether a call that a pack still holds was removed.
+    fn is_gone(&mut self, seq: u64) -> sled::Result<bool> {
+        let block = block_of(seq);
+        let gone = match self.gone.take() {
+            Some(gone) if gone.block == block => gone,
+            _ => Gone::read(self.db, block)?,
+        };
+        let is_gone = seq < gone.floor || gone.seqs.contains(seq);
+        self.gone = Some(gone);
+        Ok(is_gone)
+    }
+}
+
+/// What is gone of a block of sequences.
+struct Gone {
+    block: u64,
+    floor: u64,
+    seqs: SeqSet,
+}
+
+impl Gone {
+    fn read(db: &impl Tree, block: u64) -> sled::Result<Self> {
+        let head = db.get(HEAD_KEY)?.and_then(|value| head::decode(&value).ok());
+        let floor = match head {
+            Some(AnyHead::Vouching(head)) => head.floor,
+            _ => 0,
+        };
+        let mut seqs = SeqSet::default();
+        if let Some(value) = db.get(&keys::key(GONE, block))?
+            && let Ok(record) = record::open::<GoneRecord>(Kind::Gone, &value)
+        {
+            seqs.set_bits(record.block, record.bits);
+        }
+        Ok(Self { block, floor, seqs })
+    }
 }

@@ -11,7 +11,8 @@ use super::{
     error::StoreError,
     keys::{self, CALLS, SENDING, chunk_key, cut, key, number_of},
     ledger::Says,
-    note, pack,
+    note,
+    pack::{self, Reader},
     record::{
         self, CHUNK_BODY, CallRecord, ChunkRecord, Draft, Kind, StoredLanes, Unreadable, VALUE_MAX,
     },
@@ -187,6 +188,15 @@ pub(super) fn decode_call(
     Ok((call, record))
 }
 
+fn open_call(seq: u64, value: &[u8]) -> Result<CallRecord<'_>, Unreadable> {
+    let record: CallRecord<'_> = record::open(Kind::Call, value)?;
+    if record.seq == seq {
+        Ok(record)
+    } else {
+        Err(Unreadable::Damaged("holds another sequence than its key says"))
+    }
+}
+
 /// The same as an open keeps it, of a million perhaps: a target that is equal to the `last` one shares its text, and a
 /// trace context is kept only of a call that was recorded.
 pub(super) fn decode_held<'v>(
@@ -194,10 +204,7 @@ pub(super) fn decode_held<'v>(
     value: &'v [u8],
     last: &mut Target,
 ) -> Result<(StoredCall, CallRecord<'v>), Unreadable> {
-    let record: CallRecord<'_> = record::open(Kind::Call, value)?;
-    if record.seq != seq {
-        return Err(Unreadable::Damaged("holds another sequence than its key says"));
-    }
+    let record = open_call(seq, value)?;
     let token =
         TokenKind::from_u8(record.token).ok_or(Unreadable::Damaged("token kind is unknown"))?;
     let lanes = match &record.lanes {
@@ -258,10 +265,14 @@ fn mark_under(db: &impl Tree, key: [u8; 9]) -> Result<Option<sled::IVec>, StoreE
 }
 
 /// Reads a call's body, whole and with its checksum verified.
-pub(super) fn read_body(db: &impl Tree, seq: u64) -> Result<Bytes, StoreError> {
-    let value = pack::call_value(db, seq).map_err(StoreError::read)?;
+pub(super) fn read_body<T: Tree>(
+    reader: &mut Reader<'_, T>,
+    seq: u64,
+) -> Result<Bytes, StoreError> {
+    let db = reader.db;
+    let value = reader.value(seq).map_err(StoreError::read)?;
     let value = value.ok_or(StoreError::NotFound { seq })?;
-    let (_, header) = decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
+    let header = open_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
     let mut body = Vec::from(header.inline);
     for index in 0..header.chunks {
         read_chunk(db, seq, index, header.chunks, |data| body.extend_from_slice(data))?;

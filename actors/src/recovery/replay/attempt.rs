@@ -8,7 +8,7 @@ use fusebox_state::{
     breaker::State,
     chaos::{Class, Seen},
     queue::Entry,
-    store::StoreError,
+    store::{CallStore, StoreError},
 };
 use tokio::sync::oneshot;
 
@@ -141,13 +141,16 @@ fn load(
     let recorded = shared.tracer.is_on();
     let (mut ended, mut ready) = (Vec::new(), Vec::with_capacity(jobs.len()));
     let why = jobs.iter().find_map(|job| unprovable(shared, &job.entry, unix));
+    let mut to_read = Vec::with_capacity(jobs.len());
     for job in jobs {
         let own = if job.is_group { why } else { unprovable(shared, &job.entry, unix) };
-        if let Some(why) = own {
-            ended.push(job.ends(Err(NotSent::Ambiguous(why))));
-            continue;
+        match own {
+            Some(why) => ended.push(job.ends(Err(NotSent::Ambiguous(why)))),
+            None => to_read.push(job),
         }
-        let cargo = read(shared, connector, job.taken.seq, &job.entry);
+    }
+    let bodies = read(shared, connector, &to_read);
+    for (job, cargo) in to_read.into_iter().zip(bodies) {
         match cargo.and_then(|cargo| Ok((cargo, following(shared, &job)?))) {
             Ok(((body, upload), following)) => {
                 let spans = recorded.then(|| Spans::of(&job.entry)).flatten();
@@ -469,17 +472,31 @@ fn record(
     });
 }
 
-/// A call's body; of a large one the beginning, and the rest as it is wanted.
+/// The bodies of calls, in their order; of a large one the beginning, and the rest as it is wanted.
 fn read(
     shared: &BackendShared,
     connector: &SharedConnector,
+    jobs: &[Job],
+) -> Vec<Result<(Bytes, Option<Upload>), NotSent>> {
+    let Ok(store) = shared.queue.store() else {
+        return jobs.iter().map(|_| Err(NotSent::Barred)).collect();
+    };
+    let is_small = |job: &&Job| job.entry.bytes as usize <= HEAD_MAX;
+    let small: Vec<u64> = jobs.iter().filter(is_small).map(|job| job.taken.seq).collect();
+    let mut bodies = store.bodies(&small).into_iter();
+    let read = |job| match is_small(&job).then(|| bodies.next()).flatten() {
+        Some(body) => Ok((body.map_err(NotSent::Store)?, None)),
+        None => read_large(shared, connector, store, job.taken.seq),
+    };
+    jobs.iter().map(read).collect()
+}
+
+fn read_large(
+    shared: &BackendShared,
+    connector: &SharedConnector,
+    store: &dyn CallStore,
     seq: u64,
-    entry: &Entry,
 ) -> Result<(Bytes, Option<Upload>), NotSent> {
-    let store = shared.queue.store().map_err(|_| NotSent::Barred)?;
-    if entry.bytes as usize <= HEAD_MAX {
-        return Ok((store.body(seq).map_err(NotSent::Store)?, None));
-    }
     let first = store.piece(seq, 0).map_err(NotSent::Store)?;
     let Some(held) = connector.held(&first) else {
         return Ok((store.body(seq).map_err(NotSent::Store)?, None));

@@ -203,7 +203,7 @@ impl Replay {
         self.reopened(entry);
         let connector = SharedConnector::clone(&self.shared.connector.load());
         self.shared.invalidate_lanes(&entry.header.lanes);
-        self.shared.flights.begin(&entry.header.lanes).acknowledge();
+        self.shared.flights.acknowledge(&entry.header.lanes);
         residues::change(&self.shared.queue, &connector, seq, &entry.header.lanes).await;
         // The marker of a caller's own name stays, so that a repetition is recognised; and one that an attempt
         // without an answer could still meet, which must be recognised, too.

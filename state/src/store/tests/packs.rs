@@ -113,6 +113,37 @@ fn earlier_versions_refuse_a_store_with_packs_and_a_downgrade_takes_them_out() {
     assert_eq!(opened.store.body(20).unwrap(), body(20, 100));
 }
 
+#[test]
+fn several_are_read_as_each_is_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_packed(dir.path());
+    let store = &opened.store;
+    append_at_once(store, 1..=40, 200);
+    append(store, 41, &body(41, 30_000));
+    append_at_once(store, 2_000..=2_020, 200);
+    wait(|done| store.remove(vec![3, 20, 2_001], done)).unwrap();
+    let residue = call_with(5, Traits::residue(UnixMillis::new(9)), b"what is left");
+    wait(|done| store.replace(&residue, done)).unwrap();
+    let reads = |store: &Store| {
+        let missing = [3, 20, 2_001, 9_999];
+        let asked = [4, 3, 5, 1, 41, 2_000, 2_001, 2_020, 20, 21, 9_999, 2];
+        let read = store.bodies(&asked);
+        assert_eq!(read, asked.map(|seq| store.body(seq)));
+        for (seq, read) in asked.into_iter().zip(read) {
+            let expected: Bytes = match seq {
+                5 => Bytes::from("what is left"),
+                41 => body(41, 30_000).into(),
+                _ => body(seq, 200).into(),
+            };
+            let is_there = !missing.contains(&seq);
+            assert_eq!(read, is_there.then_some(expected).ok_or(StoreError::NotFound { seq }));
+        }
+    };
+    reads(store);
+    drop(opened);
+    reads(&open_packed(dir.path()).store);
+}
+
 /// sled shows a removal record that is older than the one in the raw log: nothing removed comes back.
 #[test]
 fn a_removal_record_that_sled_has_lost_brings_no_call_back() {
