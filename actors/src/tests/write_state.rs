@@ -1,7 +1,7 @@
 //! What may be done with a write whose attempts failed: the seams between an attempt, its outcome and what is sent
 //! next, live and queued, over restarts.
 
-use fusebox_state::{queue::Phase, write::Known};
+use fusebox_state::{queue::Phase, store::DeadReason, write::Known};
 
 use super::*;
 use crate::connector::Connector;
@@ -324,6 +324,34 @@ async fn only_the_last_whole_write_of_a_key_is_sent() {
     assert!(times(&world, "SET k 9") == 1 && times(&world, "SET k 5") == 0);
     let world = world.restart(vec![settings("one")]).await;
     assert_eq!(world.backend().view().queue.calls, 0);
+}
+
+#[tokio::test]
+async fn what_a_write_was_sent_in_place_of_does_not_come_back_over_it_when_it_is_given_up() {
+    let world = World::one().await;
+    world.server().wholes.store(true, Ordering::Relaxed);
+    world.server().set(Mode::Half);
+    held(&world, (0..4).map(|n| format!("SET k {n}"))).await;
+    world
+        .until("all are dead letters", |world| world.backend().view().queue.dead_letters == 4)
+        .await;
+    assert_eq!(*world.server().applied.lock(), ["SET k 3"]);
+    let reasons = |world: &World| {
+        let backend = world.backend();
+        let store = backend.entry.shared.queue.store().unwrap();
+        let index = backend.entry.shared.queue.index();
+        let reason = |seq| store.call(seq).unwrap().dead.map(|mark| mark.reason);
+        index.page(true, 0).map(|(seq, _)| reason(seq)).collect::<Vec<_>>()
+    };
+    let [overtaken, rejected] = [DeadReason::Ambiguous, DeadReason::Rejected].map(Some);
+    world.until("that is stored", |world| reasons(world).iter().all(Option::is_some)).await;
+    assert_eq!(reasons(&world), [overtaken, overtaken, overtaken, rejected]);
+    let world = world.restart(vec![settings("one")]).await;
+    world.server().set(Mode::Up);
+    world.until("it is open", |world| world.backend().view().queue.dead_letters == 4).await;
+    world.call("SET k 5").await.unwrap();
+    world.drained().await;
+    assert_eq!(*world.server().applied.lock(), ["SET k 3", "SET k 5"]);
 }
 
 #[tokio::test]

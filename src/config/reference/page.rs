@@ -13,8 +13,9 @@ const HEAD: &str = "\
 <!-- Made of the declarations of the settings by `fusebox config schema --format markdown`; a test compares the two. -->
 
 This page lists every setting, with its default, its possible values, and how to change it. The configuration is a \
-TOML file: `/etc/fusebox/fusebox.toml`, or the file that `--config` or `FUSEBOX_CONFIG` names. If there is no file, \
-all defaults are in effect.
+TOML file: `/etc/fusebox/fusebox.toml`, or the file that `--config` or `FUSEBOX_CONFIG` names. If the former \
+does not exist, every setting has its default, unless [something else](#what-wins) sets it. A file that `--config` or \
+`FUSEBOX_CONFIG` names must exist.
 
 | to | run |
 | --- | --- |

@@ -33,7 +33,6 @@ use fusebox_actors::connector::{
     QueuedWrite, Refused, ResidueAfter, Said, Slot, Stored, UsualErrors,
 };
 use fusebox_state::{LaneId, OpId, Target, UnixMillis, Verdict, Words};
-use futures_util::future::join_all;
 
 use super::{
     protocol::{
@@ -244,7 +243,7 @@ impl Connector for RedisConnector {
 
     fn attempt_batch<'a>(&'a self, attempts: Vec<Attempt<'a>>) -> Answer<'a, Vec<Attempted>> {
         // They meet on the connection for writes, and go out in as few segments as they fit.
-        Box::pin(join_all(attempts.into_iter().map(|attempt| self.links.carry(attempt))))
+        Box::pin(self.links.carry_batch(attempts))
     }
 
     fn ping(&self, timeout: Duration) -> Answer<'_, Attempted> {

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
-    Access, Attempt, AttemptError, Attempted, Connector, Doubt, Origin,
+    Access, Attempt, AttemptError, Attempted, Connector, Doubt, Origin, Plan,
 };
 use fusebox_state::{ErrorClass, OpId, UnixMillis, Verdict};
 use tokio::time::Instant;
@@ -57,29 +57,30 @@ impl Default for With {
 }
 
 async fn call_with(redis: &RedisConnector, body: Bytes, with: With) -> Attempted {
-    let plan = redis.plan(body).unwrap();
+    redis.attempt(attempt(&redis.plan(body).unwrap(), with)).await
+}
+
+fn attempt(plan: &Plan, with: With) -> Attempt<'_> {
     let With { timeout, token, digest, origin, accepted: accepted_at, doubt } = with;
-    redis
-        .attempt(Attempt {
-            body: &plan.body,
-            lanes: &plan.lanes,
-            write: matches!(plan.access, Access::Write(_)),
-            origin,
-            token,
-            digest,
-            doubt: doubt.map(|since| Doubt { since, evidence: &NO_EVIDENCE }),
-            following: &[],
-            streams: false,
-            upload: None,
-            dialect: 0,
-            passage: None,
-            accepted_at,
-            now: now(),
-            timeout,
-            fence_patience: timeout,
-            trace: None,
-        })
-        .await
+    Attempt {
+        body: &plan.body,
+        lanes: &plan.lanes,
+        write: matches!(plan.access, Access::Write(_)),
+        origin,
+        token,
+        digest,
+        doubt: doubt.map(|since| Doubt { since, evidence: &NO_EVIDENCE }),
+        following: &[],
+        streams: false,
+        upload: None,
+        dialect: 0,
+        passage: None,
+        accepted_at,
+        now: now(),
+        timeout,
+        fence_patience: timeout,
+        trace: None,
+    }
 }
 
 async fn call(redis: &RedisConnector, command: &str) -> Attempted {
@@ -115,6 +116,63 @@ async fn speaks_resp3_and_tells_of_the_server() {
     redis.close().await;
     let (error, verdict) = error(call(&redis, "GET k").await);
     assert_eq!((error.class, verdict), (ErrorClass::NotExecuted, Verdict::Neutral));
+}
+
+/// Queued writes that are carried together. A word before a colon is the write's token.
+async fn replayed(redis: &RedisConnector, commands: &[&str], with: With) -> Vec<Attempted> {
+    let with = With { origin: Origin::Replay, ..with };
+    let read = |command: &&str| {
+        let (token, command) = command.split_once(": ").unwrap_or(("", command));
+        (redis.plan(words(command)).unwrap(), token.parse().ok().map(OpId::from_u128))
+    };
+    let plans: Vec<(Plan, Option<OpId>)> = commands.iter().map(read).collect();
+    let attempts = plans.iter().map(|(plan, token)| attempt(plan, With { token: *token, ..with }));
+    redis.attempt_batch(attempts.collect()).await
+}
+
+#[tokio::test]
+async fn a_batch_says_how_each_of_its_writes_has_ended() {
+    let mut server = Server::start().await;
+    let redis = RedisConnector::new(server.settings("i", "r"));
+    server.ask(&["SET", "text", "t"]).await;
+    let commands = [
+        "SET a 1",
+        "7: INCR n",
+        "SET b 2 EX 100",
+        "LPUSH text x",
+        "SET c 3",
+        "8: INCR m",
+        "PEXPIRE text 100000",
+        "SADD s x y",
+    ];
+    let accepted = UnixMillis::new(now().get() - 40_000);
+    let ended = replayed(&redis, &commands, With { accepted, ..With::default() }).await;
+    let said: Vec<String> = ended
+        .into_iter()
+        .map(|ended| match ended.result {
+            Ok(reply) => String::from_utf8_lossy(&reply).trim_end().to_owned(),
+            Err(error) => format!("{:?}", error.class),
+        })
+        .collect();
+    assert_eq!(said, ["+OK", ":1", "+OK", "Rejected", "+OK", ":1", ":1", ":2"]);
+    assert_eq!([server.value("a").await, server.value("c").await], ["1", "3"]);
+    for key in ["b", "text"] {
+        let left = server.ask(&["TTL", key]).await;
+        let left = String::from_utf8_lossy(&left).trim_matches(&[':', '\r', '\n']).parse::<u64>();
+        assert!((50..=60).contains(left.as_ref().unwrap()), "what is left of 100 s: {left:?}");
+    }
+
+    server.signal("STOP");
+    let begun = Instant::now();
+    let with = With { timeout: Duration::from_millis(1_200), ..With::default() };
+    for ended in replayed(&redis, &commands[..5], with).await {
+        assert_eq!(error(ended).0.class, ErrorClass::Unknown);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "they wait at once, not one after the other");
+    server.kill();
+    for ended in replayed(&redis, &commands[..5], with).await {
+        assert_eq!(error(ended).0.class, ErrorClass::NotExecuted);
+    }
 }
 
 #[tokio::test]

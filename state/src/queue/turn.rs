@@ -10,7 +10,8 @@
 //! alone and has no name of its caller's own, and the later one sets the whole value, then only the later one is
 //! sent: the others make no difference. They are removed after it was applied, oldest first and the one that was
 //! sent last, so that a crash in between leaves a line whose last write is the same. At most a thousand or so are
-//! overtaken in one turn.
+//! overtaken in one turn. If the later one becomes a dead letter, the others are sent after all, unless it may have been
+//! applied: then they would come back over it, and become dead letters before it does.
 
 use super::{Entry, Group, Phase, QueueIndex};
 use crate::{
@@ -195,7 +196,9 @@ impl QueueIndex {
                 Phase::Committing | Phase::Removing => false,
             };
             let alone = matches!(entry.header.lanes, Lanes::One(_));
-            if !(can_wait && alone && entry.is_absolute() && !entry.own_name) {
+            // One with a verdict is not sent again.
+            let may_go = can_wait && entry.details().verdict.is_none();
+            if !(may_go && alone && entry.is_absolute() && !entry.own_name) {
                 break;
             }
             if entry.header.traits.is_whole() && member != seq {

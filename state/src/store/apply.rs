@@ -368,7 +368,7 @@ impl Applier {
             }
         };
         self.settle(ticket, Ok(()));
-        let chunks = queue::decode_call(seq, &old).map_or(0, |(call, _)| call.chunks);
+        let chunks = queue::chunks_of(seq, &old).unwrap_or_default();
         self.insert(db, &key, header, says)?;
         self.take_back(db, &keys::key(keys::SENDING, seq))?;
         self.garbage.extend((0..chunks).map(|at| IVec::from(&keys::chunk_key(seq, at))));
@@ -526,8 +526,8 @@ impl Applier {
         header: &[u8],
     ) -> Result<(), Failure> {
         let Some(seq) = keys::number_of(key) else { return Ok(()) };
-        if let Ok((call, _)) = queue::decode_call(seq, header) {
-            let chunks = (0..call.chunks).map(|index| keys::chunk_key(seq, index));
+        if let Some(chunks) = queue::chunks_of(seq, header) {
+            let chunks = (0..chunks).map(|index| keys::chunk_key(seq, index));
             self.garbage.extend(chunks.map(|key| IVec::from(&key)));
             return Ok(());
         }

@@ -188,6 +188,11 @@ pub(super) fn decode_call(
     Ok((call, record))
 }
 
+/// In how many chunks a call's body is; `None` if its header cannot be read.
+pub(super) fn chunks_of(seq: u64, value: &[u8]) -> Option<u32> {
+    open_call(seq, value).ok().map(|record| record.chunks)
+}
+
 fn open_call(seq: u64, value: &[u8]) -> Result<CallRecord<'_>, Unreadable> {
     let record: CallRecord<'_> = record::open(Kind::Call, value)?;
     if record.seq == seq {

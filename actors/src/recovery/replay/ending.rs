@@ -12,7 +12,7 @@ use fusebox_state::{
 
 use super::{
     BLOCKED_PAUSE, PAUSE_MAX, REST, Replay, UNCLASSIFIED_MAX,
-    job::{Ended, Job, NotSent},
+    job::{Ended, Job, NotSent, Taken},
     residues,
 };
 use crate::{
@@ -20,6 +20,10 @@ use crate::{
     connector::{AttemptError, Attempted, Residue, SharedConnector},
     queue::Applied,
 };
+
+/// Why a call is a dead letter that another was sent in the place of.
+const OVERTAKEN: &str =
+    "a later write of its lane, which was sent in its place and given up, may have been applied";
 
 /// What is to be taken out of the queue, in this order, and the tokens whose markers may go then. Dropped before that,
 /// its calls go back to wait, and are sent again.
@@ -370,10 +374,18 @@ impl Replay {
         self.shared.queue.lanes_stopped(&job.entry.header.lanes);
     }
 
-    /// Makes the call a dead letter; those in whose place it was sent wait again.
+    /// Makes the call a dead letter; those in whose place it was sent wait again. If it may have been applied, they
+    /// would come back over it: then they become dead letters, too, and do so before it.
     pub(super) fn bury(&self, job: &Job, reason: DeadReason, detail: &Words) {
         let queue = &self.shared.queue;
-        if queue.bury(job.taken.seq, reason, detail) {
+        let seq = job.taken.seq;
+        let in_doubt = queue.index().get(seq).is_some_and(|entry| entry.state.is_in_doubt());
+        let are_out_of_its_way = !in_doubt || {
+            let why = Words::from(OVERTAKEN);
+            let bury = |taken: &Taken| queue.bury(taken.seq, DeadReason::Ambiguous, &why);
+            job.overtaken.iter().all(bury)
+        };
+        if are_out_of_its_way && queue.bury(seq, reason, detail) {
             let mut index = queue.index();
             job.overtaken.iter().for_each(|taken| index.put_back(taken.seq));
             return;

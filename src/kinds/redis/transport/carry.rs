@@ -18,6 +18,7 @@ use fusebox_actors::connector::{
     Attempt, AttemptError, Attempted, ErrorCode, Origin, QueuedWrite, Residue,
 };
 use fusebox_state::{ErrorClass, LaneId, Lanes, UnixMillis, Verdict};
+use futures_util::future::{join, join_all};
 
 use super::{link::Link, shared::Shared};
 use crate::kinds::redis::protocol::{
@@ -91,6 +92,44 @@ impl Links {
             Origin::Live => self.carry_live(attempt).await,
             Origin::Replay => self.carry_queued(attempt).await,
         }
+    }
+
+    /// Carries queued writes of different lanes. Those that are no more than a command each share a deadline and a wait.
+    pub(crate) async fn carry_batch(&self, attempts: Vec<Attempt<'_>>) -> Vec<Attempted> {
+        let Some(first) = attempts.first() else { return Vec::new() };
+        let time = first.timeout;
+        self.deadlines.tell(first.now);
+        let plain: Vec<Option<Bytes>> =
+            attempts.iter().map(|attempt| self.plain_command(attempt)).collect();
+        let both = attempts.iter().zip(&plain);
+        let board = |(attempt, command): (&Attempt<'_>, &Option<Bytes>)| {
+            Some((command.clone()?, attempt.board()))
+        };
+        let together = both.clone().filter_map(board).collect();
+        let others = both.filter(|(_, command)| command.is_none());
+        let others = others.map(|(attempt, _)| self.carry(attempt.clone())).collect::<Vec<_>>();
+        let (together, others) =
+            join(self.writes.call_together(together, time), join_all(others)).await;
+        let (mut together, mut others) = (together.into_iter(), others.into_iter());
+        let end = |command: &Option<Bytes>| match command {
+            Some(command) => together.next().map(|ended| self.judged(command, ended)),
+            None => others.next(),
+        };
+        plain.iter().filter_map(end).collect()
+    }
+
+    /// What a queued write is sent as, if it is one command without a token, and sets and inherits no deadline.
+    fn plain_command(&self, attempt: &Attempt<'_>) -> Option<Bytes> {
+        let is_queued = attempt.write && matches!(attempt.origin, Origin::Replay);
+        if !is_queued || attempt.token.is_some() || attempt.dialect == RESP2 {
+            return None;
+        }
+        let Form::Call(Step { args, deadlines }) = Form::of(attempt.body)? else { return None };
+        let spec = self.shared.commands.find(&args)?;
+        let sets = ttl::carried(&spec.name, &args, attempt.accepted_at.get()).is_some();
+        let words = replay::with_time_left(&args, attempt.accepted_at, attempt.now);
+        let is_plain = deadlines.is_empty() && !sets && words.is_none();
+        is_plain.then(|| attempt.body.clone())
     }
 
     async fn carry_live(&self, attempt: Attempt<'_>) -> Attempted {

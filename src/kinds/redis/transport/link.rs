@@ -108,6 +108,25 @@ impl Link {
         self.carry(command, time, Aboard::NOBODY, true).await
     }
 
+    /// Carries commands of one caller, all within `time`; in their order, as far as they go out. How each ended.
+    pub(crate) async fn call_together(
+        &self,
+        commands: Vec<(Bytes, Aboard)>,
+        time: Duration,
+    ) -> Vec<Attempted> {
+        let wait = self.wait(time, false);
+        let mut replies = Vec::with_capacity(commands.len());
+        for (command, aboard) in commands {
+            replies.push(self.hand_over(command, &wait, aboard).await);
+        }
+        let mut ended = Vec::with_capacity(replies.len());
+        for reply in replies {
+            // Most have come with the first: only who has to wait sets a timer.
+            ended.push(self.answer(reply, &wait).await);
+        }
+        ended
+    }
+
     async fn carry(
         &self,
         command: Bytes,
@@ -115,17 +134,32 @@ impl Link {
         aboard: Aboard,
         urgent: bool,
     ) -> Attempted {
+        let wait = self.wait(time, urgent);
+        let reply = self.hand_over(command, &wait, aboard).await;
+        self.answer(reply, &wait).await
+    }
+
+    fn wait(&self, time: Duration, urgent: bool) -> Wait {
         let deadline = Instant::now() + time;
         // What was spent before the call came here does not make it a shorter one.
         let whole = time + GRACE >= self.shared.settings.timeout;
         // A time shorter than the backend's own says nothing of the backend, unless it is a ping's.
         let verdict = if whole || urgent { Verdict::Failure } else { Verdict::Neutral };
-        let reply = match self.hand_over(command, deadline, verdict, (aboard, urgent)).await {
+        let patience = if whole { deadline + GRACE } else { deadline };
+        Wait { time, deadline, patience, verdict, urgent }
+    }
+
+    /// How a command that was handed over ends.
+    async fn answer(
+        &self,
+        reply: Result<oneshot::Receiver<Ended>, Failed>,
+        wait: &Wait,
+    ) -> Attempted {
+        let reply = match reply {
             Ok(reply) => reply,
             Err(failed) => return Attempted::failed(failed.verdict, failed.error),
         };
-        let patience = if whole { deadline + GRACE } else { deadline };
-        match timeout_at(patience, reply).await {
+        match timeout_at(wait.patience, reply).await {
             Ok(Ok(Ended::Reply(frame))) => {
                 let ended = outcome::of(frame);
                 if let Err(error) = &ended.result
@@ -145,9 +179,9 @@ impl Link {
                 Attempted::failed(Verdict::Neutral, error)
             }
             Err(_) => {
-                let message = format!("no reply within {time:?}");
+                let message = format!("no reply within {:?}", wait.time);
                 Attempted::failed(
-                    verdict,
+                    wait.verdict,
                     AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, message),
                 )
             }
@@ -225,9 +259,8 @@ impl Link {
     async fn hand_over(
         &self,
         command: Bytes,
-        deadline: Instant,
-        verdict: Verdict,
-        (aboard, urgent): (Aboard, bool),
+        &Wait { deadline, verdict, urgent, .. }: &Wait,
+        aboard: Aboard,
     ) -> Result<oneshot::Receiver<Ended>, Failed> {
         let room =
             if urgent { None } else { Some(self.room_for(&command, deadline, verdict).await?) };
@@ -328,6 +361,18 @@ impl Link {
             None => false,
         })
     }
+}
+
+/// How long a call waits, and what it says of the backend if that was in vain.
+struct Wait {
+    time: Duration,
+    /// Until when it may be handed over.
+    deadline: Instant,
+    /// Until when it may be answered.
+    patience: Instant,
+    verdict: Verdict,
+    /// It makes the link connect also in its pause, and takes no room.
+    urgent: bool,
 }
 
 /// What the link's state makes of a call.

@@ -204,6 +204,18 @@ fn only_the_last_write_of_a_lane_that_sets_its_whole_value_is_sent() {
 }
 
 #[test]
+fn one_with_a_verdict_is_not_sent_in_the_place_of_others() {
+    let mut index = many();
+    let (a, b) = (whole(&mut index, 1, 1, 0), whole(&mut index, 2, 1, 0));
+    assert_eq!(turn(&mut index).unwrap().seqs, [b]);
+    index.sentence(b, DeadReason::Rejected, "refused");
+    index.put_back(b);
+    index.put_back(a);
+    let first = turn(&mut index).unwrap();
+    assert_eq!((first.seqs, first.overtaken), (vec![a], vec![]));
+}
+
+#[test]
 fn one_write_overtakes_1_024_at_most() {
     let mut index = QueueIndex::new(QueueLimits { items: 2_000, bytes: 1 << 40, ..LIMITS }, 0);
     for op in 1..=1_100 {
