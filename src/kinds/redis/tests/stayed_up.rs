@@ -8,8 +8,9 @@
 //! Two kinds of sequence, which are what is promised:
 //!
 //! - *queued*: every deadline is set by a queued write, and the replay begins when all are queued. Any command.
-//!   But for one: a transaction that is refused in part, and behind it a GETEX, GETSET, GETDEL or SET with GET that is
-//!   refused too, leave a key for a week at most.
+//!   But for two, behind a transaction that is refused in part: a GETEX, GETSET, GETDEL or SET with GET that is refused
+//!   too leaves a key for a week at most; and a key that the transaction gave a deadline ends then, also if a write
+//!   that was to meet it, and leaves the deadline as it is, has not been replayed by then.
 //! - *live*: deadlines go live, and so do those that an early replay sends; the server counts those down itself.
 //!   So a queued write cannot prolong one (PERSIST, EXPIRE) or find the key by a condition (NX, XX) after
 //!   it has passed there. Commands that change a key, move it or set it as a whole; nothing is moved onto a
@@ -167,7 +168,7 @@ impl Sequence<'_> {
     }
 
     async fn write(&mut self, pattern: &str, random: &mut fastrand::Rng, live: bool) {
-        let from = now();
+        let (from, is_behind_one) = (now(), self.refused_in_part);
         let command = filled(random, pattern, self.number, &mut self.carried);
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         if self.number.is_multiple_of(2) && matches!(words[0], "RENAME" | "COPY") {
@@ -195,6 +196,9 @@ impl Sequence<'_> {
         self.tainted |= self.refused_in_part
             && said.starts_with(b"-WRONGTYPE")
             && (words[0].starts_with("GET") || words[0] == "SET");
+        if is_behind_one {
+            self.tainted |= self.keeps_a_deadline(&words).await;
+        }
         self.note(&format!(
             "{} {} → {}",
             if live { "live" } else { "queue" },
@@ -209,6 +213,19 @@ impl Sequence<'_> {
             self.line.accept(body, from);
         }
         self.check(from.get());
+    }
+
+    /// Whether one of the keys in `words`, which were just written, still has a deadline.
+    async fn keeps_a_deadline(&self, words: &[&str]) -> bool {
+        for key in ["a", "b", "c"].map(|key| format!("{key}{}", self.number)) {
+            if words.contains(&&*key) {
+                let left = self.two.theirs.ask(&["PTTL", &key]).await;
+                if !left.starts_with(b":-") {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     async fn read(&mut self, key: &str) {
