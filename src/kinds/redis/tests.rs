@@ -158,7 +158,7 @@ async fn a_batch_says_how_each_of_its_writes_has_ended() {
     assert_eq!([server.value("a").await, server.value("c").await], ["1", "3"]);
     for key in ["b", "text"] {
         let left = server.ask(&["TTL", key]).await;
-        let left = String::from_utf8_lossy(&left).trim_matches(&[':', '\r', '\n']).parse::<u64>();
+        let left = String::from_utf8_lossy(&left).trim_matches([':', '\r', '\n']).parse::<u64>();
         assert!((50..=60).contains(left.as_ref().unwrap()), "what is left of 100 s: {left:?}");
     }
 
