@@ -180,9 +180,9 @@ impl Connector for ClickHouseConnector {
         door_read::is_start_up(slot)
     }
 
-    fn split(&self, _: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
+    fn split(&self, body: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
         let [slot] = slots else { return None };
-        if let Some(kept) = door_read::kept(reply) {
+        if let Some(kept) = door_read::kept(body, reply) {
             return Some(vec![kept]);
         }
         if http_form::answer_of(reply).is_some() {
@@ -258,7 +258,7 @@ impl Connector for ClickHouseConnector {
         let number: u32 = code.parse().ok().filter(|number| *number > 0)?;
         let message =
             format!("Code: {number}. DB::Exception: chaos: a fault on purpose, nothing was sent.");
-        let exception = Exception::of_body(Some(number), message.as_bytes());
+        let exception = Exception::of_body(Some(number), None, message.as_bytes());
         let asked = Asked { whole: true, ..Asked::default() };
         let mut ended = exception.ends(INJECTED_STATUS, None, &asked, Came::default());
         if let (Err(error), Some(_)) = (&mut ended.result, HttpRequest::of(body)) {

@@ -12,10 +12,11 @@ use hyper::{
 use crate::{
     kinds::clickhouse::protocol::{
         decoded::{Coding, Packing},
+        door_read::QUERY_ID as QUERY_ID_HEADER,
         http_form::{Fields, HttpRequest, RequestHead, text_of},
         stated,
     },
-    net::percent::decoded,
+    net::percent::{self, decoded},
 };
 
 /// What is held of a body, in bytes, beside a piece of it. A request that is not longer may be sent again.
@@ -37,6 +38,10 @@ const NOT_PASSED_ON: &[&str] = &[
 ];
 /// What options of fusebox's own begin with.
 const OPTIONS: &str = "x-fusebox-";
+/// The paths of queries: with a query string, the server takes a request to one of them for a query.
+const OF_QUERIES: &[&str] = &["/", "/query"];
+/// The parameter of a query's id.
+const QUERY_ID: &str = "query_id";
 /// Parameters that say who the client is.
 const CREDENTIALS: &[&str] = &["user", "password"];
 
@@ -47,6 +52,12 @@ struct Parameter<'a> {
     raw: &'a str,
     name: String,
     value: String,
+}
+
+impl Parameter<'_> {
+    fn is_text(&self) -> bool {
+        self.raw.split('=').all(|part| decoded(&part.replace('+', " ")).is_some())
+    }
 }
 
 impl<'a> Parameters<'a> {
@@ -67,8 +78,7 @@ impl<'a> Parameters<'a> {
 
     /// Whether all of them are text.
     fn are_text(&self) -> bool {
-        let is_text = |part: &str| decoded(&part.replace('+', " ")).is_some();
-        self.0.iter().all(|it| it.raw.split('=').all(is_text))
+        self.0.iter().all(Parameter::is_text)
     }
 
     fn is_on(&self, name: &str) -> bool {
@@ -103,15 +113,22 @@ pub(super) fn of(
 ) -> HttpRequest {
     let path = parts.uri.path();
     let query = parts.uri.query();
-    let mut left = match query {
-        Some(_) if reads_only => parameters.without(&[CREDENTIALS, &["readonly"]].concat()),
-        Some(_) => parameters.without(CREDENTIALS),
-        None => String::new(),
-    };
-    // Whether there is a query string makes a difference to the server: `/` is a page.
-    let is_query = path == "/" && (query.is_some() || parts.method == Method::POST);
+    let (query_id, is_id_in_header) = query_id(&parts.headers, parameters);
+    let mut dropped = CREDENTIALS.to_vec();
+    dropped.extend(reads_only.then_some("readonly"));
+    // The server takes no other id once there is this parameter, even if it is empty.
+    dropped.extend(query_id.is_none().then_some(QUERY_ID));
+    let mut left = query.map_or_else(String::new, |_| parameters.without(&dropped));
+    // Without a query string, `/` is a page, and `/query` is nothing.
+    let is_query = OF_QUERIES.contains(&path) && query.is_some()
+        || path == "/" && parts.method == Method::POST;
     if reads_only && is_query {
         left.push_str(if left.is_empty() { "readonly=2" } else { "&readonly=2" });
+    }
+    // Older servers do not know the header.
+    if let Some(id) = query_id.as_deref().filter(|_| is_query && is_id_in_header) {
+        left.push_str(if left.is_empty() { "query_id=" } else { "&query_id=" });
+        percent::encode(id, &mut left);
     }
     let target = if query.is_some() || !left.is_empty() {
         format!("{path}?{left}")
@@ -128,7 +145,7 @@ pub(super) fn of(
         target,
         headers: fields(&parts.headers, is_whole.then_some(body.len())),
         query: text.to_owned(),
-        query_id: parameters.value("query_id").filter(|id| !id.is_empty()).map(str::to_owned),
+        query_id,
         is_query,
         parameters: parameters.told(reads_only && is_query),
         is_plain: is_text && is_plain(&parts.headers, parameters),
@@ -137,6 +154,18 @@ pub(super) fn of(
         is_whole,
     };
     HttpRequest { head, body }
+}
+
+/// The id that a client gives its query, and whether the header has it. Like the server, this takes the first parameter
+/// of the name, and the header only without one. What is empty is no id, and neither is what is not text: by such an id
+/// no query could be found.
+fn query_id(headers: &HeaderMap, parameters: &Parameters<'_>) -> (Option<String>, bool) {
+    let first = parameters.0.iter().find(|it| it.name == QUERY_ID);
+    let id = match first {
+        Some(it) => it.is_text().then(|| it.value.clone()),
+        None => headers.get(QUERY_ID_HEADER).and_then(|it| it.to_str().ok()).map(str::to_owned),
+    };
+    (id.filter(|id| !id.is_empty()), first.is_none())
 }
 
 /// The headers that go on. A body that is here whole, and so long, goes in one piece however it came.
@@ -241,6 +270,10 @@ mod tests {
         assert_eq!(target("/?", false), ("/?".into(), true));
         assert_eq!(target("/play?user=ada", true), ("/play?".into(), false));
         assert_eq!(target("/?a&&b=%zz", false), ("/?a&b=%zz".into(), true));
+        assert_eq!(target("/query?a", true), ("/query?a&readonly=2".into(), true));
+        for no_query in ["/query", "/query/?a", "//?a", "/Query?a", "/%71uery?a", "/unknown?a"] {
+            assert!(!target(no_query, true).1, "{no_query}");
+        }
         let head = made("POST", "/", &[], true);
         assert_eq!((head.target.as_str(), head.is_query), ("/?readonly=2", true));
         let head = made("POST", "/?readonly=0&query=x", &[], true);
@@ -269,9 +302,33 @@ mod tests {
             assert_eq!(packed("/", headers), None, "{headers:?}");
         }
         assert_eq!(made("POST", "/?query_id=mine", &[], false).query_id.as_deref(), Some("mine"));
-        assert_eq!(made("POST", "/?query_id=", &[], false).query_id, None);
         // Of two the server takes the first; what is not a text is not read.
         assert_eq!(made("POST", "/?query=SELECT+1&query=SELECT+2", &[], false).query, "SELECT 1");
         assert!(!plain("/?param_x=%FF", &[]));
+    }
+
+    #[test]
+    fn a_query_has_the_id_that_the_server_takes_or_none() {
+        let made = |uri: &str, headers: &[(&str, &str)]| {
+            let head = made("POST", uri, headers, false);
+            (head.query_id, head.target)
+        };
+        let id = |id: &str| Some(id.to_owned());
+        let header = [("x-clickhouse-query-id", "it's")];
+        for (uri, headers, expected, target) in [
+            ("/?query_id=a", &[][..], id("a"), "/?query_id=a"),
+            ("/?query_id=a&query_id=b", &header, id("a"), "/?query_id=a&query_id=b"),
+            ("/?query_id=&b=1", &[], None, "/?b=1"),
+            ("/?query_id&query_id=late", &header, None, "/?"),
+            ("/?query_id=%FF", &[], None, "/?"),
+            ("/", &header, id("it's"), "/?query_id=it%27s"),
+            ("/?b=1", &header, id("it's"), "/?b=1&query_id=it%27s"),
+            ("/?b=1", &[("x-clickhouse-query-id", "")], None, "/?b=1"),
+            ("/?b=1", &[("x-clickhouse-query-id", "caf\u{e9}")], None, "/?b=1"),
+            ("/custom?query_id=", &[], None, "/custom?"),
+            ("/custom", &header, id("it's"), "/custom"),
+        ] {
+            assert_eq!(made(uri, headers), (expected, target.to_owned()), "{uri} {headers:?}");
+        }
     }
 }

@@ -25,7 +25,10 @@ use super::{
 use crate::{
     config::DoorSettings,
     ingress::seldom::Seldom,
-    kinds::{clickhouse::protocol::door_insert, options::CallOptionsJson},
+    kinds::{
+        clickhouse::protocol::{door_insert, door_read::QUERY_ID, opaque},
+        options::CallOptionsJson,
+    },
     net::{linger::Lent, trace_headers},
 };
 
@@ -108,6 +111,10 @@ impl Service {
             request::of(&parts, &parameters, body, guest.reads_only)
         };
         let mut request = made(&taken);
+        if guest.reads_only && !request.head.is_query && !opaque::is_safe(&request) {
+            let text = "on a path that is not one of queries, a caller who may only read may only send a GET";
+            return Err(Told::forbidden(text));
+        }
         if !taken.is_whole()
             && self.backend.lets_queue(options.min_ack)
             && door_insert::is_wanted_whole(&request)
@@ -127,17 +134,32 @@ impl Service {
         let (uid, admin) = (guest.who.uid, guest.who.admin);
         let call = Call { body, options, uid, admin, trace, streams: true, upload };
         match Box::pin(self.backend.call(call)).await {
-            Ok(reply) => self.live(answer::of_write(reply, query_id), &trace_id, sent),
+            Ok(reply) => self.live(reply, query_id, &trace_id, sent),
             Err(error) => Ok(self.failed(&error, &trace_id)),
         }
     }
 
-    fn live(&self, reply: Reply, trace_id: &str, sent: Sent) -> Result<Response<Body>, Told> {
+    fn live(
+        &self,
+        reply: Reply,
+        query_id: Option<String>,
+        trace_id: &str,
+        sent: Sent,
+    ) -> Result<Response<Body>, Told> {
+        let is_copy = matches!(reply.source, Source::Cache | Source::Stale);
+        let id = query_id.as_deref().filter(|_| is_copy).map(str::to_owned);
+        let reply = answer::of_write(reply, query_id);
         self.counters.answered(reply.source);
         if self.version.lock().is_none() {
             self.version();
         }
-        answer::of_reply(reply, trace_id, &self.counters, sent).ok_or_else(Told::internal)
+        let response = answer::of_reply(reply, trace_id, &self.counters, sent);
+        let mut response = response.ok_or_else(Told::internal)?;
+        // The query that was copied had another id.
+        if let Some(id) = id.and_then(|id| HeaderValue::from_bytes(id.as_bytes()).ok()) {
+            response.headers_mut().insert(QUERY_ID, id);
+        }
+        Ok(response)
     }
 
     /// The server's own answer to the last attempt if there was one, and else what fusebox says of it.

@@ -4,13 +4,15 @@
 //! | --- | --- |
 //! | the statement | with its comments and white space folded |
 //! | parameters and settings | all, but those that say how a query runs, or who asks |
-//! | `X-ClickHouse-…` headers, `Accept-Encoding` | all: bytes are kept as the server sent them |
+//! | `X-ClickHouse-…` headers, `Accept-Encoding` | all but the query's id: bytes are kept as the server sent them |
 //! | the session | no: one that something was put into is not cached |
 //!
 //! A statement that is not here whole, or not as text, is not cached, nor is one that asks for the server's own state
 //! or for random numbers. The list of settings is the exception, because clients ask for it when they start.
 //!
-//! Of an answer its body is kept and those headers that tell how to read it.
+//! Of an answer its body is kept and those headers that tell how to read it. A packed answer is kept only if the server
+//! announces by what it marks an exception behind rows (`X-ClickHouse-Exception-Tag`). Such a server also breaks the
+//! answer off. An older one ends it as a complete one, and the exception is packed as the rows are.
 
 use std::time::Duration;
 
@@ -49,8 +51,11 @@ const KEPT: &[&str] = &[
     "x-clickhouse-summary",
     "x-clickhouse-timezone",
 ];
-/// The first part of the key of what clients ask for when they start.
-const START: &str = "start";
+/// What the keys of what clients ask for when they start begin with. The keys of [calls](super::plan::slot) begin with
+/// a digit.
+const START: &str = "start/";
+/// What all other keys begin with.
+const OTHER: &str = "door/";
 /// What they ask for, besides the list of settings: without spaces, and in small letters.
 const START_UP: &[&str] = &[
     "selectversion()",
@@ -62,6 +67,8 @@ const START_UP: &[&str] = &[
 /// The query for the list of settings, folded and in small letters.
 const SETTINGS_LIST: &str = " from system . settings";
 
+/// The header of a query's id.
+pub(crate) const QUERY_ID: &str = "x-clickhouse-query-id";
 /// How long a session lasts at the server in silence, if its client does not say.
 pub(crate) const USUAL_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -92,14 +99,13 @@ pub(crate) fn slot(
     if !is_asked || statement.verb != Verb::Read || is_of_server {
         return None;
     }
-    let mut key = String::new();
+    let mut key = if is_start { START } else { OTHER }.to_owned();
     let mut part = |text: &str| {
         // With its length, so that no two requests have one key.
         key.push_str(&text.len().to_string());
         key.push(':');
         key.push_str(text);
     };
-    part(if is_start { START } else { "http" });
     part(settings.username.as_deref().unwrap_or_default());
     part(&folded);
     let mut parameters: Vec<&(String, String)> = head.parameters.iter().collect();
@@ -123,7 +129,8 @@ pub(crate) fn slot(
         if name == "x-clickhouse-database" && sql::is_server_state(value) {
             return None;
         }
-        if name.starts_with("x-clickhouse-") || name == "accept-encoding" {
+        let is_id = name == QUERY_ID;
+        if name.starts_with("x-clickhouse-") && !is_id || name == "accept-encoding" {
             part(name);
             part(value);
         }
@@ -133,7 +140,7 @@ pub(crate) fn slot(
 
 /// Whether an entry holds what clients ask for when they start.
 pub(crate) fn is_start_up(slot: &Slot) -> bool {
-    slot.key.strip_prefix(b"5:").is_some_and(|key| key.starts_with(START.as_bytes()))
+    slot.key.starts_with(START.as_bytes())
 }
 
 /// Whether clients ask for this when they start: for the version, the time zone, the list of settings, or whether the
@@ -173,29 +180,39 @@ fn is_settings_list(folded: &str) -> bool {
     are_columns && is_tail
 }
 
-/// What of an answer is kept. `None` for one that is not a result.
-pub(crate) fn kept(answer: &Bytes) -> Option<Bytes> {
+/// What of an answer to `request` is kept. `None` for one that is not a result, or of which that is not sure.
+pub(crate) fn kept(request: &Bytes, answer: &Bytes) -> Option<Bytes> {
     let (head, body) = http_form::answer_of(answer)?;
     let AnswerHead { status: 200, headers } = head else { return None };
+    let has = |wanted: &str| headers.iter().any(|(name, _)| name == wanted);
+    if !has("x-clickhouse-exception-tag") && (has("content-encoding") || wants_blocks(request)) {
+        return None;
+    }
     let headers = headers.into_iter().filter(|(name, _)| KEPT.contains(&name.as_str())).collect();
     Some(http_form::answer(&AnswerHead { status: 200, headers }, &body))
 }
 
-/// What becomes of a session by a request whose statement is this, if it is known.
-pub(crate) fn puts_into_session(statement: Option<&Statement>, text: &str) -> bool {
+/// Whether a request asks for an answer in ClickHouse's own blocks.
+fn wants_blocks(request: &Bytes) -> bool {
+    let Some(Ok(HttpRequest { head, .. })) = HttpRequest::of(request) else { return false };
+    head.parameters.iter().any(|(name, value)| name == "compress" && value != "0")
+}
+
+/// Whether a request whose statement is this, if it is known, may put something into its session.
+pub(crate) fn puts_into_session(statement: Option<&Statement>) -> bool {
     match statement.map(|statement| &statement.verb) {
         Some(Verb::Read | Verb::Insert(_)) => false,
-        Some(Verb::Other(_)) => {
-            let words = sql::folded(text).to_ascii_uppercase();
-            words.split(' ').take(4).any(|word| word == "TEMPORARY")
-        }
+        Some(Verb::Other(other)) => other.session,
         Some(Verb::Refused(_)) | None => true,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::http_form::RequestHead, *};
+    use super::{
+        super::{http_form::RequestHead, plan, wire::Header},
+        *,
+    };
 
     fn request(target: &str, headers: &[(&str, &str)]) -> HttpRequest {
         let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
@@ -232,6 +249,7 @@ mod tests {
             ("SELECT 1", "/?a=1&b=2&query_id=x&session_id=s&session_timeout=9", &[]),
             ("SELECT 1", "/?a=1&b=2&wait_end_of_query=1&max_threads=3", &[]),
             ("SELECT 1", "/?a=1&b=2", &[("user-agent", "x"), ("content-type", "text/plain")]),
+            ("SELECT 1", "/?a=1&b=2", &[("x-clickhouse-query-id", "x")]),
         ] {
             let is_same = key(text, target, headers) == Some(usual.clone());
             assert_eq!(is_same, text.starts_with("SELECT"), "{text} {target}");
@@ -240,6 +258,7 @@ mod tests {
             ("SELECT 2", "/?a=1&b=2", &[][..]),
             ("SELECT 1", "/?a=1&b=3", &[]),
             ("SELECT 1", "/?a=1&b=2&role=r", &[]),
+            ("SELECT 1", "/?a=1&b=2&max_execution_time=1", &[]),
             ("SELECT 1", "/?a=1&b=2&client_protocol_version=54405", &[]),
             ("SELECT 1", "/?a=1&b=2&readonly=2", &[]),
             ("SELECT 1", "/?a=1&b=2&compress=1", &[]),
@@ -323,10 +342,12 @@ mod tests {
             ("CREATE OR REPLACE TEMPORARY TABLE t (a UInt8)", true),
             ("SET max_threads = 1", true),
             ("USE d", true),
+            ("EXECUTE AS root", true),
+            ("DROP TABLE t PARALLEL WITH SET max_threads = 1", true),
         ] {
-            assert_eq!(puts_into_session(Some(&sql::read(text)), text), puts, "{text}");
+            assert_eq!(puts_into_session(Some(&sql::read(text))), puts, "{text}");
         }
-        assert!(puts_into_session(None, ""));
+        assert!(puts_into_session(None));
         let named = session_of(&request("/?session_id=a b&session_timeout=7", &[]));
         assert_eq!(named, Some(("a b".to_owned(), Duration::from_secs(7))));
         assert_eq!(session_of(&request("/?session_id=", &[])), None);
@@ -338,10 +359,35 @@ mod tests {
             [("date", "x"), ("x-clickhouse-query-id", "q"), ("x-clickhouse-format", "CSV")];
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let answer = http_form::answer(&AnswerHead { status: 200, headers }, b"1\n");
-        let (head, body) = http_form::answer_of(&kept(&answer).unwrap()).unwrap();
+        let asked = request("/?a=1", &[]).to_bytes();
+        let (head, body) = http_form::answer_of(&kept(&asked, &answer).unwrap()).unwrap();
         assert_eq!(head.headers, [("x-clickhouse-format".to_owned(), "CSV".to_owned())]);
         assert_eq!(body, "1\n");
         let error = http_form::answer(&AnswerHead { status: 404, headers: vec![] }, b"no");
-        assert_eq!(kept(&error), None);
+        assert_eq!(kept(&asked, &error), None);
+    }
+
+    #[test]
+    fn a_packed_answer_is_kept_if_the_server_marks_what_went_wrong() {
+        let is_kept = |target: &str, headers: &[(&str, &str)]| {
+            let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+            let answer = http_form::answer(&AnswerHead { status: 200, headers }, b"\x1f\x8b");
+            kept(&request(target, &[]).to_bytes(), &answer).is_some()
+        };
+        let tag = ("x-clickhouse-exception-tag", "abcdefghijklmnop");
+        let gzip = ("content-encoding", "gzip");
+        assert!(is_kept("/", &[]) && is_kept("/", &[gzip, tag]));
+        assert!(is_kept("/?compress=1", &[tag]) && is_kept("/?compress=0", &[]));
+        assert!(!is_kept("/", &[gzip]) && !is_kept("/?compress=1", &[]));
+    }
+
+    #[test]
+    fn no_call_over_the_api_has_an_entry_that_clients_need_when_they_start() {
+        let settings = ClickHouseSettings::new("http://ada@h/logs".parse().unwrap(), "i", "r");
+        for database in ["start", "start/", "http", "door/"] {
+            let header = Header { database: Some(database.into()), ..Header::default() };
+            let slot = plan::slot(&header, &sql::read("SELECT 1"), &settings).unwrap();
+            assert!(!is_start_up(&slot), "{database}");
+        }
     }
 }

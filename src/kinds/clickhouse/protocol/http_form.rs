@@ -35,7 +35,7 @@ pub(crate) struct RequestHead {
     pub(crate) query: String,
     /// The query's id, if the client gave it one.
     pub(crate) query_id: Option<String>,
-    /// Whether the server takes it for a query, so that it has an id.
+    /// Whether every server takes it for a query, so that it has an id. Another path may be one of queries as well.
     pub(crate) is_query: bool,
     /// The parameters, decoded, without credentials and the text of the query.
     pub(crate) parameters: Vec<(String, String)>,

@@ -2,11 +2,16 @@
 //!
 //! | request | is | lanes |
 //! | --- | --- | --- |
-//! | GET, HEAD, OPTIONS | a read: the server runs it as one that may change nothing | none |
+//! | GET | a read: the server runs it as one that may change nothing | none |
+//! | HEAD, OPTIONS without a query string and a body | a read: there is no statement | none |
 //! | a SELECT that is here whole | a read, and [cached](super::door_read) | none |
 //! | an INSERT | a write, and [queued](super::door_insert) if it may be | as [`plan`](super::plan) says |
 //! | another statement that is here whole | as [`plan`](super::plan) says | |
 //! | anything else: a form, what cannot be unpacked, longer than what is looked at | a write | all |
+//! | anything else on a path that is [not one of queries](RequestHead::is_query) | a write | all |
+//!
+//! What a server does on such a path is in its configuration (`http_handlers`), and servers of 2018 take any path for
+//! one of queries. These also write what HEAD and OPTIONS say.
 //!
 //! A packed body is unpacked as far as its statement goes ([`decoded`](super::decoded)), and sent on as it is.
 //!
@@ -19,6 +24,8 @@ use bytes::Bytes;
 use fusebox_actors::connector::{Access, Outage, Plan, Read, Refused, Write};
 use fusebox_state::Lanes;
 
+#[cfg(doc)]
+use super::http_form::RequestHead;
 use super::{
     door_insert, door_read, elsewhere::Elsewhere, http_form::HttpRequest, sql::Verb,
     stated::statement, wire::WireError,
@@ -41,8 +48,10 @@ pub(crate) fn plan(
         message: error.to_string(),
         malformed: true,
     })?;
-    let is_safe = is_safe(&request);
     let statement = statement(&request);
+    // What another user may do is not known here.
+    let impersonates = statement.as_ref().is_some_and(|(statement, _)| statement.impersonates());
+    let is_safe = is_safe(&request) && !impersonates;
     let none = || Lanes::new([]);
     let session = door_read::session_of(&request);
     let is_dirty = session.is_some_and(|(id, timeout)| is_dirty(&id, timeout));
@@ -57,6 +66,10 @@ pub(crate) fn plan(
     let verb = statement.as_ref().map(|(statement, text)| (&statement.verb, text.as_str()));
     let (lanes, admin, access) = match verb {
         _ if is_safe => (none(), false, read()),
+        Some((Verb::Other(other), _)) if !request.head.is_query => {
+            (Lanes::All, other.admin, write())
+        }
+        _ if !request.head.is_query => (Lanes::All, false, write()),
         Some((Verb::Read, _)) => (none(), false, read()),
         Some((Verb::Insert(insert), text)) => {
             let insert = (insert, text);
@@ -95,20 +108,22 @@ pub(crate) fn own_words(request: &HttpRequest) -> (Vec<String>, Elsewhere) {
     (of_request.chain(of_statement).collect(), elsewhere)
 }
 
-/// Whether the server changes nothing for its sake.
-fn is_safe(request: &HttpRequest) -> bool {
-    matches!(request.head.method.as_str(), "GET" | "HEAD" | "OPTIONS")
+/// Whether no server changes anything for its sake.
+pub(crate) fn is_safe(request: &HttpRequest) -> bool {
+    let HttpRequest { head, body } = request;
+    match head.method.as_str() {
+        "GET" => true,
+        "HEAD" | "OPTIONS" => !head.target.contains('?') && body.is_empty() && head.is_whole,
+        _ => false,
+    }
 }
 
 /// The session that a request names, after which silence that ends, and whether the request may put something into it.
 pub(crate) fn session(request: &HttpRequest) -> Option<(String, Duration, bool)> {
     let (id, timeout) = door_read::session_of(request)?;
     let statement = statement(request);
-    let (statement, text) = match &statement {
-        Some((statement, text)) => (Some(statement), text.as_str()),
-        None => (None, ""),
-    };
-    let puts = request.head.is_query && door_read::puts_into_session(statement, text);
+    let statement = statement.as_ref().map(|(statement, _)| statement);
+    let puts = !request.head.is_query || door_read::puts_into_session(statement);
     Some((id, timeout, puts))
 }
 
@@ -156,6 +171,7 @@ mod tests {
     fn what_cannot_write_and_what_reads_is_a_read_and_the_rest_is_a_write() {
         is(&request("GET", "INSERT INTO t VALUES (1)", b""), true, false);
         is(&request("HEAD", "", b""), true, false);
+        is(&request("HEAD", "SELECT 1", b""), true, false);
         is(&request("POST", "", b"SELECT 1"), true, false);
         is(&request("POST", "SELECT 1 ", b"FORMAT CSV"), true, false);
         is(&request("POST", "INSERT INTO t FORMAT Native", b"\xff\0"), false, false);
@@ -166,6 +182,37 @@ mod tests {
         is(&request("POST", "", b"SELECT '\xff'"), false, true);
         is(&request("POST", "", b""), false, true);
         is(&request("PUT", "", b""), false, true);
+    }
+
+    #[test]
+    fn a_server_of_2018_writes_what_head_and_options_say() {
+        for method in ["HEAD", "OPTIONS"] {
+            let mut asked = request(method, "INSERT INTO t SELECT 1", b"");
+            asked.head.target = "/?query=INSERT%20INTO%20t%20SELECT%201".into();
+            is(&asked, false, false);
+            is(&request(method, "", b"INSERT INTO t SELECT 1"), false, false);
+        }
+    }
+
+    #[test]
+    fn on_a_path_that_is_not_one_of_queries_nothing_but_a_get_is_known() {
+        let with = |method: &str, query: &str, body: &'static [u8]| {
+            let mut request = request(method, query, body);
+            request.head.is_query = false;
+            request.head.target = "/custom".into();
+            request
+        };
+        is(&with("GET", "INSERT INTO t SELECT 1", b""), true, false);
+        is(&with("HEAD", "", b""), true, false);
+        for (query, body) in [("SELECT 1", &b""[..]), ("", b"SELECT 1"), ("", b"CREATE TABLE t")] {
+            is(&with("POST", query, body), false, true);
+        }
+        let insert = with("POST", "", b"INSERT INTO t VALUES (1)");
+        is(&insert, false, true);
+        assert!(planned(Bytes::new(), &with("POST", "", b"SYSTEM SHUTDOWN")).admin);
+        let mut in_session = with("GET", "", b"");
+        in_session.head.parameters = vec![("session_id".into(), "s".into())];
+        assert!(session(&in_session).unwrap().2, "it may put something into its session");
     }
 
     #[test]
@@ -242,6 +289,8 @@ mod tests {
         let admin = |request: &HttpRequest| planned(Bytes::new(), request).admin;
         assert!(admin(&request("POST", "SYSTEM SHUTDOWN", b"")));
         assert!(!admin(&request("GET", "SYSTEM SHUTDOWN", b"")));
+        assert!(admin(&request("GET", "EXECUTE AS root SELECT 1", b"")));
+        assert!(admin(&request("POST", "DROP TABLE t PARALLEL WITH", b"GRANT r TO ada")));
         assert!(!admin(&request("POST", "DROP TABLE t", b"")));
     }
 

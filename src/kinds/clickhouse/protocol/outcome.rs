@@ -37,6 +37,9 @@
 //! **A code of no class that comes with HTTP 400** blames the query as well: that status is the server's own
 //! word for it.
 //!
+//! **Packed words.** The server packs an error as it would have packed the rows. It is unpacked as far as that is done
+//! [here](super::decoded). What is not read proves nothing, and 241 and 252 are neutral without their words.
+//!
 //! An exception is looked for also at the end of an answer that began with HTTP 200: a server has nothing
 //! else to say it with once rows have left. Older ones write `Code: 395, e.displayText() = …` behind them,
 //! later ones `Code: 395. DB::Exception: … (version …)`, the latest a block between two `__exception__`.
@@ -51,6 +54,7 @@ pub(crate) use self::proof::{Came, SUMMARY_SINCE, Writing, written_rows};
 use super::{elsewhere::Elsewhere, wire};
 
 mod proof;
+mod text;
 
 /// The end of an answer in which an exception is looked for: the longest that servers write is 16 KiB.
 pub(crate) const WINDOW: usize = 32 * 1024;
@@ -81,14 +85,22 @@ pub(crate) struct Exception {
     pub(crate) code: u32,
     /// The server's own words.
     pub(crate) message: String,
+    /// They cannot be read, as they are packed in another way or not there, so they may say anything.
+    pub(crate) is_unread: bool,
 }
 
 impl Exception {
-    /// The exception that the body of an answer with an error's status is.
-    pub(crate) fn of_body(code: Option<u32>, body: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(body);
+    /// The exception that the body of an answer with an error's status is. It may be packed as rows would be: `coding`
+    /// is its `Content-Encoding`.
+    pub(crate) fn of_body(code: Option<u32>, coding: Option<&str>, body: &[u8]) -> Self {
+        let text = text::of(coding, body);
+        // Proxies say some things by a status alone.
+        let is_unread = text.is_none() && (code.is_some() || !body.is_empty());
+        let text = text.unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
         let code = code.or_else(|| code_of(text.trim_start())).unwrap_or(0);
-        Self { code, message: shortened(text.trim()) }
+        let message = if is_unread { "its text cannot be read" } else { text.trim() };
+        Self { code, message: message.to_owned(), is_unread }
     }
 
     /// The exception that the end of an answer with status 200 is. `tag` is what the latest servers
@@ -101,7 +113,7 @@ impl Exception {
             let block = block.trim().strip_prefix(tag)?.trim_start();
             // The last line is the length and the tag again.
             let message = block.rsplit_once('\n').map_or(block, |(message, _)| message);
-            return Some(Self { code: code_of(message)?, message: shortened(message.trim()) });
+            return Some(Self::read(code_of(message)?, message.trim()));
         }
         let start = find_last(window, b"Code: ")?;
         let text = String::from_utf8_lossy(window.get(start..)?).into_owned();
@@ -113,9 +125,11 @@ impl Exception {
             && text
                 .rfind("(version ")
                 .is_some_and(|at| !text.get(at..).unwrap_or("").contains('\n'));
-        (older || later)
-            .then(|| Some(Self { code: code_of(text)?, message: shortened(text) }))
-            .flatten()
+        (older || later).then(|| Some(Self::read(code_of(text)?, text))).flatten()
+    }
+
+    fn read(code: u32, message: &str) -> Self {
+        Self { code, message: message.to_owned(), is_unread: false }
     }
 
     /// How the attempt ended whose answer this is.
@@ -127,9 +141,14 @@ impl Exception {
         came: Came,
     ) -> Attempted {
         let (class, verdict) = class(self.code, &self.message, status, asked);
-        let doubt = asked.writing.filter(|writing| {
-            !proof::wrote_nothing(self.code, &self.message, status, *writing, came)
-        });
+        // Whose limit it was is in the words.
+        let is_open = self.is_unread && matches!(self.code, 241 | 252);
+        let verdict = if is_open { Verdict::Neutral } else { verdict };
+        let words = (!self.is_unread).then_some(self.message.as_str());
+        let doubt = asked
+            .writing
+            .filter(|writing| !proof::wrote_nothing(self.code, words, status, *writing, came));
+        let message = shortened(&self.message);
         let of_write = match (class, asked.writing.is_some(), doubt.is_some()) {
             (Some(ErrorClass::NotExecuted), true, true) => Some(ErrorClass::Unknown),
             (Some(ErrorClass::Unknown), true, false) => Some(ErrorClass::NotExecuted),
@@ -149,8 +168,8 @@ impl Exception {
                 if self.code == 0 { format!("http_{status}") } else { self.code.to_string() }
                     .into(),
             ),
-            reply: Some(wire::reply("exception", self.message.as_bytes())),
-            message: Words::quoting(class_told.said(), self.message),
+            reply: Some(wire::reply("exception", message.as_bytes())),
+            message: Words::quoting(class_told.said(), message),
             unclassified: class.is_none(),
             retry_after,
             fault: if is_overload(self.code, status) { Fault::Overload } else { Fault::Backend },
@@ -328,7 +347,7 @@ fn is_callers_fault(code: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::decoded::testing, *};
 
     #[track_caller]
     fn ends(code: u32, message: &str, own: &[&str], whole: bool) -> (ErrorClass, Verdict, bool) {
@@ -337,12 +356,7 @@ mod tests {
             whole,
             ..Asked::default()
         };
-        let ended = Exception { code, message: message.to_owned() }.ends(
-            500,
-            None,
-            &asked,
-            Came::default(),
-        );
+        let ended = Exception::read(code, message).ends(500, None, &asked, Came::default());
         let error = ended.result.unwrap_err();
         (error.class, ended.verdict, error.unclassified)
     }
@@ -427,7 +441,7 @@ mod tests {
             let statement = crate::kinds::clickhouse::protocol::sql::read(query);
             let elsewhere = Elsewhere::of_call(&statement, &call, true);
             let asked = Asked { elsewhere, whole: true, ..Asked::default() };
-            let exception = Exception { code, message: String::new() };
+            let exception = Exception::read(code, "");
             let ended = exception.ends(500, None, &asked, Came::default());
             assert_eq!(asked.elsewhere.silence(false), Neutral);
             (ended.verdict, asked.elsewhere.silence(true))
@@ -458,7 +472,7 @@ mod tests {
     #[test]
     fn a_status_speaks_where_no_code_does() {
         let ends = |status: u16, code: u32| {
-            let exception = Exception { code, message: String::new() };
+            let exception = Exception::read(code, "");
             let ended = exception.ends(status, None, &Asked::default(), Came::default());
             (ended.result.unwrap_err().class, ended.verdict)
         };
@@ -475,7 +489,7 @@ mod tests {
         let writing = Some(Writing::Rows { one_block: false, at_once: true });
         let asked = Asked { whole: true, writing, ..Asked::default() };
         let ends = |code: u32, handed_on| {
-            let exception = Exception { code, message: String::new() };
+            let exception = Exception::read(code, "");
             let ended = exception.ends(500, None, &asked, Came { late: false, handed_on });
             let error = ended.result.unwrap_err();
             (error.class, error.doubt.is_some(), error.unclassified)
@@ -501,7 +515,7 @@ mod tests {
         let writing = Some(Writing::Rows { one_block: false, at_once: true });
         let ends = |code: u32, writing, handed_on| {
             let asked = Asked { whole: true, writing, ..Asked::default() };
-            let exception = Exception { code, message: String::new() };
+            let exception = Exception::read(code, "");
             let mut ended = exception.ends(500, None, &asked, Came { late: false, handed_on });
             let (verdict, live) = (ended.verdict, ended.result.as_ref().unwrap_err().class);
             wait_for_replicas(&mut ended);
@@ -519,9 +533,57 @@ mod tests {
     #[test]
     fn a_code_is_read_from_the_text_where_no_header_has_it() {
         let old = b"Code: 60, e.displayText() = DB::Exception: Table default.x doesn't exist.";
-        assert_eq!(Exception::of_body(None, old).code, 60);
-        assert_eq!(Exception::of_body(Some(62), b"whatever").code, 62);
-        assert_eq!(Exception::of_body(None, b"<html>").code, 0);
+        assert_eq!(Exception::of_body(None, None, old).code, 60);
+        assert_eq!(Exception::of_body(Some(62), None, b"whatever").code, 62);
+        assert_eq!(Exception::of_body(None, None, b"<html>").code, 0);
+    }
+
+    /// A block of ClickHouse's own that is not compressed.
+    fn stored(text: &str) -> Vec<u8> {
+        let size = u32::try_from(text.len()).unwrap();
+        let mut block = vec![2];
+        block.extend_from_slice(&(size + 9).to_le_bytes());
+        block.extend_from_slice(&size.to_le_bytes());
+        block.extend_from_slice(text.as_bytes());
+        [&testing::checksum(&block)[..], &block].concat()
+    }
+
+    #[test]
+    fn what_is_packed_is_read_and_what_cannot_be_read_proves_nothing() {
+        let of_query =
+            "Code: 241. DB::Exception: (for query) memory limit exceeded. (X) (version 26.7.2.1)";
+        let far = format!("Code: 202. DB::Exception: {}: while executing (Y)", "x".repeat(8_000));
+        let shard = "Code: 202. DB::Exception: Received from h:9000. DB::Exception: too many. (X)";
+        let plain = "Code: 202. DB::Exception: Too many simultaneous queries. Maximum: 1. (X)";
+        let writing = Some(Writing::Statement);
+        let asked = Asked { whole: true, writing, ..Asked::default() };
+        let ends = |code, coding, body: &[u8], asked: &Asked| {
+            let exception = Exception::of_body(Some(code), coding, body);
+            let ended = exception.ends(500, None, asked, Came::default());
+            let error = ended.result.unwrap_err();
+            (error.class, ended.verdict, error.doubt.is_some())
+        };
+        let read = Asked { whole: true, ..Asked::default() };
+        for (coding, pack) in [
+            (None, (|text| text.as_bytes().to_vec()) as fn(&str) -> Vec<u8>),
+            (Some("gzip"), |text| testing::gzip(text.as_bytes())),
+            (None, stored),
+            (Some("gzip"), |text| testing::gzip(&stored(text))),
+        ] {
+            let ends = |code, text: &str, asked| ends(code, coding, &pack(text), asked);
+            let of_query = ends(241, of_query, &read);
+            assert_eq!(of_query, (ErrorClass::Rejected, Verdict::Success, false), "{coding:?}");
+            assert!(!ends(202, plain, &asked).2, "it proves that nothing was written");
+            assert!(ends(202, shard, &asked).2, "{coding:?}");
+            assert!(ends(202, &far, &asked).2, "what is not passed on counts as well");
+        }
+        for (coding, body) in
+            [(Some("xz"), &b"\xfd7zXZ\0"[..]), (Some("gzip"), b"\x1f"), (None, b"")]
+        {
+            let unread = ends(241, coding, body, &read);
+            assert_eq!(unread, (ErrorClass::Unknown, Verdict::Neutral, false), "{coding:?}");
+            assert!(ends(202, coding, body, &asked).2, "{coding:?}");
+        }
     }
 
     #[test]

@@ -46,9 +46,9 @@ const RESERVED: &[&str] = &[
     "stacktrace",
     "role",
 ];
-/// Settings that say how a query runs, not what it answers.
+/// Settings that say how a query runs, not what it answers. `max_execution_time` is none of them: with
+/// `timeout_overflow_mode = 'break'`, which may be in a profile, it cuts an answer short.
 pub(super) const WITHOUT_EFFECT: &[&str] = &[
-    "max_execution_time",
     "max_threads",
     "max_memory_usage",
     "priority",

@@ -9,6 +9,10 @@
 //! - An INSERT is *plain* if its rows are data: VALUES or FORMAT, in the query or behind it. Nothing
 //!   behind VALUES or the format's name is looked at.
 //! - FORMAT counts only if nothing but SETTINGS follows it, so that a column may be called `format`.
+//! - Statements that are joined by `PARALLEL WITH` are one write, which may do whatever one of them does.
+//!
+//! Each text is read in a time that grows with its length and not faster: it is a caller's, and is read where all
+//! callers are served.
 
 use super::{
     lexer::{Lexer, Token, Unterminated},
@@ -68,6 +72,8 @@ pub(crate) struct Other {
     pub(crate) barrier: bool,
     /// Whether it needs admin rights.
     pub(crate) admin: bool,
+    /// Whether it may change the session that it is sent in, so that later statements mean something else.
+    pub(crate) session: bool,
 }
 
 /// A statement as far as it was read.
@@ -96,8 +102,9 @@ const READS: &[&str] =
 /// First words of writes that need not wait for earlier ones.
 const FREE: &[&str] =
     &["CREATE", "ATTACH", "UNDROP", "GRANT", "REVOKE", "SYSTEM", "KILL", "BACKUP"];
-/// First words that need admin rights.
-const ADMIN: &[&str] = &["GRANT", "REVOKE", "SYSTEM", "KILL"];
+/// First words that need admin rights. EXECUTE AS makes the statement behind it another user's, or the whole session.
+const ADMIN: &[&str] = &["GRANT", "REVOKE", "SYSTEM", "KILL", EXECUTE];
+const EXECUTE: &str = "EXECUTE";
 /// What CREATE, ALTER and DROP need admin rights for.
 const ACCESS: &[&str] =
     &["USER", "ROLE", "QUOTA", "PROFILE", "SETTINGS", "ROW", "POLICY", "MASKING", "NAMED"];
@@ -105,32 +112,47 @@ const ACCESS: &[&str] =
 const SESSION: &[&str] = &["SET", "USE", "BEGIN", "START", "COMMIT", "ROLLBACK"];
 /// Databases whose tables are the server's own state.
 const SERVER_STATE: &[&str] = &["system", "information_schema"];
-/// Functions whose results nobody else may get.
+/// What ends a clause of settings.
+const BEHIND_SETTINGS: &[&str] = &["FORMAT", "VALUES", "SELECT", "WITH"];
+const PARALLEL: &str = "PARALLEL";
+/// Functions whose results nobody else may get: they are random, or say who asks and by which request. In small letters.
 const ONCE_ONLY: &[&str] = &[
-    "rand",
-    "rand32",
-    "rand64",
-    "randCanonical",
-    "randConstant",
-    "randUniform",
-    "randNormal",
-    "randomString",
-    "randomFixedString",
-    "randomPrintableASCII",
-    "randomStringUTF8",
-    "fuzzBits",
-    "generateUUIDv4",
-    "generateUUIDv7",
-    "generateULID",
-    "generateSnowflakeID",
-    "generateSerialID",
+    "arraypartialshuffle",
+    "arrayrandomsample",
+    "arrayshuffle",
+    "connection_id",
+    "connectionid",
+    "current_query_id",
+    "currentqueryid",
+    "datetimetouuidv7",
+    "fuzzbits",
+    "fuzzjson",
+    "fuzzquery",
+    "getclienthttpheader",
+    "initial_query_id",
+    "initial_query_start_time",
+    "initialqueryid",
+    "initialquerystarttime",
+    "obfuscatequery",
+    "query_id",
+    "queryid",
+    "transactionid",
 ];
+/// What the names of others begin with: `randNormal`, `generateUUIDv4`, `generateRandom`.
+const ONCE_ONLY_BEGINNINGS: &[&str] = &["generate", "rand"];
 
 /// First words of other statements that change something.
-const CHANGES: &[&str] =
-    &["ALTER", "DROP", "TRUNCATE", "RENAME", "EXCHANGE", "OPTIMIZE", "DELETE", "UPDATE"];
+const CHANGES: &[&str] = &[
+    "ALTER", "DELETE", "DETACH", "DROP", "EXCHANGE", EXECUTE, "MOVE", "OPTIMIZE", "RENAME",
+    "TRUNCATE", "UPDATE",
+];
 
 impl Statement {
+    /// Whether it makes what follows another user's.
+    pub(crate) fn impersonates(&self) -> bool {
+        self.word == EXECUTE
+    }
+
     /// Its first word if it is one of ClickHouse's own, and never what a caller made up.
     pub(crate) fn operation(&self) -> &'static str {
         if matches!(self.verb, Verb::Insert(_)) {
@@ -147,8 +169,52 @@ impl Statement {
 
 /// Reads `query`.
 pub(crate) fn read(query: &str) -> Statement {
+    let first = read_one(query);
+    // Rows are no statement.
+    let has_rows = matches!(&first.verb, Verb::Insert(insert) if matches!(insert.rows, Rows::Inline | Rows::Follow));
+    if has_rows || !may_be_parallel(query) {
+        return first;
+    }
+    let joined: Vec<Statement> = match parallel(query)[..] {
+        [] | [_] => return first,
+        ref parts => parts.iter().map(|part| read_one(part)).collect(),
+    };
+    let needs_admin = |it: &Statement| matches!(it.verb, Verb::Other(Other { admin: true, .. }));
+    let admin = joined.iter().any(needs_admin);
+    let elsewhere = joined.iter().any(|it| it.elsewhere);
+    let verb = Verb::Other(Other { barrier: true, admin, session: true });
+    Statement { verb, settings: Vec::new(), format: None, elsewhere, ..first }
+}
+
+/// Whether a part of `query` could be joined to another one; most texts are not cut for that.
+fn may_be_parallel(query: &str) -> bool {
+    let word = PARALLEL.as_bytes();
+    query.as_bytes().windows(word.len()).any(|it| it.eq_ignore_ascii_case(word))
+}
+
+/// The parts of `query` that `PARALLEL WITH` joins, as far as it can be cut. In brackets it means nothing, and counts
+/// all the same.
+fn parallel(query: &str) -> Vec<&str> {
+    let (mut lexer, mut parts, mut from, mut end) = (Lexer::new(query), Vec::new(), 0, None);
+    loop {
+        let at = query.len() - lexer.rest().len();
+        let Ok(Some(token)) = lexer.next() else { break };
+        match end {
+            Some(end) if token.is("WITH") => {
+                parts.extend(query.get(from..end));
+                from = query.len() - lexer.rest().len();
+            }
+            _ => {}
+        }
+        end = token.is(PARALLEL).then_some(at);
+    }
+    parts.extend(query.get(from..));
+    parts
+}
+
+fn read_one(query: &str) -> Statement {
     let unknown = Statement {
-        verb: Verb::Other(Other { barrier: true, admin: false }),
+        verb: Verb::Other(Other { barrier: true, admin: false, session: true }),
         word: String::new(),
         format: None,
         settings: Vec::new(),
@@ -219,13 +285,25 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unterminated> 
         return Ok(statement);
     }
     statement.elsewhere = reach::in_rest(lexer.clone());
+    let is_temporary = has_soon(lexer.clone(), "TEMPORARY")?;
     let of_access = first.is_any(&["CREATE", "ALTER", "DROP", "MOVE", "ATTACH"])
         && after(lexer, &["OR", "REPLACE"])?.is_some_and(|next| next.is_any(ACCESS));
     statement.verb = Verb::Other(Other {
         barrier: !first.is_any(FREE) && !of_access,
         admin: first.is_any(ADMIN) || of_access,
+        session: first.is(EXECUTE) || is_temporary || !first.is_any(FREE) && !first.is_any(CHANGES),
     });
     Ok(statement)
+}
+
+/// Whether one of the next three tokens is `word`.
+fn has_soon(mut lexer: Lexer<'_>, word: &str) -> Result<bool, Unterminated> {
+    for _ in 0..3 {
+        if lexer.next()?.is_some_and(|token| token.is(word)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The first token that is none of the words `passed`.
@@ -288,13 +366,15 @@ fn rest_of_read(
             _ => {}
         }
         let name = token.name();
-        let named = |names: &[&str]| {
-            name.as_deref().is_some_and(|name| names.iter().any(|n| n.eq_ignore_ascii_case(name)))
-        };
-        statement.volatile |= next(1) == Some(Token::Mark('.')) && named(SERVER_STATE)
-            || next(1) == Some(Token::Mark('(')) && named(ONCE_ONLY);
+        let name = name.as_deref().unwrap_or_default();
+        statement.volatile |= next(1) == Some(Token::Mark('.')) && is_server_state(name)
+            || next(1) == Some(Token::Mark('(')) && is_once_only(name);
         let rest = tokens.get(index + 1..).unwrap_or_default();
-        if depth == 0 && token.is("SETTINGS") && statement.settings.is_empty() {
+        if depth == 0
+            && token.is("SETTINGS")
+            && statement.settings.is_empty()
+            && begins_with_setting(rest)
+        {
             // A column may be called so.
             let told = settings(rest).into_iter().take_while(|(name, _)| name != UNTOLD);
             statement.settings = told.collect();
@@ -310,6 +390,27 @@ fn rest_of_read(
     Ok(statement)
 }
 
+/// Whether a function gives nobody else the same.
+fn is_once_only(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ONCE_ONLY.contains(&name.as_str())
+        || ONCE_ONLY_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+            && !matches!(&*name, "generateseries" | "generate_series")
+}
+
+/// Whether the first of [`settings`] is one. Two tokens say so: a text may have the word SETTINGS everywhere.
+fn begins_with_setting(tokens: &[Token<'_>]) -> bool {
+    let is_name = |token: Token<'_>| !token.is_any(BEHIND_SETTINGS) && token.name().is_some();
+    match *tokens {
+        [name] => is_name(name),
+        [name, next, ..] => {
+            is_name(name)
+                && (matches!(next, Token::Mark('=' | ',')) || next.is_any(BEHIND_SETTINGS))
+        }
+        [] => false,
+    }
+}
+
 /// The settings of a clause `SETTINGS a = 1, b = 'x', c`, whose first word is passed already; a name alone is 1.
 /// Whatever is not a setting has the name of what is not known.
 fn settings(tokens: &[Token<'_>]) -> Vec<(String, String)> {
@@ -323,9 +424,7 @@ fn settings(tokens: &[Token<'_>]) -> Vec<(String, String)> {
                 Token::Mark(')' | ']' | '}') => depth -= 1,
                 _ => {}
             }
-            depth == 0
-                && (*token == Token::Mark(',')
-                    || token.is_any(&["FORMAT", "VALUES", "SELECT", "WITH"]))
+            depth == 0 && (*token == Token::Mark(',') || token.is_any(BEHIND_SETTINGS))
         };
         let end = rest.iter().position(ends).unwrap_or(rest.len());
         let (setting, behind) = rest.split_at_checked(end).unwrap_or((rest, &[]));

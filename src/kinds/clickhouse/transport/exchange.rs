@@ -178,7 +178,7 @@ async fn answered(
         return Exchanged::known(
             exception(
                 shared,
-                Exception::of_body(code, text.as_bytes()),
+                Exception::of_body(code, None, text.as_bytes()),
                 status,
                 after,
                 &asked,

@@ -231,7 +231,7 @@ impl Http {
                 return Ok(());
             }
             Err(failed(
-                Exception::of_body(None, text.as_bytes()),
+                Exception::of_body(None, None, text.as_bytes()),
                 status,
                 retry_after,
                 &Asked::default(),
@@ -266,7 +266,7 @@ impl Http {
             let text = text_of(response.into_body()).await?;
             let asked = Asked { whole: true, ..Asked::default() };
             if status != 200 {
-                let exception = Exception::of_body(exception_code(&headers), text.as_bytes());
+                let exception = Exception::of_body(exception_code(&headers), None, text.as_bytes());
                 return Err(failed(exception, status, retry_after(&headers), &asked));
             }
             match Exception::at_end(text.as_bytes(), None) {

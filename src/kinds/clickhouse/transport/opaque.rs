@@ -12,7 +12,8 @@
 //! that is added to its parameters.
 //!
 //! An INSERT that may be queued has a token, so that replay does not repeat what this did ([`protected`]). To any other
-//! request, no more is added than the headers of its trace and, if it is a query without one, a query id.
+//! request, no more is added than the headers of its trace and, if it has none, a query id: as a header if it is not
+//! certain that the server takes it for a query.
 //!
 //! [`protected`]: super::protected
 //!
@@ -58,6 +59,7 @@ use super::{
 };
 use crate::{
     kinds::clickhouse::protocol::{
+        door_read::QUERY_ID,
         http_form::{self, AnswerHead, HttpRequest},
         opaque,
         outcome::{self, Asked, Exception, written_rows},
@@ -239,6 +241,8 @@ fn sending(
     let is_unread = progress.is_some() && !head.is_query;
     let given = head.query_id.is_some();
     let own_id = (head.is_query && !given).then_some(("query_id", id));
+    // A path of the server's configuration may be one of queries as well. It keeps its address.
+    let own_header = (!head.is_query && !given).then(|| HeaderValue::from_str(id).ok()).flatten();
     let more = protected.iter().flat_map(|it| it.pairs());
     let target = with(head.target, own_id.into_iter().chain(more));
     let uri: Uri = target.parse().map_err(|_| malformed("the path"))?;
@@ -249,6 +253,9 @@ fn sending(
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| malformed("a header"))?;
         let value = HeaderValue::from_bytes(&http_form::bytes_of(value));
         made.headers_mut().append(name, value.map_err(|_| malformed("a header"))?);
+    }
+    if let Some(id) = own_header {
+        made.headers_mut().insert(QUERY_ID, id);
     }
     for (name, value) in attempt.trace.iter().flat_map(request::headers) {
         made.headers_mut().insert(HeaderName::from_static(name), value);
@@ -371,8 +378,10 @@ async fn failed(
     asked: &Asked,
 ) -> Exchanged {
     let answer = http_form::answer(head, &body);
-    let exception = Exception::of_body(code, &body);
-    let summary = head.headers.iter().find(|(name, _)| name == "x-clickhouse-summary");
+    let of = |wanted: &str| head.headers.iter().find(|(name, _)| name == wanted);
+    let coding = of("content-encoding").map(|(_, coding)| coding.as_str());
+    let exception = Exception::of_body(code, coding, &body);
+    let summary = of("x-clickhouse-summary");
     let handed_on = summary.filter(|_| asked.summary).and_then(|(_, it)| written_rows(it));
     let came = outcome::Came { late: false, handed_on };
     let mut ended = exception.ends(head.status, after, asked, came);

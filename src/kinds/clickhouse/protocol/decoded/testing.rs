@@ -36,6 +36,14 @@ pub(crate) fn samples() -> impl Iterator<Item = (&'static str, Vec<u8>)> {
     SAMPLES.into_iter().map(|(name, text)| (name, STANDARD.decode(text).unwrap()))
 }
 
+/// The same packed by gzip.
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
 /// The checksum of a block's other bytes.
 pub(crate) fn checksum(bytes: &[u8]) -> [u8; 16] {
     super::blocks::checksum(bytes)

@@ -66,10 +66,11 @@ pub(crate) struct Came {
     pub(crate) handed_on: Option<u64>,
 }
 
-/// Whether it is proven that nothing was written. `code` is 0 if no ClickHouse speaks.
+/// Whether it is proven that nothing was written. `code` is 0 if no ClickHouse speaks. What cannot be read (`None`) may
+/// say anything.
 pub(super) fn wrote_nothing(
     code: u32,
-    message: &str,
+    message: Option<&str>,
     status: u16,
     writing: Writing,
     came: Came,
@@ -78,10 +79,11 @@ pub(super) fn wrote_nothing(
         return false;
     }
     if code == 0 {
-        return matches!(status, 401 | 403 | 405 | 407 | 411 | 414);
+        return message.is_some() && matches!(status, 401 | 403 | 405 | 407 | 411 | 414);
     }
-    let message = message.to_ascii_lowercase();
-    let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    let is_read = message.is_some();
+    let message = message.unwrap_or_default().to_ascii_lowercase();
+    let says = |words: &[&str]| !is_read || words.iter().any(|word| message.contains(word));
     let syntax = code == 62 && message.contains("syntax error: failed at position");
     if (syntax || BEFORE_ROWS.contains(&code)) && !says(LATER) {
         return true;
@@ -122,7 +124,7 @@ mod tests {
     const MANY: Writing = Writing::Rows { one_block: false, at_once: true };
 
     fn proven(code: u32, message: &str, writing: Writing) -> bool {
-        wrote_nothing(code, message, 500, writing, Came::default())
+        wrote_nothing(code, Some(message), 500, writing, Came::default())
     }
 
     #[test]
@@ -174,7 +176,7 @@ mod tests {
     #[test]
     fn a_summary_of_no_rows_is_a_proof_and_one_of_some_is_none() {
         let came = |handed_on| Came { late: false, handed_on };
-        let proven = |rows, writing| wrote_nothing(243, "", 500, writing, came(rows));
+        let proven = |rows, writing| wrote_nothing(243, Some(""), 500, writing, came(rows));
         assert!(proven(Some(0), MANY));
         assert!(
             !proven(Some(100), MANY) && !proven(None, MANY) && !proven(Some(0), Writing::Statement)
@@ -182,9 +184,18 @@ mod tests {
         let gathered = Writing::Rows { one_block: true, at_once: false };
         assert!(!proven(Some(0), gathered), "the server may write them later");
         let late = Came { late: true, handed_on: Some(0) };
-        assert!(!wrote_nothing(60, "", 200, MANY, late));
+        assert!(!wrote_nothing(60, Some(""), 200, MANY, late));
         assert_eq!(written_rows(r#"{"read_rows":"8","written_rows":"7","x":"y"}"#), Some(7));
         assert_eq!(written_rows("{}"), None);
+    }
+
+    #[test]
+    fn words_that_are_not_read_prove_nothing() {
+        for code in 0..=1_100 {
+            for writing in [ONE, MANY, Writing::Statement] {
+                assert!(!wrote_nothing(code, None, 403, writing, Came::default()), "{code}");
+            }
+        }
     }
 
     #[test]
@@ -193,7 +204,7 @@ mod tests {
             .into_iter()
             .chain([400, 413, 429, 500, 502, 503, 504].map(|status| (status, false)))
         {
-            assert_eq!(wrote_nothing(0, "", status, ONE, Came::default()), proof, "{status}");
+            assert_eq!(wrote_nothing(0, Some(""), status, ONE, Came::default()), proof, "{status}");
         }
     }
 }

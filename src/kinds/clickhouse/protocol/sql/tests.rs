@@ -68,7 +68,7 @@ fn what_cannot_be_told_is_a_write_over_every_lane() {
         "\u{1680}SELECT 1",
         "{q:Identifier}",
     ] {
-        assert_eq!(other(query), Other { barrier: true, admin: false }, "{query}");
+        assert_eq!(other(query), Other { barrier: true, admin: false, session: true }, "{query}");
     }
 }
 
@@ -102,11 +102,11 @@ fn writes_wait_for_the_rows_that_they_change() {
         "DELETE FROM t WHERE 1",
         "DETACH TABLE t",
     ] {
-        assert_eq!(other(query), Other { barrier: true, admin: false }, "{query}");
+        assert_eq!(other(query), Other { barrier: true, admin: false, session: false }, "{query}");
     }
     for query in ["CREATE TABLE t (a UInt8) ENGINE = Null", "CREATE OR REPLACE VIEW v AS SELECT 1"]
     {
-        assert_eq!(other(query), Other { barrier: false, admin: false }, "{query}");
+        assert_eq!(other(query), Other { barrier: false, admin: false, session: false }, "{query}");
     }
 }
 
@@ -121,6 +121,8 @@ fn rights_are_the_admins_affair() {
         "CREATE OR REPLACE ROLE r",
         "ALTER ROW POLICY p ON t",
         "drop settings profile p",
+        "EXECUTE AS root",
+        "execute as root GRANT SELECT ON t TO ada",
     ] {
         assert!(other(query).admin, "{query}");
     }
@@ -173,12 +175,23 @@ fn what_a_cache_must_not_answer_is_told() {
         "SELECT * FROM `system` . tables",
         "SELECT generateUUIDv4()",
         "SELECT RAND ()",
+        "SELECT randBernoulli(0.5), randLogNormal(1, 2)",
+        "SELECT * FROM generateRandom('a Int8') LIMIT 1",
+        "SELECT arrayShuffle([1, 2])",
+        "SELECT getClientHTTPHeader('X-User')",
+        "SELECT queryID()",
         "CHECK TABLE t",
         "SHOW PROCESSLIST",
     ] {
         assert!(read(query).volatile, "{query}");
     }
-    for query in ["SELECT now()", "SELECT rand FROM t", "SELECT 'system.tables'", "SHOW TABLES"] {
+    for query in [
+        "SELECT now()",
+        "SELECT rand FROM t",
+        "SELECT 'system.tables'",
+        "SHOW TABLES",
+        "SELECT * FROM generate_series(1, 2)",
+    ] {
         assert!(!read(query).volatile, "{query}");
     }
 }
@@ -196,4 +209,53 @@ fn spellings_of_one_query_fold_into_one() {
     assert_eq!(one, "select a , b FROM t WHERE s = 'a  b'");
     assert_eq!(folded("select a, b/* */FROM t\nWHERE s='a  b'"), one);
     assert_ne!(folded("select a, b FROM t WHERE s='a b'"), one);
+}
+
+#[test]
+fn statements_side_by_side_are_one_write_that_does_what_any_of_them_does() {
+    let all = |admin| Other { barrier: true, admin, session: true };
+    for query in [
+        "SELECT 1 PARALLEL WITH INSERT INTO t SELECT 1",
+        "INSERT INTO t SELECT 1 PARALLEL WITH INSERT INTO t SELECT 2",
+        "INSERT INTO t SELECT 1 FORMAT CSV parallel /* */ with INSERT INTO t SELECT 2",
+        "CREATE TABLE IF NOT EXISTS a (x Int8) ENGINE = Memory PARALLEL WITH TRUNCATE TABLE t",
+        "WITH 1 AS x SELECT x PARALLEL WITH SHOW TABLES",
+        "SET a = 1 PARALLEL WITH SET b = 1",
+        "(SELECT 1) PARALLEL WITH (SELECT 2)",
+    ] {
+        assert_eq!(other(query), all(false), "{query}");
+    }
+    for query in [
+        "SYSTEM FLUSH LOGS PARALLEL WITH DROP TABLE t",
+        "DROP TABLE t PARALLEL WITH DROP TABLE u PARALLEL WITH KILL QUERY WHERE 1",
+        "SELECT 1 PARALLEL WITH CREATE USER ada",
+        "DROP TABLE t PARALLEL WITH GRANT SELECT ON t TO ada PARALLEL WITH SELECT 'a",
+    ] {
+        assert_eq!(other(query), all(true), "{query}");
+    }
+    is_read("SELECT 1 AS parallel");
+    is_read("SELECT 'PARALLEL WITH', `PARALLEL` WITH");
+    inserts("INSERT INTO t VALUES (1) PARALLEL WITH DROP TABLE t", "t Inline");
+}
+
+#[test]
+fn what_changes_a_session_or_may_do_so_is_known() {
+    for query in ["EXECUTE AS root", "CREATE OR REPLACE TEMPORARY TABLE t (a Int8)", "NEWWORD t"] {
+        assert!(other(query).session, "{query}");
+    }
+    for query in ["DETACH TABLE t", "KILL QUERY WHERE 1", "CREATE TABLE temporary (a Int8)"] {
+        assert!(!other(query).session || query.contains("temporary"), "{query}");
+    }
+}
+
+#[test]
+fn a_long_text_is_read_in_a_time_that_grows_with_its_length() {
+    for word in ["SETTINGS,", "SETTINGS ", "SETTINGS a b,", "SETTINGS(", "PARALLEL WITH ", "WITH "]
+    {
+        let query = format!("SELECT {}", word.repeat((64 << 10) / word.len()));
+        let began = std::time::Instant::now();
+        read(&query);
+        let took = began.elapsed();
+        assert!(took < std::time::Duration::from_secs(1), "{word:?} takes {took:?}");
+    }
 }

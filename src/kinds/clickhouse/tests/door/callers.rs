@@ -53,13 +53,28 @@ async fn who_may_only_read_is_kept_from_writing_by_the_server() {
     let mut client = world.client_of(None);
     let reports = "X-ClickHouse-User: reports\r\nX-ClickHouse-Key: 0ther\r\n";
     assert_eq!(client.ask("POST /", reports, "SELECT 1").await.text(), "1\n");
-    for line in ["POST /", "POST /?readonly=0", "POST /?database=default"] {
+    for line in [
+        "POST /",
+        "POST /?readonly=0",
+        "POST /?database=default",
+        "POST /query?",
+        "POST /query?readonly=0",
+    ] {
         let made =
             client.ask(line, reports, "CREATE TABLE default.no (n Int8) ENGINE = Null").await;
         assert_eq!(made.header("x-clickhouse-exception-code"), Some("164"), "{line}");
     }
     let admin = client.ask("POST /", reports, "SYSTEM FLUSH LOGS").await;
     assert_eq!((admin.status, admin.header("x-clickhouse-exception-code")), (403, Some("497")));
+    // What a server's own configuration makes of other paths is not known.
+    for line in ["POST /custom", "PUT /custom?a=b", "HEAD /custom?query=SELECT%201"] {
+        let refused = client.ask(line, reports, "SELECT 1").await;
+        assert_eq!(refused.header("x-clickhouse-exception-code"), Some("497"), "{line}");
+        client = world.client_of(None);
+    }
+    for line in ["GET /custom", "HEAD /custom"] {
+        assert_eq!(client.ask(line, reports, "").await.status, 404, "{line}");
+    }
     let ops = "X-ClickHouse-User: ops\r\nX-ClickHouse-Key: th1rd\r\n";
     assert_eq!(client.ask("POST /", ops, "SYSTEM DROP MARK CACHE").await.status, 200);
 }

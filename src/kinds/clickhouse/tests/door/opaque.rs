@@ -35,6 +35,15 @@ async fn pages_methods_and_paths_are_the_servers() {
         "DELETE /?query=SELECT%201",
         "POST /unknown",
         "POST /?query=SELECT%202",
+        "GET /query",
+        "GET /query?query=SELECT%201",
+        "HEAD /query?query=SELECT%201",
+        "POST /query",
+        "POST /query?query=SELECT%202",
+        "POST /Query?query=SELECT%202",
+        "POST /query/?query=SELECT%202",
+        "OPTIONS /query?query=SELECT%202",
+        "PUT /query?query=SELECT%202",
     ] {
         alike(&world, line, "", b"").await;
     }
@@ -104,8 +113,18 @@ async fn a_connection_carries_one_request_after_the_other_and_a_session_stays_on
     assert!(expose.contains("X-ClickHouse-Summary") && expose.contains("X-Fusebox-Source"));
     let id = read.header("x-clickhouse-query-id").unwrap();
     assert_eq!((id.len(), id.as_bytes()[14], id.matches('-').count()), (36, b'4', 4), "{id}");
-    let named = client.ask("POST /?query_id=it's%20mine", "", "SELECT 1").await;
-    assert_eq!(named.header("x-clickhouse-query-id"), Some("it's mine"));
+    let own = "X-ClickHouse-Query-Id: own\r\n";
+    for (line, header, expected) in [
+        ("POST /?query_id=it's%20mine", own, Some("it's mine")),
+        ("POST /", own, Some("own")),
+        ("POST /query?query_id=", own, None),
+        ("POST /?query_id=&query_id=late", "", None),
+    ] {
+        let asked = client.ask(line, header, "SELECT queryID() FORMAT TSVRaw").await;
+        let id = asked.header("x-clickhouse-query-id").unwrap();
+        assert_eq!(asked.text(), format!("{id}\n"));
+        assert!(expected.map_or(id.len() == 36, |expected| expected == id), "{line}: {id}");
+    }
     let expected =
         "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 8\r\n\r\n";
     client.send(expected).await;
@@ -124,7 +143,7 @@ async fn a_connection_carries_one_request_after_the_other_and_a_session_stays_on
     assert!(matches!(client.answer("GET").await.status, 0 | 400));
     assert!(client.is_closed().await);
     let view = world.door.view();
-    assert!(view.by_source()["live"] == 8 && view.bytes_in > 0 && view.bytes_out > 0, "{view:?}");
+    assert!(view.by_source()["live"] == 11 && view.bytes_in > 0 && view.bytes_out > 0, "{view:?}");
 }
 
 #[tokio::test]

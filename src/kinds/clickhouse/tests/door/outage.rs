@@ -70,9 +70,12 @@ async fn a_server_that_goes_is_told_as_what_it_is() {
 #[tokio::test]
 async fn a_client_that_leaves_ends_its_read_at_the_server() {
     let world = World::open().await;
-    for line in ["POST /", "POST /?query_id=it's"] {
+    let own = "POST / HTTP/1.1\r\nX-ClickHouse-Query-Id: own";
+    for line in ["POST /", "POST /?query_id=it's", "POST /?query_id=", "POST /query?query_id=", own]
+    {
         let mut client = world.client();
-        let head = format!("{line} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", SLOW.len());
+        let line = if line == own { own.to_owned() } else { format!("{line} HTTP/1.1") };
+        let head = format!("{line}\r\nHost: h\r\nContent-Length: {}\r\n\r\n", SLOW.len());
         client.send(format!("{head}{SLOW}")).await;
         assert_eq!(client.head().await.0.status, 200);
         assert_eq!(running(&world.server, "slowly").await, "1");
