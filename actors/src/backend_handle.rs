@@ -218,6 +218,11 @@ impl Backend {
         self.entry.shared.circuit.is_asked()
     }
 
+    /// Resolves once they do not.
+    pub async fn not_asked(&self) {
+        self.entry.shared.circuit.not_asked().await;
+    }
+
     /// Resolves once they do. Costs nothing meanwhile.
     pub async fn until_asked(&self) {
         let circuit = &self.entry.shared.circuit;

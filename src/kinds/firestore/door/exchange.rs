@@ -285,6 +285,7 @@ pub(super) async fn send(
             let is_known = failed.as_ref().is_none_or(|failed| failed.error.doubt.is_none());
             match (&mut answered.rest, pass) {
                 (Some(coming), Some(pass)) if method.shape == Shape::Lasting => {
+                    pass.opens();
                     coming.pass = Some(pass);
                 }
                 (_, Some(pass)) if is_known => pass.answered(),

@@ -58,6 +58,8 @@ use crate::{
 };
 
 const HTTP1: &[&str] = &["http/1.1"];
+/// The deadline of a request at Google's front end, in seconds.
+const SERVER_TIMEOUT: &str = "x-server-timeout";
 /// How much longer than its time an attempt is waited for.
 const GRACE: Duration = Duration::from_millis(100);
 
@@ -124,7 +126,7 @@ async fn carried(
     let touched = touched(&upstream, method, head.method.as_str(), head.uri.path());
     Core::allows(&by, method)?;
     core.may_ask(&core.scope(&upstream, &by), &head, &body)?;
-    let sent = core.plain(&upstream, &by, head, body).await?;
+    let sent = core.plain(&upstream, &by, method, head, body).await?;
 
     let timeout = core.backend.timeout();
     let patience = core.settings.deadline.map_or(timeout, |time| time.min(timeout));
@@ -189,6 +191,7 @@ impl Core {
         &self,
         upstream: &Upstream,
         by: &Principal,
+        method: Method,
         head: hyper::http::request::Parts,
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>, Told> {
@@ -203,6 +206,10 @@ impl Core {
         headers.remove("expect");
         headers.remove("content-length");
         headers.insert(AUTHORIZATION, self.credential(upstream, by).await?);
+        if method.class == Class::Write {
+            // What the fence counts on: a write that arrived is not applied later.
+            headers.insert(SERVER_TIMEOUT, whole_seconds(self.backend.timeout()).into());
+        }
         let authority = HeaderValue::try_from(client.settings.url.authority());
         headers.insert(
             HOST,
@@ -211,6 +218,10 @@ impl Core {
         *request.headers_mut() = headers;
         Ok(request)
     }
+}
+
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
 type PlainAnswer = (Response<Incoming>, Line);

@@ -47,6 +47,7 @@ mod scope;
 mod unary;
 mod understood;
 mod unknown;
+mod writing;
 
 /// A door before a server.
 struct World {

@@ -13,6 +13,11 @@
 //!                     │ its answer          its answer │                                      │ deadline + 5 s
 //!                     └───────────▶ (none) ◀───────────┴──────────────────────────────────────┘
 //! ```
+//! **A stream that writes** (`Write`) lasts for as long as its client wants, and nobody waits for its answer. Once its
+//! headers have come it is *open*: its writes are under way, as a call's are that somebody waits for, and keep nobody
+//! waiting. But what is read beside it is not cached ([`Fence::may_land`]): a message may be applied at any time. Only
+//! when it ends and may still write is it in doubt.
+//!
 //! **Who resets:** the task that carries the commit, when the backend's `timeout` has passed, never when a
 //! caller leaves ([`Carrier::reset`](crate::net::grpc::Carrier::reset)); it drops its [`Pass`] once the socket is
 //! closed. If no connection took the commit, nothing was sent, and it counts as answered. A commit that an
@@ -58,6 +63,8 @@ pub(crate) struct Fence {
     state: Mutex<State>,
     /// How many are in doubt: none, as a rule, and then no lane is looked at.
     doubts: AtomicUsize,
+    /// How many are open: none, as a rule.
+    open: AtomicUsize,
     changed: Notify,
 }
 
@@ -70,6 +77,7 @@ struct State {
 struct Entry {
     lanes: Lanes,
     in_doubt: bool,
+    is_open: bool,
     /// When it can no longer land; `None` while its connection may still carry it.
     until: Option<Instant>,
 }
@@ -84,6 +92,7 @@ impl Fence {
                 quiet_until: quiet.map(|quiet| Instant::now() + quiet),
                 state: Mutex::default(),
                 doubts: AtomicUsize::new(0),
+                open: AtomicUsize::new(0),
                 changed: Notify::new(),
             })
         }))
@@ -124,18 +133,42 @@ impl Fence {
         doubtful.map(until).chain(quiet).max()
     }
 
+    /// Whether something may land in `lanes` that no caller is about to be told of: what is read of them now may be older.
+    pub(crate) fn may_land(&self, lanes: &Lanes) -> bool {
+        let meets = |entry: &Entry| entry.is_open && meet(&entry.lanes, lanes);
+        self.in_doubt_until(lanes).is_some()
+            || self.open.load(Ordering::Acquire) > 0 && self.state.lock().writes.values().any(meets)
+    }
+
     /// A write to `lanes` goes out, which the server drops `limit` after it arrived.
     pub(crate) fn enter(self: &Arc<Self>, lanes: Lanes, limit: Duration) -> (Wait, Pass) {
         let mut state = self.state.lock();
         let id = state.next;
         state.next += 1;
-        state.writes.insert(id, Entry { lanes, in_doubt: false, until: None });
+        state.writes.insert(id, Entry { lanes, in_doubt: false, is_open: false, until: None });
         let pass = Pass { fence: Arc::clone(self), id, limit, answered: false };
         (Wait { fence: Arc::clone(self), id }, pass)
     }
 
+    fn opens(&self, id: u64) {
+        if let Some(entry) = self.state.lock().writes.get_mut(&id)
+            && !entry.is_open
+        {
+            entry.is_open = true;
+            self.open.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Nobody waits for it any more, which means nothing while it is open; or, with `until`, it has ended.
     fn doubt(&self, id: u64, until: Option<Instant>) {
         if let Some(entry) = self.state.lock().writes.get_mut(&id) {
+            if entry.is_open {
+                if until.is_none() {
+                    return;
+                }
+                entry.is_open = false;
+                self.open.fetch_sub(1, Ordering::AcqRel);
+            }
             entry.until = until.or(entry.until);
             if !entry.in_doubt {
                 entry.in_doubt = true;
@@ -146,8 +179,12 @@ impl Fence {
     }
 
     fn answered(&self, id: u64) {
-        if self.state.lock().writes.remove(&id).is_some_and(|entry| entry.in_doubt) {
+        let gone = self.state.lock().writes.remove(&id);
+        if gone.as_ref().is_some_and(|entry| entry.in_doubt) {
             self.doubts.fetch_sub(1, Ordering::AcqRel);
+        }
+        if gone.is_some_and(|entry| entry.is_open) {
+            self.open.fetch_sub(1, Ordering::AcqRel);
         }
         self.changed.notify_waiters();
     }
@@ -181,6 +218,11 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
+    /// It is a stream, and its headers have come.
+    pub(crate) fn opens(&self) {
+        self.fence.opens(self.id);
+    }
+
     /// It has been applied or it has not: it will not land any more.
     pub(crate) fn answered(mut self) {
         self.answered = true;
@@ -261,6 +303,26 @@ mod tests {
         pass.answered();
         drop(wait);
         assert!(fence.in_doubt_until(&lanes(&[1])).is_none(), "an answer in time leaves no doubt");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_open_keeps_nobody_waiting_and_nothing_is_cached_beside_it() {
+        let fence = Fence::of(&"open".into(), None);
+        let (wait, pass) = fence.enter(Lanes::All, Duration::from_secs(10));
+        assert!(!fence.may_land(&lanes(&[1])), "its caller will say what was written");
+        pass.opens();
+        drop(wait);
+        assert!(fence.pass(&lanes(&[1]), soon(0)).await);
+        assert!(fence.may_land(&lanes(&[1])));
+        drop(pass);
+        assert!(!fence.pass(&lanes(&[1]), soon(14_900)).await, "it may have left a write behind");
+        assert!(fence.pass(&lanes(&[1]), soon(60_000)).await);
+        assert!(!fence.may_land(&lanes(&[1])));
+        let (wait, pass) = fence.enter(Lanes::All, Duration::from_secs(10));
+        pass.opens();
+        drop(wait);
+        pass.answered();
+        assert!(!fence.may_land(&lanes(&[1])) && fence.pass(&lanes(&[1]), soon(0)).await);
     }
 
     #[tokio::test]
