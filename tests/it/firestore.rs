@@ -352,8 +352,10 @@ impl Follower {
 
 /// A document's path, its update time and its data.
 fn entry(document: &Value) -> (String, (String, Value)) {
-    let text = |key: &str| document[key].as_str().unwrap().to_owned();
-    (text("path"), (text("update_time"), document["data"].clone()))
+    let text = |key: &str| document[key].as_str().unwrap();
+    // Without its zone a whole second sorts before its fractions.
+    let time = text("update_time").trim_end_matches('Z').to_owned();
+    (text("path").to_owned(), (time, document["data"].clone()))
 }
 
 /// A stream over two outages in which others write: every document's final state arrives, none twice and none

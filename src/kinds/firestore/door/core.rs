@@ -115,7 +115,8 @@ impl Core {
         room(&self.requests, u32::try_from(units).unwrap_or(u32::MAX)).await
     }
 
-    /// Room for what has come of a message, if it is longer than `most`: what is not is a part of its stream's share.
+    /// Room for the message that has begun, if it is longer than `most`: what is not is a part of its stream's share. A
+    /// longer one behind it takes more.
     pub(super) async fn hold_above(
         &self,
         room: &mut Option<OwnedSemaphorePermit>,
@@ -124,14 +125,30 @@ impl Core {
     ) -> Result<(), Told> {
         if wanted <= most {
             *room = None;
-        } else if room.is_none() {
-            *room = Some(self.hold(wanted).await?);
+            return Ok(());
+        }
+        self.hold_at_least(room, wanted).await
+    }
+
+    /// Room for so many bytes, with what is held of it already.
+    pub(super) async fn hold_at_least(
+        &self,
+        room: &mut Option<OwnedSemaphorePermit>,
+        wanted: usize,
+    ) -> Result<(), Told> {
+        let more = wanted.saturating_sub(room.as_ref().map_or(0, Self::held));
+        if more > 0 {
+            let more = self.hold(more).await?;
+            match room {
+                Some(room) => room.merge(more),
+                None => *room = Some(more),
+            }
         }
         Ok(())
     }
 
     /// How many bytes so much [room](Self::hold) is for.
-    pub(super) fn held(room: &OwnedSemaphorePermit) -> usize {
+    fn held(room: &OwnedSemaphorePermit) -> usize {
         room.num_permits().saturating_mul(usize::try_from(UNIT).unwrap_or(usize::MAX))
     }
 

@@ -305,7 +305,7 @@ impl Listening {
         };
         tokio::select! {
             biased;
-            asked = requests.next(), if has_more => Event::Asked(asked),
+            asked = requests.next(core), if has_more => Event::Asked(asked),
             came = answers => Event::Server(came),
             () = stop => Event::End(Told::stopping()),
             () = late => Event::End(Told::late(name)),
@@ -336,16 +336,7 @@ impl Listening {
 
     /// Takes the room that the targets need.
     async fn keep(&mut self) -> Result<(), Told> {
-        let held = self.room.as_ref().map_or(0, Core::held);
-        let more = self.targets.size().saturating_sub(held);
-        if more > 0 {
-            let more = self.core.hold(more).await?;
-            match &mut self.room {
-                Some(room) => room.merge(more),
-                None => self.room = Some(more),
-            }
-        }
-        Ok(())
+        self.core.hold_at_least(&mut self.room, self.targets.size()).await
     }
 
     fn passes(&mut self, messages: Bytes) {

@@ -76,7 +76,9 @@ impl Times for At<'_> {
     fn written(&mut self, path: &str, accepted_at: Option<Timestamp>) -> Timestamp {
         let told = self.estimates.told.lock();
         let told = told.new.get(path).or_else(|| told.old.get(path)).copied();
-        told.or(accepted_at).unwrap_or_else(|| self.estimates.next(self.now))
+        // The time that was given may be of an earlier write: a later one may have come by a way that gives none.
+        let latest = told.into_iter().chain(accepted_at).max_by_key(|time| micros(*time));
+        latest.unwrap_or_else(|| self.estimates.next(self.now))
     }
 
     fn saw(&mut self, at: Timestamp) {
@@ -111,6 +113,8 @@ mod tests {
         let accepted = Some(Timestamp { seconds: 4, nanos: 0 });
         assert_eq!(at.written("u/a", accepted), first);
         assert_eq!(Some(at.written("u/b", accepted)), accepted);
+        let later = Some(Timestamp { seconds: 11, nanos: 0 });
+        assert_eq!(Some(at.written("u/a", later)), later, "another write was accepted since");
         for n in 0..3 * REMEMBERED {
             at.tell(&n.to_string(), seen);
         }

@@ -332,7 +332,10 @@ impl Targets {
 
     /// What is kept, in bytes.
     pub(crate) fn size(&self) -> usize {
-        self.kept.iter().map(|kept| kept.asked.len() + OVERHEAD + kept.owed * OWED).sum()
+        let labels = self.labels.iter().map(|(name, value)| name.len() + value.len() + OVERHEAD);
+        let once = self.database.len() + self.greeting.as_ref().map_or(0, Bytes::len);
+        let kept = self.kept.iter().map(|kept| kept.asked.len() + OVERHEAD + kept.owed * OWED);
+        once + labels.chain(kept).sum::<usize>()
     }
 }
 

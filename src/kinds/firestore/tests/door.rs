@@ -43,6 +43,7 @@ mod outage;
 mod parked;
 mod passing;
 mod patience;
+mod room;
 mod scope;
 mod unary;
 mod understood;

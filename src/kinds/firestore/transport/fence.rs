@@ -133,7 +133,7 @@ impl Fence {
         doubtful.map(until).chain(quiet).max()
     }
 
-    /// Whether something may land in `lanes` that no caller is about to be told of: what is read of them now may be older.
+    /// Whether something may land in `lanes` that no caller is about to hear of: what is read of them now may be older.
     pub(crate) fn may_land(&self, lanes: &Lanes) -> bool {
         let meets = |entry: &Entry| entry.is_open && meet(&entry.lanes, lanes);
         self.in_doubt_until(lanes).is_some()

@@ -4,8 +4,15 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
+
 use crate::kinds::firestore::door::{
+    core::Core,
     framing::{Gathered, take_first},
+    pool::LASTING_WINDOW,
     reading::{Rest, too_long},
     telling::Told,
 };
@@ -19,13 +26,18 @@ pub(super) struct Requests {
     gathered: Gathered,
     /// Messages that are here.
     here: Bytes,
+    /// The room that a long message takes until it is here.
+    room: Option<OwnedSemaphorePermit>,
+    /// When something of it came last.
+    came: Instant,
 }
 
 impl Requests {
     /// What follows the first messages; `None` if nothing does.
     pub(super) fn new(rest: Option<Rest>) -> Self {
         let (body, gathered) = rest.map(|Rest { body, gathered }| (body, gathered)).unzip();
-        Self { body, gathered: gathered.unwrap_or_default(), here: Bytes::new() }
+        let gathered = gathered.unwrap_or_default();
+        Self { body, gathered, here: Bytes::new(), room: None, came: Instant::now() }
     }
 
     /// Whether the client has said all.
@@ -36,13 +48,27 @@ impl Requests {
     /// The next message; `None` at the end. Nothing is lost if it is dropped.
     ///
     /// # Errors
-    /// What comes is not a message.
-    pub(super) async fn next(&mut self) -> Option<Result<Asked, Told>> {
+    /// What comes is not a message, or there is no room for it, or it does not go on.
+    pub(super) async fn next(&mut self, core: &Core) -> Option<Result<Asked, Told>> {
         loop {
             if let Some(message) = take_first(&mut self.here) {
                 return Some(Ok(message));
             }
-            let data = match self.body.as_mut()?.frame().await {
+            let (wanted, most) = (self.gathered.wanted(), LASTING_WINDOW as usize);
+            if let Err(told) = core.hold_above(&mut self.room, wanted, most).await {
+                return Some(Err(told));
+            }
+            let frame = self.body.as_mut()?.frame();
+            let next = if self.gathered.is_between() {
+                frame.await
+            } else {
+                match timeout_at(self.came + core.settings.partial_max, frame).await {
+                    Ok(next) => next,
+                    Err(_) => return Some(Err(Told::malformed("the request did not go on"))),
+                }
+            };
+            self.came = Instant::now();
+            let data = match next {
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
                 Some(Err(_)) => return Some(Err(Told::malformed("the request broke off"))),
                 None if self.gathered.is_between() => {

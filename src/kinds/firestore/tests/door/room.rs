@@ -1,0 +1,71 @@
+//! The room that messages take while they come, wait and go.
+
+use super::{
+    listening::{Server, add},
+    *,
+};
+
+/// The beginning of a message of so many bytes.
+fn prefix(length: usize) -> Vec<u8> {
+    [&[0][..], &u32::try_from(length).unwrap().to_be_bytes()].concat()
+}
+
+const LARGE: usize = 10 << 20;
+
+/// A world with a mebibyte for requests.
+async fn narrow(port: u16, in_bytes: u64, partial_max: Duration) -> World {
+    let door = Settings { in_bytes, partial_max, ..usual() };
+    World::with(settings(port), Wanted { door, ..Wanted::default() }).await
+}
+
+/// The status with which an answer ends, whatever comes before.
+async fn status_of(response: h2::client::ResponseFuture) -> String {
+    let ended = async {
+        let got = whole(response).await;
+        got.status().to_owned()
+    };
+    timeout(Duration::from_secs(8), ended).await.expect("it ends")
+}
+
+#[tokio::test]
+async fn what_a_listener_sends_in_part_takes_room_and_does_not_stay() {
+    for (in_bytes, partial_max, expected) in
+        [(1 << 20, Duration::from_secs(600), "14"), (64 << 20, Duration::from_millis(300), "3")]
+    {
+        let (played, port) = Played::start().await;
+        let mut server = Server::over(played);
+        let world = narrow(port, in_bytes, partial_max).await;
+        let (response, mut asks) = world.connect().await.begin(LISTEN, &[]).await;
+        asks.send_data(framed(&add()), false).unwrap();
+        let _opened = server.opens().await;
+        asks.send_data([&prefix(LARGE - 5)[..], &[7; 1_000]].concat().into(), false).unwrap();
+        assert_eq!(status_of(response).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn the_rest_of_a_frame_that_begins_a_large_message_takes_its_room() {
+    let (server, port) = Played::start().await;
+    server.answer_all(|request, mut respond| async move {
+        let _body = respond.send_response(head(), false).unwrap();
+        let mut request = request.into_body();
+        while let Some(Ok(data)) = request.data().await {
+            request.flow_control().release_capacity(data.len()).unwrap();
+        }
+    });
+    let world = narrow(port, 1 << 20, Duration::from_secs(600)).await;
+    let (response, mut stream) = world.connect().await.begin(WRITE, &[]).await;
+    stream.send_data(framed(b"\x0a\x01d"), false).unwrap();
+    // What follows is read once this was sent.
+    let mut heard = timeout(PATIENCE, response).await.unwrap().unwrap().into_body();
+    let first = [&prefix(70_000)[..], &vec![0; 70_000], &prefix(LARGE - 5), &[0; 100]].concat();
+    stream.send_data(first.into(), false).unwrap();
+    let ended = async {
+        while let Some(data) = heard.data().await {
+            data.unwrap();
+        }
+        heard.trailers().await.unwrap().unwrap()
+    };
+    let trailers = timeout(Duration::from_secs(8), ended).await.expect("it ends");
+    assert_eq!(trailers["grpc-status"], "14");
+}
