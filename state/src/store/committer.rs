@@ -29,11 +29,11 @@ use super::{
     apply::{Applier, Failure, GROUP_BYTES, Group},
     calls::StoredCall,
     command::Command,
-    compact::{Compaction, LOOK_EVERY},
+    compact::{self, Compaction, LOOK_EVERY},
     error::{Finding, StoreError},
     guard::caught,
     mark::Mark,
-    open::{self, Ready},
+    open::Ready,
     rebuild,
     settings::StoreEvent,
     shared::Shared,
@@ -186,7 +186,7 @@ impl Committer {
                 self.sync_mark();
                 self.measure_space();
                 if self.looked_at != self.applier.head.commit {
-                    self.compact_if(open::is_grown);
+                    self.compact_if(compact::is_grown);
                 }
             }
             Err(RecvTimeoutError::Disconnected) => self.closing = true,
@@ -233,7 +233,7 @@ impl Committer {
             None => {}
         }
         if self.is_to_be_looked_at() && self.applier.garbage.is_empty() {
-            self.compact_if(open::is_overgrown);
+            self.compact_if(compact::is_overgrown);
         }
     }
 

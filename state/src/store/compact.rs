@@ -36,17 +36,39 @@ use super::{
     guard::{Held, guarded},
     keys::{self, CALLS, GONE, HEAD_KEY, PACKS},
     pack, queue,
+    raw::SEGMENT,
     rebuild::Writer,
     record::{self, Kind, Unreadable},
+    settings::StoreSettings,
+    space,
     tree::{Sled, Tree},
 };
 
+/// A log above this size, of which less than a quarter lives, is rebuilt.
+const COMPACT_ABOVE_BYTES: u64 = 64 * 1024 * 1024;
 /// Keys that may be left for the committing thread.
 const LEFT_MAX: usize = 64;
 /// Rounds of catching up; a store that is written faster than it is copied is swapped with what is left then.
 const ROUNDS_MAX: usize = 8;
 /// Commits after which the log's size is looked at.
 pub(super) const LOOK_EVERY: u64 = 1_000;
+
+/// Whether a log is worth a rebuild: above four times what lives, and above 64 MiB or an eighth of the free disk.
+pub(super) fn is_grown(settings: &StoreSettings, log: u64, live: u64) -> bool {
+    // Below a few segments there is nothing to win.
+    let least = COMPACT_ABOVE_BYTES.min(eighth(settings)).max(4 * SEGMENT as u64);
+    log > least && log / 4 > live
+}
+
+/// Whether it is worth one while callers keep the store busy. What lives has to be copied, and mostly becomes less when
+/// a queue is drained: so only above sixteen times of it, or an eighth of the free disk.
+pub(super) fn is_overgrown(settings: &StoreSettings, log: u64, live: u64) -> bool {
+    is_grown(settings, log, live) && (log / 16 > live || log > eighth(settings))
+}
+
+fn eighth(settings: &StoreSettings) -> u64 {
+    space::free(settings).map_or(u64::MAX, |free| free / 8)
+}
 
 /// A compaction under way.
 pub(super) struct Compaction {

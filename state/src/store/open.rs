@@ -26,6 +26,7 @@ use sled::Db;
 
 use super::{
     calls::StoredCall,
+    compact::is_grown,
     error::{Finding, OpenError},
     facts,
     guard::{guarded, open_sled},
@@ -34,7 +35,7 @@ use super::{
     ledger::{Ledger, Says},
     mark::{self, Mark, Reading},
     plan::{self, Lost, NoPlan, Plan},
-    raw::{Key, LARGE_BYTES, Picked, Raw, SEGMENT},
+    raw::{Key, LARGE_BYTES, Picked, Raw},
     rebuild,
     record::KNOWN,
     scan::{self, ScanFailure, Scanned},
@@ -49,8 +50,6 @@ use crate::target::Target;
 
 /// Why a log is rebuilt of which sled would see a part alone.
 pub(super) const UNREACHED: &str = "sled would not get to the last head";
-/// A log above this size, of which less than a quarter lives, is rebuilt.
-const COMPACT_ABOVE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Rebuilds and stores set aside in one open; more would be a loop.
 const REPAIRS_MAX: usize = 4;
@@ -575,23 +574,6 @@ fn tidy(path: &Path, findings: &mut Vec<Finding>) -> io::Result<u64> {
 /// Entries of a folder; none if it is missing.
 pub(super) fn count_entries(path: &Path) -> u64 {
     fs::read_dir(path).map_or(0, |entries| entries.count() as u64)
-}
-
-/// Whether a log is worth a rebuild: above four times what lives, and above 64 MiB or an eighth of the free disk.
-pub(super) fn is_grown(settings: &StoreSettings, log: u64, live: u64) -> bool {
-    // Below a few segments there is nothing to win.
-    let least = COMPACT_ABOVE_BYTES.min(eighth(settings)).max(4 * SEGMENT as u64);
-    log > least && log / 4 > live
-}
-
-/// Whether it is worth one while callers keep the store busy. What lives has to be copied, and mostly becomes less when
-/// a queue is drained: so only above sixteen times of it, or an eighth of the free disk.
-pub(super) fn is_overgrown(settings: &StoreSettings, log: u64, live: u64) -> bool {
-    is_grown(settings, log, live) && (log / 16 > live || log > eighth(settings))
-}
-
-fn eighth(settings: &StoreSettings) -> u64 {
-    space::free(settings).map_or(u64::MAX, |free| free / 8)
 }
 
 /// Syncs what the store's folder may have been made in: the parent must be, what is above may

@@ -418,7 +418,7 @@ fn a_log_may_grow_further_while_its_store_is_busy() {
         faults.fake_free_space(Some(free * MIB));
         let (log, live) = (log * MIB, live * MIB);
         let found =
-            (open::is_grown(&settings, log, live), open::is_overgrown(&settings, log, live));
+            (compact::is_grown(&settings, log, live), compact::is_overgrown(&settings, log, live));
         assert_eq!(found, (when_idle, when_busy), "{log} {live} {free}");
     }
 }
