@@ -79,6 +79,8 @@ pub(super) fn leave_to_fill(
     lane: LaneId,
     now: Moment,
 ) -> Option<Fill> {
+    // First the mark: a write that begins behind it is seen by it, and one that began before it here.
+    let fill = cache.begin(lane);
     let doubtful = cache.is_barred(lane, now) || connector.may_land(lane);
-    (!doubtful).then(|| cache.begin(lane))
+    (!doubtful).then_some(fill)
 }

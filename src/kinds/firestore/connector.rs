@@ -298,7 +298,7 @@ impl Connector for FirestoreConnector {
     }
 
     fn may_land(&self, lane: LaneId) -> bool {
-        self.shared.fence.may_land(&Lanes::One(lane))
+        self.shared.fence.in_doubt_until(&Lanes::One(lane)).is_some()
     }
 
     fn overlay(&self, slot: &Slot) -> Option<Box<dyn Overlay>> {

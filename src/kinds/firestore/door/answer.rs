@@ -23,6 +23,7 @@ use super::{
     exchange::Coming,
     following::Following,
     framing,
+    outcome::status_of,
     pool::Line,
     telling::Told,
 };
@@ -177,24 +178,26 @@ impl Relayed {
             return Poll::Ready(Some(first));
         }
         let Some(coming) = &mut self.rest else { return Poll::Ready(None) };
-        let is_write = self.method.class == Class::Write;
         let told = match hyper::body::Body::poll_frame(Pin::new(&mut coming.answer), cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                if frame.is_trailers() {
-                    // Whatever they say, it is over.
-                    if let Some(pass) = coming.pass.take() {
-                        pass.answered();
+                if let (Some(streamed), Some(data)) = (&mut coming.streamed, frame.data_ref()) {
+                    streamed.passes(data.clone());
+                }
+                if let Some(trailers) = frame.trailers_ref() {
+                    if let Some(streamed) = coming.streamed.take() {
+                        streamed.ends(status_of(trailers));
                     }
                     self.rest = None;
                 }
                 return Poll::Ready(Some(frame));
             }
-            Poll::Ready(end) => match coming.ended.lock().take() {
-                Some(told) => told,
-                None if is_write => self.core.unknown_outcome("its stream broke"),
-                None if end.is_none() => Told::lost(self.core.backend.name(), "no status came"),
-                None => Told::lost(self.core.backend.name(), "the stream broke"),
-            },
+            Poll::Ready(end) => coming.ended.lock().take().unwrap_or_else(|| {
+                if let Some(streamed) = &coming.streamed {
+                    streamed.breaks();
+                }
+                let why = if end.is_none() { "no status came" } else { "the stream broke" };
+                Told::lost(self.core.backend.name(), why)
+            }),
             Poll::Pending => {
                 let mut stop = self.stop.as_mut();
                 let mut deadline = self.deadline.as_mut();
@@ -207,6 +210,11 @@ impl Relayed {
                 }
             }
         };
+        let may_write = match &coming.streamed {
+            Some(streamed) => streamed.may_write(),
+            None => self.method.class == Class::Write && self.method.shape != Shape::Lasting,
+        };
+        let told = if may_write { self.core.perhaps_executed(told) } else { told };
         self.rest = None;
         let trailers: HeaderMap = told.trailers();
         Poll::Ready(Some(Frame::trailers(trailers)))

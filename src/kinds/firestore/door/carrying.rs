@@ -20,7 +20,7 @@ use super::{
     core::Core,
     entry::{Entered, Kept, Otherwise},
     exchange::{self, Answered, Lost, Sending, Waiting},
-    following::Following,
+    following::{Following, Of},
     lanes::Touched,
     metadata::strip,
     pool::Upstream,
@@ -206,7 +206,13 @@ impl Carrying {
     ) -> Result<Given, Told> {
         let (understood, began) = (self.understood.as_ref(), Instant::now());
         // Before anything is sent: what is written meanwhile is not in it.
-        let following = understood.and_then(|it| core.follow(&self.upstream, it));
+        let following = match (understood, self.method.operation) {
+            (Some(understood), _) => core.follow(&self.upstream, understood),
+            (None, "create" | "update") => {
+                Some(Following::new(core, &self.upstream, Of::Document, None))
+            }
+            (None, _) => None,
+        };
         let mut waiting = Waiting::new(core, entered, |held, left, pass| {
             Box::pin(exchange::send(sending, held, left, pass))
         });

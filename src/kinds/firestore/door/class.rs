@@ -25,6 +25,8 @@ pub(super) enum Shape {
 pub(super) enum Names {
     /// In its writes.
     Writes,
+    /// In the writes of each message of a stream.
+    Streamed,
     /// In a list of names.
     Documents,
     /// In the field that names what it is about.
@@ -96,7 +98,7 @@ const METHODS: [(&str, Method); 17] = [
     ("RunAggregationQuery", one("aggregate", Class::Read, Names::None, 4)),
     ("RunQuery", one("query", Class::Read, Names::None, 5)),
     ("UpdateDocument", one("update", Class::Write, Names::Document, 0)),
-    ("Write", lasting("write", Class::Write, Names::Unknown)),
+    ("Write", lasting("write", Class::Write, Names::Streamed)),
 ];
 
 /// The method of a path.

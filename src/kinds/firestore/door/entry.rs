@@ -5,6 +5,7 @@ use std::time::Duration;
 use fusebox_actors::{
     Admission, Barred, OtherWay, PlainAccess, PlainPlan, Ticket, trace::CallTrace,
 };
+use fusebox_state::Lanes;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -103,7 +104,9 @@ impl Core {
                         continue;
                     }
                     let timeout = upstream.connector.shared.client.settings.timeout;
-                    let fence = is_write.then(|| fence.enter(touched.lanes.clone(), timeout));
+                    let names_any = touched.lanes != Lanes::None;
+                    let fence = (is_write && names_any)
+                        .then(|| fence.enter(touched.lanes.clone(), timeout));
                     return Ok(Entered { ticket, fence });
                 }
                 // Nothing of what a door reads is cached.

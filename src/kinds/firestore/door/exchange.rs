@@ -46,6 +46,7 @@ use super::{
     pumping::Pump,
     reading::Begun,
     scope::Scope,
+    streamed::{self, Streamed, UnderWay},
     telling::Told,
 };
 use crate::{
@@ -103,8 +104,8 @@ impl From<Told> for Lost {
 /// The rest of an answer, and what belongs to it while it lives.
 pub(super) struct Coming {
     pub(super) answer: Answer,
-    /// Of a stream that may write: that it is on its way.
-    pub(super) pass: Option<fence::Pass>,
+    /// Of a stream of writes.
+    pub(super) streamed: Option<Streamed>,
     /// Receives the rest of its request, if it is sent by hand.
     pub(super) onward: Option<SendStream<Bytes>>,
     /// What ended it on this side.
@@ -181,6 +182,11 @@ impl Core {
         }
     }
 
+    /// The attempt of `ticket` has ended: nothing follows.
+    pub(super) fn ends(&self, ticket: Ticket, failed: Option<Failed>) {
+        self.settle(&Arc::new(Mutex::new(Some(ticket))), failed);
+    }
+
     /// The same of one that may be carried on, if its client has not left.
     fn settled(&self, held: &Held, failed: Option<Failed>) -> Option<Box<Onward>> {
         let ticket = held.lock().take();
@@ -217,6 +223,11 @@ impl Core {
             _ if error.is(OwnCode::Timeout) => Told::late(name),
             _ => Told::lost(name, "the connection broke"),
         }
+    }
+
+    /// The same of a call that may have written something before it ended so.
+    pub(super) fn perhaps_executed(&self, told: Told) -> Told {
+        if told.is_unknown_outcome() { told } else { self.unknown_outcome(told.what()) }
     }
 
     /// A write may have been executed: tells so, and logs it under a number.
@@ -272,24 +283,39 @@ pub(super) async fn send(
     if is_open && let Some(ticket) = &mut *held.lock() {
         ticket.is_kept_waiting();
     }
+    let is_stream = method.shape == Shape::Lasting;
+    let writes_on = method.class == Class::Write && method.shape != Shape::One;
+    let under_way = writes_on.then(|| UnderWay::new(&core));
+    let over = Arc::<Mutex<Option<Told>>>::default();
     let mut carrier = None;
-    let ended = timeout_at(Instant::now() + timeout, tried(sending, &left, &mut carrier)).await;
-    let failed = match ended {
+    let trying = tried(sending, &left, &mut carrier, under_way.as_ref(), &over);
+    let ended = timeout_at(Instant::now() + timeout, trying).await;
+    let streamed = under_way
+        .map(|under_way| Streamed::new(&core, under_way, carrier.clone(), behalf, is_stream));
+    let told = over.lock().take();
+    let mut failed = match ended {
         Ok(Ok((mut answered, status))) => {
-            let failed = match status {
+            let failed = match &status {
                 Some(status) if status.code() != Code::Ok => {
-                    Some(client.failed(&status, behalf).await)
+                    Some(client.failed(status, behalf).await)
                 }
                 Some(_) | None => None,
             };
+            *over.lock() = told;
             let is_known = failed.as_ref().is_none_or(|failed| failed.error.doubt.is_none());
-            match (&mut answered.rest, pass) {
-                (Some(coming), Some(pass)) if method.shape == Shape::Lasting => {
-                    pass.opens();
-                    coming.pass = Some(pass);
+            match (&mut answered.rest, streamed, pass) {
+                (Some(coming), Some(streamed), pass) => {
+                    streamed.keep(pass);
+                    coming.streamed = Some(streamed);
                 }
-                (_, Some(pass)) if is_known => pass.answered(),
-                (_, pass) => drop(pass),
+                (_, streamed, pass) => {
+                    if let Some(streamed) = streamed {
+                        streamed.ends(status);
+                    }
+                    if let Some(pass) = pass.filter(|_| is_known) {
+                        pass.answered();
+                    }
+                }
             }
             if goes_on && failed.as_ref().is_some_and(may_go_on) {
                 answered.onward = core.settled(&held, failed);
@@ -301,6 +327,14 @@ pub(super) async fn send(
         // Its client has left before anything was sent, which says nothing of the server.
         Ok(Err(_)) if carrier.is_none() && left.load(Ordering::Acquire) => {
             let message = "its client has left";
+            Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, OwnCode::Closed, message)
+        }
+        // It was ended on this side.
+        Ok(Err(_)) if told.is_some() && method.class == Class::Write => {
+            streamed::unknown(Verdict::Neutral, "what follows was refused")
+        }
+        Ok(Err(_)) if told.is_some() => {
+            let message = "what follows was refused";
             Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, OwnCode::Closed, message)
         }
         Ok(Err(status)) => outcome::of(&status, cause::of(&status), behalf),
@@ -317,6 +351,13 @@ pub(super) async fn send(
             failed
         }
     };
+    if let Some(streamed) = streamed {
+        if is_stream && pass.is_none() && !streamed.may_write() && failed.error.doubt.is_some() {
+            // No write was sent over it.
+            (failed.error.class, failed.error.doubt) = (ErrorClass::NotExecuted, None);
+        }
+        streamed.fails(Failed { verdict: Verdict::Neutral, ..failed.clone() });
+    }
     if let Some(pass) = pass
         && failed.error.doubt.is_none()
     {
@@ -330,7 +371,8 @@ pub(super) async fn send(
         return Err(Lost::Onward(onward, error));
     }
     core.settle(&held, Some(failed));
-    Err(core.failed(method, &error).into())
+    let told = told.filter(|_| error.doubt.is_none());
+    Err(told.unwrap_or_else(|| core.failed(method, &error)).into())
 }
 
 /// Sends a call, once more if the server has not acted upon it. The status that its answer has so far comes with it.
@@ -338,6 +380,8 @@ async fn tried(
     sending: Sending,
     left: &AtomicBool,
     carrier: &mut Option<Carrier>,
+    under_way: Option<&Arc<UnderWay>>,
+    ended: &Arc<Mutex<Option<Told>>>,
 ) -> Result<(Answered, Option<Status>), Status> {
     let Sending { core, upstream, method, scope, head, mut begun, by_hand, .. } = sending;
     let mut tries = 0;
@@ -364,12 +408,19 @@ async fn tried(
         if sent.is_err() {
             tracing::debug!("a stream ended before all of its request was sent");
         }
-        let (ended, taken) = (Arc::<Mutex<Option<Told>>>::default(), Arc::<AtomicBool>::default());
+        let (ended, taken) = (Arc::clone(ended), Arc::<AtomicBool>::default());
         let (pump, onward) = match &begun.rest {
             Some(rest) => {
-                let (core, scope, rest) = (Arc::clone(&core), scope.clone(), Arc::clone(rest));
-                let pump = Pump { core, method, scope, taken: Arc::clone(&taken), stream };
-                let ended = Arc::clone(&ended);
+                let pump = Pump {
+                    core: Arc::clone(&core),
+                    upstream: Arc::clone(&upstream),
+                    method,
+                    scope: scope.clone(),
+                    taken: Arc::clone(&taken),
+                    stream,
+                    under_way: under_way.cloned(),
+                };
+                let (rest, ended) = (Arc::clone(rest), Arc::clone(&ended));
                 let pumped = async move { pump.pumps(&rest, &ended).await };
                 (Some(AbortOnDropHandle::new(tokio::spawn(pumped))), None)
             }
@@ -396,7 +447,8 @@ async fn tried(
                 StatusCode::OK => Status::internal("the answer has no status"),
                 other => of_http(other),
             });
-            let coming = Coming { answer, pass: None, onward, ended, _pump: pump, _lease: lease };
+            let coming =
+                Coming { answer, streamed: None, onward, ended, _pump: pump, _lease: lease };
             let rest = (!is_all).then_some(coming);
             return Ok((Answered { head, first: None, rest, onward: None }, Some(status)));
         }
@@ -407,7 +459,7 @@ async fn tried(
         let status = first.as_ref().and_then(Frame::trailers_ref).map(|trailers| {
             status_of(trailers).unwrap_or_else(|| Status::internal("the answer has no status"))
         });
-        let coming = Coming { answer, pass: None, onward, ended, _pump: pump, _lease: lease };
+        let coming = Coming { answer, streamed: None, onward, ended, _pump: pump, _lease: lease };
         let rest = status.is_none().then_some(coming);
         return Ok((Answered { head, first, rest, onward: None }, status));
     }

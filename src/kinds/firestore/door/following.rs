@@ -17,32 +17,37 @@ const COMMITTED_MAX: usize = 64 << 10;
 pub(super) struct Following {
     core: Arc<Core>,
     upstream: Arc<Upstream>,
-    /// Of a read.
-    form: Option<Arc<Form>>,
+    of: Of,
     kept: Kept,
+}
+
+/// What answers so.
+pub(super) enum Of {
+    Read(Arc<Form>),
+    Commit,
+    /// It answers with the document that it has written.
+    Document,
 }
 
 /// What is kept of it so far.
 enum Kept {
-    /// Of a read.
+    /// For the cache.
     Copy(AnswerCopy),
-    /// Of a commit.
+    /// For its time.
     Bytes(BytesMut),
     Nothing,
 }
 
 impl Following {
-    /// The answer to a read that is `copy`; to a commit if there is none.
+    /// Learns of an answer; with `copy` for the cache, too.
     pub(super) fn new(
         core: &Arc<Core>,
         upstream: &Arc<Upstream>,
-        copy: Option<(AnswerCopy, Arc<Form>)>,
+        of: Of,
+        copy: Option<AnswerCopy>,
     ) -> Self {
-        let (kept, form) = match copy {
-            Some((copy, form)) => (Kept::Copy(copy), Some(form)),
-            None => (Kept::Bytes(BytesMut::new()), None),
-        };
-        Self { core: Arc::clone(core), upstream: Arc::clone(upstream), form, kept }
+        let kept = copy.map_or_else(|| Kept::Bytes(BytesMut::new()), Kept::Copy);
+        Self { core: Arc::clone(core), upstream: Arc::clone(upstream), of, kept }
     }
 
     /// The next of the answer passes.
@@ -73,14 +78,18 @@ impl Following {
             Kept::Copy(copy) => self.keep(copy),
             Kept::Bytes(bytes) => {
                 let messages = framing::messages(&bytes.freeze()).unwrap_or_default();
-                self.saw(messages.last().and_then(stock::committed_at));
+                self.saw(messages.last().and_then(|message| match &self.of {
+                    Of::Read(form) => stock::read_at(form, message),
+                    Of::Commit => stock::committed_at(message),
+                    Of::Document => stock::written_at(message),
+                }));
             }
             Kept::Nothing => {}
         }
     }
 
     fn keep(&self, copy: AnswerCopy) {
-        let Some(form) = &self.form else { return };
+        let Of::Read(form) = &self.of else { return };
         copy.keep(|bytes| {
             let messages = framing::messages(&bytes)?;
             self.saw(messages.last().and_then(|message| stock::read_at(form, message)));
@@ -100,7 +109,8 @@ impl Drop for Following {
     /// A client that got its documents may leave before the end of the answer, and Google's for Python does. What was
     /// asked for by name is known to be all of it.
     fn drop(&mut self) {
-        if let Some(Form::Get { .. }) = self.form.as_deref()
+        if let Of::Read(form) = &self.of
+            && matches!(**form, Form::Get { .. })
             && let Kept::Copy(copy) = std::mem::replace(&mut self.kept, Kept::Nothing)
         {
             self.keep(copy);

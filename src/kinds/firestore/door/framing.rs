@@ -7,7 +7,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 /// The largest message of a request, in bytes, as Firestore has it.
 pub(in crate::kinds::firestore) const MESSAGE_MAX: u32 = 10 << 20;
 
-const PREFIX: usize = 5;
+/// What is before each message.
+pub(in crate::kinds::firestore) const PREFIX: usize = 5;
 
 /// A message is longer than [`MESSAGE_MAX`]; how long it says that it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +116,7 @@ impl Gathered {
 }
 
 /// How long the first message is, with what frames it.
-fn framed_length(bytes: &[u8]) -> Option<usize> {
+pub(in crate::kinds::firestore) fn framed_length(bytes: &[u8]) -> Option<usize> {
     let [_, length @ ..] = *bytes.first_chunk::<PREFIX>()?;
     Some(PREFIX + usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX - PREFIX))
 }

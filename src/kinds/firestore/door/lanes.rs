@@ -1,4 +1,4 @@
-//! Which documents the first message of a call names.
+//! Which documents a message of a call names: the first one, or each one of a stream of writes.
 //!
 //! Only that is read of a message, field by field and in place: what is sent on are the client's own bytes. What
 //! cannot be read touches everything.
@@ -50,6 +50,7 @@ fn names(method: Method, message: &[u8]) -> Option<Vec<Cow<'_, str>>> {
     };
     match method.names {
         Names::Writes => all(2, of_write),
+        Names::Streamed => all(3, of_write),
         Names::Documents => all(2, text),
         Names::Name => all(1, text),
         Names::Document => all(1, |document| text(last(document, 1)?)),
@@ -68,7 +69,7 @@ fn names(method: Method, message: &[u8]) -> Option<Vec<Cow<'_, str>>> {
     }
 }
 
-/// What a call of `method` touches whose first message is `message`; `None` if that cannot be read.
+/// What `message` of a call of `method` touches; `None` if that cannot be read.
 pub(super) fn touched(
     method: Method,
     message: Option<&[u8]>,

@@ -40,7 +40,6 @@
 mod hearing;
 mod open;
 mod opening;
-mod requests;
 mod shut;
 
 use std::{collections::VecDeque, pin::Pin, sync::Arc};
@@ -61,7 +60,6 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use self::{
     open::{Came, Open},
-    requests::{Asked, Requests},
     shut::Shut,
 };
 use super::{
@@ -73,6 +71,7 @@ use super::{
     framing::{self, take_first},
     metadata::strip,
     reading::Begun,
+    requests::{Asked, Requests},
     telling::{GRPC, Told},
 };
 use crate::kinds::firestore::{
@@ -152,7 +151,7 @@ pub(super) async fn answered(
         busy: Arc::clone(busy),
         carrying,
         head,
-        requests: Requests::new(rest),
+        requests: rest.unwrap_or_else(Requests::none),
         targets,
         room: None,
         open: None,

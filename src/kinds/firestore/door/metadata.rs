@@ -18,6 +18,7 @@ use super::{
 /// The most bytes of metadata, as Firestore has it.
 pub(super) const METADATA_MAX: usize = 16 << 10;
 
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// What is between two neighbours, and not passed on.
 pub(super) const HOP_BY_HOP: [&str; 7] = [
@@ -41,6 +42,10 @@ impl Core {
     ) -> Result<HeaderMap, Told> {
         strip(&mut headers);
         headers.insert(AUTHORIZATION, self.credential(upstream, by).await?);
+        if method.shape == Shape::Lasting {
+            // Its messages are read: the server is not asked to compress.
+            headers.remove(ACCEPT_ENCODING);
+        }
         if method.class == Class::Write && method.shape != Shape::Lasting {
             // What is given up here must not be carried out there. A client's patience is no reason to give it up.
             headers.insert(TIMEOUT, timeout_value(self.backend.timeout()));

@@ -1,8 +1,13 @@
 //! The door's own connections to the server.
 //!
-//! Three pools: what lasts (Listen, Write), what may write, and everything else. A channel takes as many streams as its
-//! server allows, at most [`STREAMS_MAX`]; then another one is opened. What one client does not read is bounded by its
+//! Four pools: Listens, writes that are one message, everything else that may write, and what only reads. A channel takes
+//! as many streams as its server allows, at most [`STREAMS_MAX`]; then another one is opened. What one client does not read is bounded by its
 //! stream's window, and the connection's window is that of all its streams together: nobody stalls another.
+//!
+//! **A connection that is closed for a write** without an answer ends what else it carries. So a connection for writes
+//! takes new ones only until half of `timeout` has passed since it had none; then it rests until it has none again, and
+//! another one takes its place. Whatever is cut off has waited for at least half of `timeout`: a server that is slow to
+//! answer one write ends no other that it would have answered.
 
 use std::sync::{
     Arc,
@@ -13,6 +18,7 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tonic::Status;
 
 use super::class::{Class, Method, Shape};
@@ -44,20 +50,25 @@ pub(super) struct Upstream {
     reads: Pool,
     writes: Pool,
     lasting: Pool,
+    /// Streams that may write, each with a connection to itself.
+    alone: Pool,
     /// Connections of HTTP/1.1 that nobody uses.
     plain: Mutex<Vec<Plain>>,
 }
 
 impl Upstream {
     pub(super) fn new(connector: Arc<FirestoreConnector>) -> Self {
-        let pool =
-            |resets, stream| Pool { resets, windows: windows(stream), slots: Mutex::default() };
+        let pool = |resets, stream, streams| {
+            let (windows, slots) = (windows(stream), Mutex::default());
+            Pool { resets, windows, streams, slots }
+        };
         Self {
             connector,
-            reads: pool(false, STREAM_WINDOW),
+            reads: pool(false, STREAM_WINDOW, STREAMS_MAX),
             // Closing such a connection must discard what it has not sent.
-            writes: pool(true, STREAM_WINDOW),
-            lasting: pool(false, LASTING_WINDOW),
+            writes: pool(true, STREAM_WINDOW, STREAMS_MAX),
+            lasting: pool(false, LASTING_WINDOW, STREAMS_MAX),
+            alone: pool(true, LASTING_WINDOW, 1),
             plain: Mutex::default(),
         }
     }
@@ -73,16 +84,18 @@ impl Upstream {
     /// There is no connection; nothing was sent.
     pub(super) async fn lease(&self, method: Method) -> Result<Lease, Status> {
         let pool = match (method.shape, method.class) {
-            (Shape::Lasting, _) => &self.lasting,
-            (_, Class::Write) => &self.writes,
-            (_, Class::Read) => &self.reads,
+            (Shape::Lasting, Class::Read) => &self.lasting,
+            (Shape::Lasting | Shape::Unknown, Class::Write) => &self.alone,
+            (Shape::One, Class::Write) => &self.writes,
+            (Shape::One | Shape::Unknown, Class::Read) => &self.reads,
         };
         loop {
             let lease = pool.pick(&self.connector)?;
             lease.slot.channel.connect().await?;
             let most = lease.slot.channel.streams_max().unwrap_or(STREAMS_MAX);
-            lease.slot.most.store(most.clamp(1, STREAMS_MAX), Relaxed);
-            if lease.number <= most.max(1) {
+            let most = most.clamp(1, pool.streams);
+            lease.slot.most.store(most, Relaxed);
+            if lease.number <= most {
                 return Ok(lease);
             }
         }
@@ -112,7 +125,15 @@ impl Line {
 struct Pool {
     resets: bool,
     windows: Windows,
-    slots: Mutex<Vec<Arc<Slot>>>,
+    /// Streams at once over a channel.
+    streams: usize,
+    slots: Mutex<Vec<Used>>,
+}
+
+/// A channel, and since when it has had a stream.
+struct Used {
+    slot: Arc<Slot>,
+    since: Instant,
 }
 
 /// A channel, and how many streams it has.
@@ -143,24 +164,31 @@ impl Drop for Lease {
 
 impl Pool {
     fn pick(&self, connector: &FirestoreConnector) -> Result<Lease, Status> {
-        let mut slots = self.slots.lock();
+        let (now, mut slots) = (Instant::now(), self.slots.lock());
         // Of those that carry nothing one is kept.
         let mut spare = 0;
-        slots.retain(|slot| {
+        for used in slots.iter_mut().filter(|it| it.slot.used.load(Relaxed) == 0) {
+            used.since = now;
+        }
+        slots.retain(|Used { slot, .. }| {
             let is_spare = slot.used.load(Relaxed) == 0;
             spare += usize::from(is_spare);
             !is_spare || spare == 1
         });
-        let has_room = |slot: &&Arc<Slot>| slot.used.load(Relaxed) < slot.most.load(Relaxed);
-        let slot = if let Some(slot) = slots.iter().find(has_room) {
-            Arc::clone(slot)
+        let rests_after = connector.shared.client.settings.timeout / 2;
+        let takes_more = |used: &&Used| {
+            let has_room = used.slot.used.load(Relaxed) < used.slot.most.load(Relaxed);
+            has_room && !(self.resets && now.duration_since(used.since) > rests_after)
+        };
+        let slot = if let Some(used) = slots.iter().find(takes_more) {
+            Arc::clone(&used.slot)
         } else {
             let server = connector.shared.client.settings.server();
             let channel = Channel::with_windows(server, self.resets, self.windows)
                 .map_err(|error| Status::internal(format!("the url is not usable: {error}")))?;
-            let (used, most) = (AtomicUsize::new(0), AtomicUsize::new(STREAMS_MAX));
+            let (used, most) = (AtomicUsize::new(0), AtomicUsize::new(self.streams));
             let slot = Arc::new(Slot { channel, used, most });
-            slots.push(Arc::clone(&slot));
+            slots.push(Used { slot: Arc::clone(&slot), since: now });
             slot
         };
         // Under the lock: no two have the same number.

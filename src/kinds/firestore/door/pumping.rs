@@ -8,101 +8,124 @@ use std::sync::{
 use bytes::Bytes;
 use fusebox_state::Lanes;
 use h2::{Reason, SendStream};
-use http_body_util::BodyExt;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{
-    class::{Class, Method},
+    class::{Class, Method, Shape},
     core::Core,
-    framing::take_first,
-    pool::LASTING_WINDOW,
-    reading::{Rest, too_long},
+    lanes::touched,
+    pool::Upstream,
+    requests::Requests,
     scope::Scope,
+    streamed::UnderWay,
     telling::Told,
 };
 
 /// Sends messages on, each when it is whole, at the server's pace.
 pub(super) struct Pump {
     pub(super) core: Arc<Core>,
+    pub(super) upstream: Arc<Upstream>,
     pub(super) method: Method,
     pub(super) scope: Scope,
     /// Set once anything was taken of what follows.
     pub(super) taken: Arc<AtomicBool>,
     pub(super) stream: SendStream<Bytes>,
+    /// Of what writes.
+    pub(super) under_way: Option<Arc<UnderWay>>,
 }
 
 impl Pump {
     /// Sends on all of it. If that ends on this side, `ended` is why.
     pub(super) async fn pumps(
         mut self,
-        rest: &tokio::sync::Mutex<Rest>,
+        rest: &tokio::sync::Mutex<Requests>,
         ended: &Mutex<Option<Told>>,
     ) {
         let mut rest = rest.lock().await;
-        match self.sends(&mut rest).await {
-            Ok(()) => {}
-            Err(told) => {
-                *ended.lock() = told;
-                self.stream.send_reset(Reason::CANCEL);
+        let (core, is_stream) = (Arc::clone(&self.core), self.method.shape == Shape::Lasting);
+        let under_way = self.under_way.clone().filter(|_| is_stream);
+        let late = async {
+            match &under_way {
+                Some(under_way) => under_way.overdue().await,
+                None => std::future::pending().await,
             }
-        }
+        };
+        let told = tokio::select! {
+            biased;
+            told = self.sends(&mut rest) => told,
+            () = late => core.unknown_outcome("no answer in time"),
+        };
+        *ended.lock() = Some(told);
+        self.stream.send_reset(Reason::CANCEL);
     }
 
-    /// # Errors
-    /// The client has left, or learns why nothing more of it is accepted.
-    async fn sends(&mut self, rest: &mut Rest) -> Result<(), Option<Told>> {
-        let (mut room, most) = (None, LASTING_WINDOW as usize);
-        while let Some(next) = rest.body.frame().await {
+    /// Resolves if nothing more of it is accepted: then why.
+    async fn sends(&mut self, rest: &mut Requests) -> Told {
+        while let Some(next) = rest.next(&self.core).await {
             self.taken.store(true, Ordering::Release);
-            let Ok(data) = next.map_err(|_| None)?.into_data() else { continue };
-            let messages = rest.gathered.feed(data).map_err(|length| Some(too_long(length)))?;
-            self.core.hold_above(&mut room, rest.gathered.wanted(), most).await?;
-            if !self.onward(messages).await? {
-                return Ok(());
+            let sent = match next {
+                Ok((framed, message)) => self.onward(framed, message).await,
+                Err(told) => Err(told),
+            };
+            match sent {
+                Ok(true) => {}
+                // The answer says why.
+                Ok(false) => return std::future::pending().await,
+                Err(told) => return told,
             }
         }
         self.taken.store(true, Ordering::Release);
-        if !rest.gathered.is_between() {
-            return Err(Some(Told::malformed("the request ends within a message")));
-        }
         if self.stream.send_data(Bytes::new(), true).is_err() {
             tracing::debug!("a stream ended before all of its request was sent");
         }
-        Ok(())
+        std::future::pending().await
     }
 
-    /// Sends whole messages on; false if the server takes nothing any more.
-    async fn onward(&mut self, mut messages: Bytes) -> Result<bool, Told> {
-        let mut unread = messages.clone();
-        while let Some((_, message)) = take_first(&mut unread) {
-            self.core.may_send(&self.scope, self.method, message.as_deref())?;
+    /// Sends a message on; false if the server takes nothing any more.
+    async fn onward(&mut self, mut framed: Bytes, message: Option<Bytes>) -> Result<bool, Told> {
+        self.core.may_send(&self.scope, self.method, message.as_deref())?;
+        if self.method.class == Class::Write {
+            self.begins(message.as_deref()).await?;
         }
-        if !messages.is_empty() && self.method.class == Class::Write {
-            self.core.writes_more().await?;
-        }
-        while !messages.is_empty() {
-            self.stream.reserve_capacity(messages.len());
+        while !framed.is_empty() {
+            self.stream.reserve_capacity(framed.len());
             let room = std::future::poll_fn(|cx| self.stream.poll_capacity(cx)).await;
             let Some(Ok(room)) = room else { return Ok(false) };
-            let now = messages.split_to(room.min(messages.len()));
+            let now = framed.split_to(room.min(framed.len()));
             if self.stream.send_data(now, false).is_err() {
                 return Ok(false);
             }
         }
         Ok(true)
     }
-}
 
-impl Core {
-    /// A stream that may write, anywhere, sends another message: what is queued goes first.
-    async fn writes_more(&self) -> Result<(), Told> {
-        let everything = Lanes::All;
-        if !self.backend.wait_for(&everything, self.backend.timeout()).await {
-            let name = self.backend.name();
-            let why = "has earlier writes waiting in the queue";
-            return Err(Told::not_executed(name, why, self.backend.retry_after()));
+    /// A message is about to be sent, which may write.
+    async fn begins(&self, message: Option<&[u8]>) -> Result<(), Told> {
+        let (core, upstream, method) = (&self.core, &self.upstream, self.method);
+        let connector = &upstream.connector;
+        let root = connector.shared.client.known_root();
+        let touched = touched(method, message, root, connector.namespace());
+        // What only acknowledges answers writes nothing.
+        if touched.lanes == Lanes::None {
+            return Ok(());
         }
-        self.backend.wrote(&everything);
+        let until = Instant::now() + core.backend.timeout();
+        let entered = core.enter(upstream, method, &touched, until).await?;
+        match &self.under_way {
+            Some(under_way) if method.shape == Shape::Lasting => {
+                if !under_way.begins(entered) {
+                    return Err(Told::lost(core.backend.name(), "its stream has ended"));
+                }
+            }
+            // The whole call is under way until it ends.
+            Some(_) | None => {
+                core.ends(entered.ticket, None);
+                if let Some((_, pass)) = entered.fence {
+                    pass.answered();
+                }
+            }
+        }
         Ok(())
     }
 }

@@ -16,27 +16,21 @@ use tokio::{
 };
 
 use super::{
-    class::{Method, Shape},
+    class::{Class, Method, Shape},
     core::Core,
-    framing::{Framing, Gathered, MESSAGE_MAX, TooLong, first_message},
+    framing::{Framing, Gathered, MESSAGE_MAX, PREFIX, TooLong, first_message, framed_length},
+    requests::Requests,
     telling::Told,
 };
 
 /// What came of a call so far.
 pub(super) struct Begun {
-    /// Its messages that are whole, the first one at least.
+    /// Its messages that are whole; of a stream of writes the first one.
     pub(super) pieces: Vec<Bytes>,
     /// What is still to come; `None` if the client has said that this is all.
-    pub(super) rest: Option<Arc<Mutex<Rest>>>,
+    pub(super) rest: Option<Arc<Mutex<Requests>>>,
     /// The room that its bytes take.
     pub(super) held: Vec<OwnedSemaphorePermit>,
-}
-
-/// What a client has still to send.
-pub(super) struct Rest {
-    pub(super) body: Incoming,
-    /// The beginning of a message.
-    pub(super) gathered: Gathered,
 }
 
 impl Begun {
@@ -74,6 +68,13 @@ fn tail(pieces: &mut Vec<Bytes>, mut count: usize) -> Gathered {
         }
     }
     Gathered::of(taken.into_iter().rev())
+}
+
+/// How many bytes of pieces are behind the first message.
+fn behind_first(pieces: &[Bytes]) -> usize {
+    let all: usize = pieces.iter().map(Bytes::len).sum();
+    let prefix: BytesMut = pieces.iter().flatten().copied().take(PREFIX).collect();
+    all.saturating_sub(framed_length(&prefix).unwrap_or(all))
 }
 
 /// What is said of a message that is too large.
@@ -118,9 +119,15 @@ pub(super) async fn begin(core: &Core, method: Method, mut body: Incoming) -> Re
     if has_ended && !framing.is_between() {
         return Err(Told::malformed("the request ends within a message"));
     }
-    let rest = (!has_ended).then(|| {
-        let gathered = tail(&mut pieces, framing.begun());
-        Arc::new(Mutex::new(Rest { body, gathered }))
+    let behind = if method.shape == Shape::Lasting && method.class == Class::Write {
+        // Each message of it is asked for by itself.
+        behind_first(&pieces)
+    } else {
+        framing.begun()
+    };
+    let rest = (!has_ended || behind > 0).then(|| {
+        let gathered = tail(&mut pieces, behind);
+        Arc::new(Mutex::new(Requests::new(body, gathered)))
     });
     Ok(Begun { pieces, rest, held })
 }

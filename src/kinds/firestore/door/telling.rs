@@ -25,6 +25,9 @@ const LOCAL: HeaderValue = HeaderValue::from_static("local");
 pub(super) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=UTF-8");
 
+/// Before all words of the door's own.
+const PREFIX: &str = "fusebox: ";
+
 /// The answer to a client in place of the server's.
 #[derive(Clone, Debug)]
 pub(super) struct Told {
@@ -40,7 +43,7 @@ pub(super) struct Told {
 
 impl Told {
     fn new(code: Code, message: impl std::fmt::Display, why: Option<Refused>) -> Self {
-        let message = format!("fusebox: {message}");
+        let message = format!("{PREFIX}{message}");
         Self { code, message, retry: None, op_id: None, executed_nothing: false, why }
     }
 
@@ -69,6 +72,16 @@ impl Told {
     /// Whether it is certain that nothing was executed.
     pub(super) fn executed_nothing(&self) -> bool {
         self.executed_nothing
+    }
+
+    /// Whether it says that a write may have been executed.
+    pub(super) fn is_unknown_outcome(&self) -> bool {
+        self.op_id.is_some()
+    }
+
+    /// Its words.
+    pub(super) fn what(&self) -> &str {
+        self.message.strip_prefix(PREFIX).unwrap_or(&self.message)
     }
 
     /// The same, with what a program may have overlooked.
@@ -237,7 +250,7 @@ pub(super) struct Said {
     ack: Option<AckLevel>,
     op_id: Option<OpId>,
     pending_writes: u64,
-    /// Whether a result in it is not known.
+    /// Whether a result in it is not known, or a time in it is a guess.
     pub(super) estimated: bool,
     /// The name of the document that was asked for and that there is not.
     pub(super) missing: Option<String>,

@@ -33,7 +33,7 @@ use super::{
     class::{Class, Method},
     core::Core,
     entry::ROUTE,
-    following::Following,
+    following::{Following, Of},
     framing,
     lanes::Touched,
     pool::Upstream,
@@ -43,7 +43,7 @@ use super::{
 };
 use crate::kinds::firestore::protocol::{
     outline::{Outline, outline},
-    stock::{self, Committed, Form, Part},
+    stock::{self, Committed, Form, Part, Shown},
     wire::Question,
 };
 
@@ -294,7 +294,9 @@ impl Core {
             Form::Get { .. } | Form::Query => {
                 let age = u64::try_from(reply.age.as_millis()).unwrap_or(u64::MAX);
                 let read_at = times::of_unix(UnixMillis::new(now.get().saturating_sub(age)));
-                let messages = stock::read(form, reply.value.as_ref()?, root, read_at, &mut at)?;
+                let Shown { messages, estimated } =
+                    stock::read(form, reply.value.as_ref()?, root, read_at, &mut at)?;
+                said.estimated = estimated;
                 if let Form::Get { alone: true, paths, .. } = form
                     && messages.is_empty()
                 {
@@ -337,17 +339,16 @@ impl Core {
         upstream: &Arc<Upstream>,
         understood: &Understood,
     ) -> Option<Following> {
-        let copy = match (&understood.read, understood.whole.get()) {
+        let (of, copy) = match (&understood.read, understood.whole.get()) {
             (Some(read), Some(Ok(Whole { body, form }))) => {
-                if matches!(**form, Form::Get { mask: Some(_), .. }) {
-                    return None;
-                }
-                Some((self.backend.copying(read, body), Arc::clone(form)))
+                let is_whole = !matches!(**form, Form::Get { mask: Some(_), .. });
+                let copy = is_whole.then(|| self.backend.copying(read, body));
+                (Of::Read(Arc::clone(form)), copy)
             }
             _ if understood.is_batch => return None,
-            _ => None,
+            _ => (Of::Commit, None),
         };
-        Some(Following::new(self, upstream, copy))
+        Some(Following::new(self, upstream, of, copy))
     }
 
     /// The answer to a call that has ended without an answer of the server; `attempt` is how its first one ended, if it

@@ -9,8 +9,8 @@
 //! | `begin_transaction` | `{"transaction":"…"}` |
 //! | `rollback` | null |
 //!
-//! What queued writes make of a document has no times, and `"estimated":true` if a time in it is
-//! fusebox's guess at the server's.
+//! What queued writes make of a document has no `update_time`, a `create_time` only if that is known from an earlier
+//! read, and `"estimated":true` if a time in it is fusebox's guess at the server's.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;

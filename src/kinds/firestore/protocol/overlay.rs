@@ -44,6 +44,7 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     write::Operation,
 };
 use prost::Message;
+use prost_types::Timestamp;
 
 use super::{
     cache, limits,
@@ -70,6 +71,15 @@ struct Known {
     fields: Fields,
     /// Whether a time in it is a guess at what the server will write.
     estimated: bool,
+    /// When it was created, as far as the server has said so.
+    created: Option<Timestamp>,
+}
+
+impl Known {
+    /// What a write makes without regard to the fields that were there before.
+    fn new(fields: Fields, created: Option<Timestamp>) -> Self {
+        Self { fields, estimated: false, created }
+    }
 }
 
 impl World {
@@ -77,7 +87,14 @@ impl World {
         matches!(self, Self::Present(_))
     }
 
-    /// Whether both are the same, NaN included.
+    fn created(&self) -> Option<Timestamp> {
+        match self {
+            Self::Present(Some(known)) => known.created,
+            Self::Present(None) | Self::Absent => None,
+        }
+    }
+
+    /// Whether both are the same, NaN included, whenever they were created.
     fn is(&self, other: &Self) -> bool {
         let encoded = |known: &Known| {
             let fields = known.fields.clone();
@@ -118,8 +135,8 @@ impl Followed {
     pub(crate) fn over(slot: &Slot, cached: &Bytes) -> Option<Self> {
         let found: Found = wire::decode(cached).ok()?;
         let world = match found.document {
-            Some(document) => {
-                World::Present(Some(Known { fields: document.fields, estimated: found.estimated }))
+            Some(Document { fields, create_time: created, .. }) => {
+                World::Present(Some(Known { fields, estimated: found.estimated, created }))
             }
             None => World::Absent,
         };
@@ -167,8 +184,11 @@ impl Followed {
             _ => return None,
         };
         let estimated = known.is_some_and(|known| known.estimated);
-        let fields = |known: &Known| known.fields.clone();
-        let document = known.map(|it| Document { fields: fields(it), ..Document::default() });
+        let document = known.map(|known| Document {
+            fields: known.fields.clone(),
+            create_time: known.created,
+            ..Document::default()
+        });
         let accepted_at = self.accepted_at.map(value::time);
         Some(wire::encode(&Found { path: self.path.clone(), document, estimated, accepted_at }))
     }
@@ -264,14 +284,12 @@ fn written(before: World, write: &Write, accepted_at: UnixMillis) -> Option<Worl
         Some(Operation::Transform(_)) | None => return None,
     };
     let mut known = match (&write.update_mask, before) {
-        (None, _) => Known { fields: new.fields.clone(), estimated: false },
+        (None, before) => Known::new(new.fields.clone(), before.created()),
         (Some(_), World::Present(None)) => return Some(World::Present(None)),
         (Some(mask), before) => {
             let mut known = match before {
                 World::Present(Some(known)) => known,
-                World::Present(None) | World::Absent => {
-                    Known { fields: Fields::new(), estimated: false }
-                }
+                World::Present(None) | World::Absent => Known::new(Fields::new(), None),
             };
             for field in &mask.field_paths {
                 let parts = path::fields(field).ok()?;

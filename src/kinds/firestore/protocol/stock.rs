@@ -32,6 +32,7 @@ use prost::Message;
 use prost_types::Timestamp;
 
 use super::{
+    fields::last,
     names::Root,
     overlay, path,
     value::{self, Fields},
@@ -293,20 +294,32 @@ pub(crate) trait Times {
     fn tell(&mut self, path: &str, at: Timestamp);
 }
 
-/// The messages that a reply to a read becomes: none for the one document that there is not. `None` if it is no reply.
+/// What a read is answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// None for the one document that there is not.
+    pub(crate) messages: Vec<Bytes>,
+    /// Whether a field in it holds a time that is a guess at what the server will write.
+    pub(crate) estimated: bool,
+}
+
+/// What a reply to a read becomes. `None` if it is no reply.
 pub(crate) fn read(
     form: &Form,
     reply: &Bytes,
     root: &Root,
     read_at: Timestamp,
     times: &mut impl Times,
-) -> Option<Vec<Bytes>> {
+) -> Option<Shown> {
     let list = match wire::decode::<Reply>(reply).ok()?.answer? {
-        Answer::Messages(Messages { messages }) => return Some(messages),
+        Answer::Messages(Messages { messages }) => {
+            return Some(Shown { messages, estimated: false });
+        }
         Answer::Many(list) => list,
         _ => return None,
     };
     let Form::Get { mask, alone, .. } = form else { return None };
+    let estimated = list.found.iter().any(|found| found.estimated);
     let documents: Vec<(String, Option<Document>)> = list
         .found
         .into_iter()
@@ -318,7 +331,11 @@ pub(crate) fn read(
                     Some(told) => times.saw(told),
                     None => document.update_time = Some(times.written(&path, accepted_at)),
                 }
-                document.create_time = document.create_time.or(document.update_time);
+                // The host's clock may be behind the server's, which has given the one of them.
+                let created = document.create_time;
+                document.update_time =
+                    document.update_time.into_iter().chain(created).reduce(later);
+                document.create_time = created.or(document.update_time);
                 if let Some(mask) = mask {
                     document.fields = masked(&document.fields, mask);
                 }
@@ -329,7 +346,8 @@ pub(crate) fn read(
         .collect();
     if *alone {
         let found = documents.into_iter().filter_map(|(_, document)| document);
-        return Some(found.map(|document| document.encode_to_vec().into()).collect());
+        let messages = found.map(|document| document.encode_to_vec().into()).collect();
+        return Some(Shown { messages, estimated });
     }
     let written = documents.iter().filter_map(|(_, it)| it.as_ref()?.update_time);
     let read_time = written.fold(read_at, later);
@@ -342,7 +360,7 @@ pub(crate) fn read(
         };
         message.encode_to_vec().into()
     });
-    Some(messages.collect())
+    Some(Shown { messages: messages.collect(), estimated })
 }
 
 /// The later of two times.
@@ -414,14 +432,38 @@ pub(crate) fn committed_at(message: &Bytes) -> Option<Timestamp> {
     CommitResponse::decode(message.clone()).ok()?.commit_time
 }
 
-/// The time of a get, in the last message of the server's answer.
+/// The latest time in the last message of the server's answer to a read.
 pub(crate) fn read_at(form: &Form, message: &Bytes) -> Option<Timestamp> {
     match form {
         Form::Get { alone: false, .. } => {
             BatchGetDocumentsResponse::decode(message.clone()).ok()?.read_time
         }
-        Form::Get { .. } | Form::Query | Form::Commit(_) | Form::Delete(_) | Form::Batch(_) => None,
+        Form::Get { alone: true, .. } => written_at(message),
+        // Under the same number in the answers to queries and to aggregations.
+        Form::Query => time_in(last(message, 3)?),
+        Form::Commit(_) | Form::Delete(_) | Form::Batch(_) => None,
     }
+}
+
+/// When a document was written that the server has answered with.
+pub(crate) fn written_at(document: &[u8]) -> Option<Timestamp> {
+    time_in(last(document, 4)?)
+}
+
+/// The time of the writes that a message of a stream of writes answers.
+pub(crate) fn streamed_at(answer: &[u8]) -> Option<Timestamp> {
+    time_in(last(answer, 4)?)
+}
+
+/// The latest time in a message of a Listen: when a document was written, or what it says was the state.
+pub(crate) fn heard_at(message: &[u8]) -> Option<Timestamp> {
+    let changed = last(last(message, 3)?, 1)?;
+    let read = last(message, 2)?;
+    if changed.is_empty() { time_in(last(read, 6)?) } else { written_at(changed) }
+}
+
+fn time_in(bytes: &[u8]) -> Option<Timestamp> {
+    if bytes.is_empty() { None } else { Timestamp::decode(bytes).ok() }
 }
 
 #[cfg(test)]

@@ -13,10 +13,7 @@
 //!                     │ its answer          its answer │                                      │ deadline + 5 s
 //!                     └───────────▶ (none) ◀───────────┴──────────────────────────────────────┘
 //! ```
-//! **A stream that writes** (`Write`) lasts for as long as its client wants, and nobody waits for its answer. Once its
-//! headers have come it is *open*: its writes are under way, as a call's are that somebody waits for, and keep nobody
-//! waiting. But what is read beside it is not cached ([`Fence::may_land`]): a message may be applied at any time. Only
-//! when it ends and may still write is it in doubt.
+//! **A stream that writes** (`Write`) enters with each of its messages, as if it were a call.
 //!
 //! **Who resets:** the task that carries the commit, when the backend's `timeout` has passed, never when a
 //! caller leaves ([`Carrier::reset`](crate::net::grpc::Carrier::reset)); it drops its [`Pass`] once the socket is
@@ -63,8 +60,6 @@ pub(crate) struct Fence {
     state: Mutex<State>,
     /// How many are in doubt: none, as a rule, and then no lane is looked at.
     doubts: AtomicUsize,
-    /// How many are open: none, as a rule.
-    open: AtomicUsize,
     changed: Notify,
 }
 
@@ -76,8 +71,9 @@ struct State {
 
 struct Entry {
     lanes: Lanes,
+    /// How many [`Wait`]s there are.
+    waits: usize,
     in_doubt: bool,
-    is_open: bool,
     /// When it can no longer land; `None` while its connection may still carry it.
     until: Option<Instant>,
 }
@@ -92,7 +88,6 @@ impl Fence {
                 quiet_until: quiet.map(|quiet| Instant::now() + quiet),
                 state: Mutex::default(),
                 doubts: AtomicUsize::new(0),
-                open: AtomicUsize::new(0),
                 changed: Notify::new(),
             })
         }))
@@ -128,16 +123,9 @@ impl Fence {
             !over
         });
         let entries = state.writes.values();
-        let doubtful = entries.filter(|entry| entry.in_doubt && meet(&entry.lanes, lanes));
+        let doubtful = entries.filter(|entry| entry.in_doubt && entry.lanes.meets(lanes));
         let until = |entry: &Entry| entry.until.unwrap_or(now + MARGIN);
         doubtful.map(until).chain(quiet).max()
-    }
-
-    /// Whether something may land in `lanes` that no caller is about to hear of: what is read of them now may be older.
-    pub(crate) fn may_land(&self, lanes: &Lanes) -> bool {
-        let meets = |entry: &Entry| entry.is_open && meet(&entry.lanes, lanes);
-        self.in_doubt_until(lanes).is_some()
-            || self.open.load(Ordering::Acquire) > 0 && self.state.lock().writes.values().any(meets)
     }
 
     /// A write to `lanes` goes out, which the server drops `limit` after it arrived.
@@ -145,30 +133,34 @@ impl Fence {
         let mut state = self.state.lock();
         let id = state.next;
         state.next += 1;
-        state.writes.insert(id, Entry { lanes, in_doubt: false, is_open: false, until: None });
+        state.writes.insert(id, Entry { lanes, waits: 1, in_doubt: false, until: None });
         let pass = Pass { fence: Arc::clone(self), id, limit, answered: false };
         (Wait { fence: Arc::clone(self), id }, pass)
     }
 
-    fn opens(&self, id: u64) {
-        if let Some(entry) = self.state.lock().writes.get_mut(&id)
-            && !entry.is_open
-        {
-            entry.is_open = true;
-            self.open.fetch_add(1, Ordering::AcqRel);
+    /// One more waits for it.
+    fn waits(self: &Arc<Self>, id: u64) -> Wait {
+        if let Some(entry) = self.state.lock().writes.get_mut(&id) {
+            entry.waits += 1;
+        }
+        Wait { fence: Arc::clone(self), id }
+    }
+
+    /// One waits for it no more.
+    fn leaves(&self, id: u64) {
+        let mut state = self.state.lock();
+        let Some(entry) = state.writes.get_mut(&id) else { return };
+        entry.waits = entry.waits.saturating_sub(1);
+        let is_left = entry.waits == 0;
+        drop(state);
+        if is_left {
+            self.doubt(id, None);
         }
     }
 
-    /// Nobody waits for it any more, which means nothing while it is open; or, with `until`, it has ended.
+    /// Nobody waits for it any more; or, with `until`, it has ended.
     fn doubt(&self, id: u64, until: Option<Instant>) {
         if let Some(entry) = self.state.lock().writes.get_mut(&id) {
-            if entry.is_open {
-                if until.is_none() {
-                    return;
-                }
-                entry.is_open = false;
-                self.open.fetch_sub(1, Ordering::AcqRel);
-            }
             entry.until = until.or(entry.until);
             if !entry.in_doubt {
                 entry.in_doubt = true;
@@ -180,23 +172,14 @@ impl Fence {
 
     fn answered(&self, id: u64) {
         let gone = self.state.lock().writes.remove(&id);
-        if gone.as_ref().is_some_and(|entry| entry.in_doubt) {
+        if gone.is_some_and(|entry| entry.in_doubt) {
             self.doubts.fetch_sub(1, Ordering::AcqRel);
-        }
-        if gone.is_some_and(|entry| entry.is_open) {
-            self.open.fetch_sub(1, Ordering::AcqRel);
         }
         self.changed.notify_waiters();
     }
 }
 
-fn meet(one: &Lanes, other: &Lanes) -> bool {
-    one.is_all()
-        || other.is_all()
-        || one.as_slice().iter().any(|lane| other.as_slice().contains(lane))
-}
-
-/// Somebody waits for a write's answer. Dropped before the write has ended, the write is abandoned.
+/// Somebody waits for a write's answer. If all are dropped before the write has ended, the write is abandoned.
 pub(crate) struct Wait {
     fence: Arc<Fence>,
     id: u64,
@@ -204,7 +187,7 @@ pub(crate) struct Wait {
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        self.fence.doubt(self.id, None);
+        self.fence.leaves(self.id);
     }
 }
 
@@ -218,9 +201,9 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    /// It is a stream, and its headers have come.
-    pub(crate) fn opens(&self) {
-        self.fence.opens(self.id);
+    /// Somebody else waits for it, too.
+    pub(crate) fn wait(&self) -> Wait {
+        self.fence.waits(self.id)
     }
 
     /// It has been applied or it has not: it will not land any more.
@@ -259,7 +242,10 @@ mod tests {
         let limit = Duration::from_secs(10);
         let (wait, pass) = fence.enter(lanes(&[1]), limit);
         assert!(fence.pass(&lanes(&[1]), soon(0)).await, "it is under way and waited for");
+        let other = pass.wait();
         drop(wait);
+        assert!(fence.pass(&lanes(&[1]), soon(0)).await, "somebody waits for it still");
+        drop(other);
         assert!(!fence.pass(&lanes(&[1, 2]), soon(600_000)).await, "its connection may carry it");
         assert!(fence.pass(&lanes(&[2]), soon(0)).await, "other lanes are free");
         let closed = Instant::now();
@@ -303,26 +289,6 @@ mod tests {
         pass.answered();
         drop(wait);
         assert!(fence.in_doubt_until(&lanes(&[1])).is_none(), "an answer in time leaves no doubt");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stream_that_is_open_keeps_nobody_waiting_and_nothing_is_cached_beside_it() {
-        let fence = Fence::of(&"open".into(), None);
-        let (wait, pass) = fence.enter(Lanes::All, Duration::from_secs(10));
-        assert!(!fence.may_land(&lanes(&[1])), "its caller will say what was written");
-        pass.opens();
-        drop(wait);
-        assert!(fence.pass(&lanes(&[1]), soon(0)).await);
-        assert!(fence.may_land(&lanes(&[1])));
-        drop(pass);
-        assert!(!fence.pass(&lanes(&[1]), soon(14_900)).await, "it may have left a write behind");
-        assert!(fence.pass(&lanes(&[1]), soon(60_000)).await);
-        assert!(!fence.may_land(&lanes(&[1])));
-        let (wait, pass) = fence.enter(Lanes::All, Duration::from_secs(10));
-        pass.opens();
-        drop(wait);
-        pass.answered();
-        assert!(!fence.may_land(&lanes(&[1])) && fence.pass(&lanes(&[1]), soon(0)).await);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use tonic::Code;
 use super::{Listening, shut::is_transient};
 use crate::kinds::firestore::{
     door::{framing::take_first, outcome::status_of, pool::LASTING_WINDOW, telling::Told},
-    protocol::targets::Heard,
+    protocol::{stock, targets::Heard},
 };
 
 /// How often in a row a Listen is begun again because the server has said what is not a message.
@@ -37,6 +37,9 @@ impl Listening {
         let (all, mut from, mut at) = (whole.clone(), 0, 0);
         while let Some((framed, message)) = take_first(&mut whole) {
             let heard = if let Some(message) = message {
+                if let Some(time) = stock::heard_at(&message) {
+                    self.core.estimates.saw(time);
+                }
                 self.targets.hears(&message)
             } else {
                 self.targets.cannot_be_read();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hyper::{HeaderMap, Method as Verb, Request, StatusCode, header::HeaderName};
+use hyper::{HeaderMap, Method as Verb, Request, StatusCode};
 use tokio::time::Instant;
 
 use super::{
@@ -21,9 +21,6 @@ use crate::kinds::firestore::{
     },
     protocol::outcome::Behalf,
 };
-
-/// What cannot be read cannot be begun again: the server is not asked to compress.
-const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
 impl Listening {
     /// Opens a stream to the server; the headers of its answer.
@@ -46,8 +43,7 @@ impl Listening {
         let refused = |told: Told| if is_new { Shut::Told(told) } else { Shut::Again };
         let upstream = core.upstream().map_err(|why| refused(Told::fault(&why)))?;
         let headers = core.headers(&upstream, method, by, self.head.headers.clone());
-        let mut headers = headers.await.map_err(refused)?;
-        headers.remove(ACCEPT_ENCODING);
+        let headers = headers.await.map_err(refused)?;
         let (mut head, ()) = Request::new(()).into_parts();
         (head.method, head.uri, head.headers) = (Verb::POST, self.head.uri.clone(), headers);
         let until = Instant::now() + core.backend.timeout();

@@ -97,14 +97,14 @@ fn an_answer_is_kept_only_whole_and_a_mask_is_laid_over_it() {
     assert!(understood.form.reply(messages[..1].to_vec(), &root()).is_none());
     let reply = understood.form.reply(messages.to_vec(), &root()).unwrap();
     let told = read(&understood.form, &reply, &root(), TIME, &mut Fixed).unwrap();
-    assert_eq!(told, [messages[1].clone(), messages[0].clone(), messages[1].clone()]);
+    assert_eq!(told.messages, [messages[1].clone(), messages[0].clone(), messages[1].clone()]);
     let mask = Some(DocumentMask { field_paths: vec!["`a.b`".into(), "none".into()] });
     let masked = BatchGetDocumentsRequest { mask, ..asked(&["u/a"]) };
     let masked = get(&bytes(&masked), &root(), "").unwrap();
     assert!(masked.form.reply(messages[1..].to_vec(), &root()).is_none(), "it is not all");
     let told = read(&masked.form, &reply, &root(), TIME, &mut Fixed).unwrap();
     let fields = [("a.b".to_owned(), integer(2))].into();
-    assert_eq!(told[0], found(Got::Found(Document { fields, ..document })));
+    assert_eq!(told.messages[0], found(Got::Found(Document { fields, ..document })));
 }
 
 #[test]

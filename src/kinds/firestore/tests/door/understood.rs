@@ -263,6 +263,9 @@ async fn commits_in_an_outage_are_kept_seen_by_gets_and_applied_afterwards() {
         assert_eq!(queued.texts(), [Some("new".into()), None]);
         let shown = queued.documents[0].as_ref().unwrap().update_time;
         assert_eq!(at(shown.as_ref()), commit_time, "as it was told");
+        assert_eq!(said(&queued.headers, "x-fusebox-estimated"), "");
+        let timed = got(&mut stub, &["u/t"]).await.unwrap();
+        assert_eq!(said(&timed.headers, "x-fusebox-estimated"), "1", "the server sets the time");
         // An update of what must exist, as clients send it, and an increment, whose result nobody knows.
         let updated = existing(true, set("u/a", "newer".into()));
         let answer = committed(&mut stub, vec![updated]).await.unwrap().into_inner();
@@ -295,7 +298,8 @@ async fn a_queued_change_is_seen_over_what_was_last_seen() {
         let world = world(&emulator, None).await;
         let mut stub = stub(&world).await;
         commit(&mut stub, vec![set("u/a", "one".into()), set("u/unseen", "one".into())]).await;
-        got(&mut stub, &["u/a", "u/none"]).await.unwrap();
+        let before = got(&mut stub, &["u/a", "u/none"]).await.unwrap();
+        let created = before.documents[0].as_ref().unwrap().create_time;
         emulator.kill();
         world.opens(&mut stub).await;
         let merge = |path: &str, field: &str| {
@@ -313,7 +317,11 @@ async fn a_queued_change_is_seen_over_what_was_last_seen() {
             let seen = got(&mut stub, &["u/a", "u/none"]).await.unwrap();
             assert_eq!(seen.source(), "queued");
             assert_eq!(seen.texts(), [Some("one".into()), Some("merged".into())]);
-            let fields = &seen.documents[0].as_ref().unwrap().fields;
+            let [Some(known), Some(made)] = seen.documents.as_slice() else { panic!("two") };
+            assert_eq!((known.create_time, made.create_time), (created, made.update_time));
+            assert_ne!(known.update_time, created);
+            assert_eq!(said(&seen.headers, "x-fusebox-estimated"), "", "no field is a guess");
+            let fields = &known.fields;
             assert_eq!(fields.len(), 3, "{fields:?}");
             assert_eq!(fields["n"].value_type, Some(ValueType::IntegerValue(2)));
             let age = said(&seen.headers, "x-fusebox-age-ms").parse::<u64>().unwrap();

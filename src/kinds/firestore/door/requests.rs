@@ -1,4 +1,4 @@
-//! What a client has still to say on its Listen.
+//! What a client has still to say behind its first message, message by message.
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -9,11 +9,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::kinds::firestore::door::{
+use super::{
     core::Core,
     framing::{Gathered, take_first},
     pool::LASTING_WINDOW,
-    reading::{Rest, too_long},
+    reading::too_long,
     telling::Told,
 };
 
@@ -33,11 +33,16 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// What follows the first messages; `None` if nothing does.
-    pub(super) fn new(rest: Option<Rest>) -> Self {
-        let (body, gathered) = rest.map(|Rest { body, gathered }| (body, gathered)).unzip();
-        let gathered = gathered.unwrap_or_default();
-        Self { body, gathered, here: Bytes::new(), room: None, came: Instant::now() }
+    /// What follows in `body`, behind messages that are here and perhaps the beginning of one more.
+    pub(super) fn new(body: Incoming, mut gathered: Gathered) -> Self {
+        let here = gathered.feed(Bytes::new()).unwrap_or_default();
+        Self { body: Some(body), gathered, here, room: None, came: Instant::now() }
+    }
+
+    /// Nothing follows.
+    pub(super) fn none() -> Self {
+        let (gathered, here) = (Gathered::default(), Bytes::new());
+        Self { body: None, gathered, here, room: None, came: Instant::now() }
     }
 
     /// Whether the client has said all.
