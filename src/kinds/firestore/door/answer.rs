@@ -182,6 +182,7 @@ impl Relayed {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(streamed), Some(data)) = (&mut coming.streamed, frame.data_ref()) {
                     streamed.passes(data.clone());
+                    streamed.is_read(false);
                 }
                 if let Some(trailers) = frame.trailers_ref() {
                     if let Some(streamed) = coming.streamed.take() {
@@ -192,13 +193,17 @@ impl Relayed {
                 return Poll::Ready(Some(frame));
             }
             Poll::Ready(end) => coming.ended.lock().take().unwrap_or_else(|| {
+                let error = end.and_then(Result::err);
                 if let Some(streamed) = &coming.streamed {
-                    streamed.breaks();
+                    streamed.breaks(error.as_ref());
                 }
-                let why = if end.is_none() { "no status came" } else { "the stream broke" };
+                let why = if error.is_none() { "no status came" } else { "the stream broke" };
                 Told::lost(self.core.backend.name(), why)
             }),
             Poll::Pending => {
+                if let Some(streamed) = &coming.streamed {
+                    streamed.is_read(true);
+                }
                 let mut stop = self.stop.as_mut();
                 let mut deadline = self.deadline.as_mut();
                 if stop.as_mut().is_some_and(|stop| stop.as_mut().poll(cx).is_ready()) {
@@ -211,8 +216,11 @@ impl Relayed {
             }
         };
         let may_write = match &coming.streamed {
-            Some(streamed) => streamed.may_write(),
-            None => self.method.class == Class::Write && self.method.shape != Shape::Lasting,
+            Some(streamed) => streamed.stops(),
+            None => {
+                let is_known = coming.has_status || self.method.shape == Shape::Lasting;
+                self.method.class == Class::Write && !is_known
+            }
         };
         let told = if may_write { self.core.perhaps_executed(told) } else { told };
         self.rest = None;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fusebox_actors::Source;
+use fusebox_state::Lanes;
 use hyper::{Request, Response, body::Incoming};
 use tokio::time::Instant;
 
@@ -66,7 +67,11 @@ async fn carried(
     let upstream = core.upstream().map_err(|why| Told::fault(&why))?;
     let messages = begun.messages();
     let message = first_of(&messages);
-    let touched = core.touched(&upstream, method, message.as_ref()).await?;
+    let mut touched = core.touched(&upstream, method, message.as_ref()).await?;
+    if method.shape == Shape::Lasting && touched.lanes != Lanes::None {
+        // Its answers cannot be counted: what it writes is not known to be over before it has ended.
+        touched.lanes = Lanes::All;
+    }
     Core::allows(&by, method)?;
     let scope = core.scope(&upstream, &by);
     core.may_begin(&scope, method, &head.headers, &messages)?;

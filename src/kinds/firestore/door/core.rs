@@ -27,6 +27,8 @@ const UNIT: u64 = 1 << 10;
 const SHARE: u64 = super::pool::LASTING_WINDOW as u64;
 /// As many shares has any other answer.
 const SHARES_OF_ONE: u32 = super::pool::STREAM_WINDOW / super::pool::LASTING_WINDOW;
+/// As many calls may have a connection to the server to themselves.
+const ALONE_MAX: usize = 64;
 /// How long a request waits for room.
 const ROOM_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -47,6 +49,8 @@ pub(super) struct Core {
     upstream: Mutex<Option<Arc<Upstream>>>,
     requests: Arc<Semaphore>,
     answers: Arc<Semaphore>,
+    /// Places for calls that have a connection to the server to themselves.
+    pub(super) alone: Arc<Semaphore>,
 }
 
 /// So many of `bytes` in units.
@@ -68,6 +72,7 @@ impl Core {
         let core = Self {
             requests: Arc::new(Semaphore::new(units(settings.in_bytes, UNIT))),
             answers: Arc::new(Semaphore::new(answers)),
+            alone: Arc::new(Semaphore::new(ALONE_MAX)),
             settings,
             backend,
             counters: Counters::default(),

@@ -175,6 +175,31 @@ impl Core {
         }
     }
 
+    /// Waits until more may be sent of a call that has entered and may write anything.
+    ///
+    /// # Errors
+    /// That is not so before `until`.
+    pub(super) async fn follows(
+        &self,
+        upstream: &Upstream,
+        method: Method,
+        until: Instant,
+    ) -> Result<(), Told> {
+        let all = Touched { lanes: Lanes::All, transaction: false, database: None };
+        if !self.passes(&upstream.connector.shared.fence, &all, until).await {
+            return Err(self.kept(upstream, method, &all, &Kept::Fence));
+        }
+        if self.is_barred() {
+            return Err(self.refused(OtherWay::Barred(Barred::Open)));
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if !self.backend.wait_for(&all.lanes, left).await {
+            return Err(self.refused(OtherWay::Lanes));
+        }
+        self.backend.wrote(&all.lanes);
+        Ok(())
+    }
+
     /// Whether the fence lets it through before `until`; or the backend is not asked at all, which then says more.
     async fn passes(&self, fence: &fence::Fence, touched: &Touched, until: Instant) -> bool {
         match fence.in_doubt_until(&touched.lanes) {

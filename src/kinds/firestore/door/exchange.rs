@@ -42,8 +42,8 @@ use super::{
     core::Core,
     entry::Entered,
     outcome::{of_http, status_of},
-    pool::{Lease, Upstream},
-    pumping::Pump,
+    pool::{Lease, Took, Upstream},
+    pumping::{Pump, Writes},
     reading::Begun,
     scope::Scope,
     streamed::{self, Streamed, UnderWay},
@@ -54,7 +54,7 @@ use crate::{
         protocol::outcome::{self, Behalf, Cause, Failed},
         transport::{cause, fence},
     },
-    net::grpc::{Answer, Carrier},
+    net::grpc::Answer,
 };
 
 /// How often a call is sent that the server has not acted upon.
@@ -110,8 +110,10 @@ pub(super) struct Coming {
     pub(super) onward: Option<SendStream<Bytes>>,
     /// What ended it on this side.
     pub(super) ended: Arc<Mutex<Option<Told>>>,
+    /// It has a status, so that it is known what became of it.
+    pub(super) has_status: bool,
     _pump: Option<AbortOnDropHandle<()>>,
-    _lease: Lease,
+    _lease: Arc<Lease>,
 }
 
 /// The ticket of a call, which its client's end of it may abandon.
@@ -283,16 +285,31 @@ pub(super) async fn send(
     if is_open && let Some(ticket) = &mut *held.lock() {
         ticket.is_kept_waiting();
     }
-    let is_stream = method.shape == Shape::Lasting;
-    let writes_on = method.class == Class::Write && method.shape != Shape::One;
-    let under_way = writes_on.then(|| UnderWay::new(&core));
+    // What it has said so far writes nothing: each message that does is admitted by itself.
+    let is_counted = method.shape == Shape::Lasting && pass.is_none();
+    let under_way = if method.class == Class::Write && method.shape != Shape::One {
+        let Ok(place) = Arc::clone(&core.alone).try_acquire_owned() else {
+            let (neutral, class) = (Verdict::Neutral, ErrorClass::NotExecuted);
+            let what = "as many streams that write as may are open";
+            core.settle(&held, Some(Failed::own(neutral, class, OwnCode::Closed, what)));
+            if let Some(pass) = pass {
+                pass.answered();
+            }
+            return Err(Told::full(what).into());
+        };
+        Some(UnderWay::new(&core, place))
+    } else {
+        None
+    };
     let over = Arc::<Mutex<Option<Told>>>::default();
-    let mut carrier = None;
-    let trying = tried(sending, &left, &mut carrier, under_way.as_ref(), &over);
+    let mut took = None;
+    let writes = under_way.as_ref().map(|under_way| (under_way, is_counted));
+    let trying = tried(sending, &left, &mut took, writes, &over);
     let ended = timeout_at(Instant::now() + timeout, trying).await;
     let streamed = under_way
-        .map(|under_way| Streamed::new(&core, under_way, carrier.clone(), behalf, is_stream));
-    let told = over.lock().take();
+        .map(|under_way| Streamed::new(&core, under_way, took.clone(), behalf, is_counted));
+    // What ended a call on this side that has no answer.
+    let mut told = if let Ok(Ok(_)) = &ended { None } else { over.lock().take() };
     let mut failed = match ended {
         Ok(Ok((mut answered, status))) => {
             let failed = match &status {
@@ -301,10 +318,9 @@ pub(super) async fn send(
                 }
                 Some(_) | None => None,
             };
-            *over.lock() = told;
             let is_known = failed.as_ref().is_none_or(|failed| failed.error.doubt.is_none());
             match (&mut answered.rest, streamed, pass) {
-                (Some(coming), Some(streamed), pass) => {
+                (Some(coming), Some(streamed), pass) if status.is_none() => {
                     streamed.keep(pass);
                     coming.streamed = Some(streamed);
                 }
@@ -325,7 +341,7 @@ pub(super) async fn send(
             return Ok(answered);
         }
         // Its client has left before anything was sent, which says nothing of the server.
-        Ok(Err(_)) if carrier.is_none() && left.load(Ordering::Acquire) => {
+        Ok(Err(_)) if took.is_none() && left.load(Ordering::Acquire) => {
             let message = "its client has left";
             Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, OwnCode::Closed, message)
         }
@@ -339,8 +355,8 @@ pub(super) async fn send(
         }
         Ok(Err(status)) => outcome::of(&status, cause::of(&status), behalf),
         Err(_) => {
-            let sent = match carrier {
-                Some(carrier) if method.class == Class::Write => carrier.reset().await,
+            let sent = match took {
+                Some(Took { carrier, .. }) if method.class == Class::Write => carrier.reset().await,
                 Some(_) => true,
                 None => false,
             };
@@ -352,9 +368,10 @@ pub(super) async fn send(
         }
     };
     if let Some(streamed) = streamed {
-        if is_stream && pass.is_none() && !streamed.may_write() && failed.error.doubt.is_some() {
+        if is_counted && !streamed.stops() && failed.error.doubt.is_some() {
             // No write was sent over it.
             (failed.error.class, failed.error.doubt) = (ErrorClass::NotExecuted, None);
+            told.get_or_insert_with(|| Told::late(core.backend.name()));
         }
         streamed.fails(Failed { verdict: Verdict::Neutral, ..failed.clone() });
     }
@@ -379,21 +396,22 @@ pub(super) async fn send(
 async fn tried(
     sending: Sending,
     left: &AtomicBool,
-    carrier: &mut Option<Carrier>,
-    under_way: Option<&Arc<UnderWay>>,
+    took: &mut Option<Took>,
+    writes: Option<(&Arc<UnderWay>, bool)>,
     ended: &Arc<Mutex<Option<Told>>>,
 ) -> Result<(Answered, Option<Status>), Status> {
     let Sending { core, upstream, method, scope, head, mut begun, by_hand, .. } = sending;
     let mut tries = 0;
     loop {
         tries += 1;
-        let lease = upstream.lease(method).await?;
+        let lease = Arc::new(upstream.lease(method).await?);
         if left.load(Ordering::Acquire) {
             // What was not sent is not sent.
             return Err(cause::not_sent("its client has left"));
         }
-        let (channel, took) = lease.channel().followed();
-        *carrier = Some(took);
+        let (channel, carrier) = lease.channel().followed();
+        let by = Took { carrier, lease: Arc::clone(&lease) };
+        *took = Some(by.clone());
         let opened = channel.open(head.clone()).await?;
         let mut stream = opened.stream;
         let is_all = begun.rest.is_none() && !by_hand;
@@ -418,7 +436,11 @@ async fn tried(
                     scope: scope.clone(),
                     taken: Arc::clone(&taken),
                     stream,
-                    under_way: under_way.cloned(),
+                    writes: writes.map(|(under_way, is_counted)| Writes {
+                        under_way: Arc::clone(under_way),
+                        is_counted,
+                        took: by,
+                    }),
                 };
                 let (rest, ended) = (Arc::clone(rest), Arc::clone(&ended));
                 let pumped = async move { pump.pumps(&rest, &ended).await };
@@ -440,6 +462,15 @@ async fn tried(
         begun.pieces = Vec::new();
         drop::<Vec<OwnedSemaphorePermit>>(std::mem::take(&mut begun.held));
         let (head, mut answer) = answer.into_parts();
+        let coming = |answer, has_status| Coming {
+            answer,
+            streamed: None,
+            onward,
+            ended,
+            has_status,
+            _pump: pump,
+            _lease: lease,
+        };
         let status = status_of(&head.headers);
         let is_all = hyper::body::Body::is_end_stream(&answer);
         if is_all || status.is_some() || head.status != StatusCode::OK {
@@ -447,9 +478,7 @@ async fn tried(
                 StatusCode::OK => Status::internal("the answer has no status"),
                 other => of_http(other),
             });
-            let coming =
-                Coming { answer, streamed: None, onward, ended, _pump: pump, _lease: lease };
-            let rest = (!is_all).then_some(coming);
+            let rest = (!is_all).then(|| coming(answer, true));
             return Ok((Answered { head, first: None, rest, onward: None }, Some(status)));
         }
         let first = match method.shape {
@@ -459,8 +488,7 @@ async fn tried(
         let status = first.as_ref().and_then(Frame::trailers_ref).map(|trailers| {
             status_of(trailers).unwrap_or_else(|| Status::internal("the answer has no status"))
         });
-        let coming = Coming { answer, streamed: None, onward, ended, _pump: pump, _lease: lease };
-        let rest = status.is_none().then_some(coming);
+        let rest = status.is_none().then(|| coming(answer, false));
         return Ok((Answered { head, first, rest, onward: None }, status));
     }
 }

@@ -24,7 +24,7 @@ use tonic::Status;
 use super::class::{Class, Method, Shape};
 use crate::{
     kinds::firestore::connector::FirestoreConnector,
-    net::grpc::{Channel, Windows},
+    net::grpc::{Carrier, Channel, Windows},
 };
 
 /// Streams at once over a connection: as many as Firestore itself takes.
@@ -130,10 +130,10 @@ struct Pool {
     slots: Mutex<Vec<Used>>,
 }
 
-/// A channel, and since when it has had a stream.
+/// A channel, and since when it has had a stream, if that matters.
 struct Used {
     slot: Arc<Slot>,
-    since: Instant,
+    since: Option<Instant>,
 }
 
 /// A channel, and how many streams it has.
@@ -141,6 +141,13 @@ struct Slot {
     channel: Channel,
     used: AtomicUsize,
     most: AtomicUsize,
+}
+
+/// What took a stream: it has its place until the connection is closed, if that is.
+#[derive(Clone)]
+pub(super) struct Took {
+    pub(super) carrier: Carrier,
+    pub(super) lease: Arc<Lease>,
 }
 
 /// A stream's place on a channel, for as long as it lives.
@@ -164,7 +171,8 @@ impl Drop for Lease {
 
 impl Pool {
     fn pick(&self, connector: &FirestoreConnector) -> Result<Lease, Status> {
-        let (now, mut slots) = (Instant::now(), self.slots.lock());
+        let now = self.resets.then(Instant::now);
+        let mut slots = self.slots.lock();
         // Of those that carry nothing one is kept.
         let mut spare = 0;
         for used in slots.iter_mut().filter(|it| it.slot.used.load(Relaxed) == 0) {
@@ -178,7 +186,8 @@ impl Pool {
         let rests_after = connector.shared.client.settings.timeout / 2;
         let takes_more = |used: &&Used| {
             let has_room = used.slot.used.load(Relaxed) < used.slot.most.load(Relaxed);
-            has_room && !(self.resets && now.duration_since(used.since) > rests_after)
+            let rests = |(now, since): (Instant, Instant)| now.duration_since(since) > rests_after;
+            has_room && !now.zip(used.since).is_some_and(rests)
         };
         let slot = if let Some(used) = slots.iter().find(takes_more) {
             Arc::clone(&used.slot)

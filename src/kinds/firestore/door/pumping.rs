@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    class::{Class, Method, Shape},
+    class::{Class, Method},
     core::Core,
     lanes::touched,
-    pool::Upstream,
+    pool::{Took, Upstream},
     requests::Requests,
     scope::Scope,
     streamed::UnderWay,
@@ -32,7 +32,15 @@ pub(super) struct Pump {
     pub(super) taken: Arc<AtomicBool>,
     pub(super) stream: SendStream<Bytes>,
     /// Of what writes.
-    pub(super) under_way: Option<Arc<UnderWay>>,
+    pub(super) writes: Option<Writes>,
+}
+
+/// What a call that writes message by message has under way.
+pub(super) struct Writes {
+    pub(super) under_way: Arc<UnderWay>,
+    /// Each message is admitted by itself, and answered.
+    pub(super) is_counted: bool,
+    pub(super) took: Took,
 }
 
 impl Pump {
@@ -43,21 +51,31 @@ impl Pump {
         ended: &Mutex<Option<Told>>,
     ) {
         let mut rest = rest.lock().await;
-        let (core, is_stream) = (Arc::clone(&self.core), self.method.shape == Shape::Lasting);
-        let under_way = self.under_way.clone().filter(|_| is_stream);
+        let core = Arc::clone(&self.core);
+        let counted = self.writes.as_ref().filter(|writes| writes.is_counted);
+        let counted = counted.map(|writes| Arc::clone(&writes.under_way));
         let late = async {
-            match &under_way {
+            match &counted {
                 Some(under_way) => under_way.overdue().await,
                 None => std::future::pending().await,
             }
         };
-        let told = tokio::select! {
+        let mut told = tokio::select! {
             biased;
             told = self.sends(&mut rest) => told,
             () = late => core.unknown_outcome("no answer in time"),
         };
+        if let Some(writes) = &self.writes
+            && writes.under_way.stops()
+        {
+            told = core.perhaps_executed(told);
+        }
         *ended.lock() = Some(told);
         self.stream.send_reset(Reason::CANCEL);
+        // Its client may not take its answer, which holds nothing from here on.
+        if let Some(Writes { under_way, took, .. }) = self.writes.take() {
+            under_way.closes(Some(took));
+        }
     }
 
     /// Resolves if nothing more of it is accepted: then why.
@@ -103,6 +121,15 @@ impl Pump {
     /// A message is about to be sent, which may write.
     async fn begins(&self, message: Option<&[u8]>) -> Result<(), Told> {
         let (core, upstream, method) = (&self.core, &self.upstream, self.method);
+        let Some(Writes { under_way, is_counted, .. }) = &self.writes else { return Ok(()) };
+        let until = Instant::now() + core.backend.timeout();
+        if !is_counted {
+            return core.follows(upstream, method, until).await;
+        }
+        if message.is_none() {
+            let what = "a message of this stream cannot be read, as its first one could be";
+            return Err(Told::malformed(what));
+        }
         let connector = &upstream.connector;
         let root = connector.shared.client.known_root();
         let touched = touched(method, message, root, connector.namespace());
@@ -110,22 +137,11 @@ impl Pump {
         if touched.lanes == Lanes::None {
             return Ok(());
         }
-        let until = Instant::now() + core.backend.timeout();
         let entered = core.enter(upstream, method, &touched, until).await?;
-        match &self.under_way {
-            Some(under_way) if method.shape == Shape::Lasting => {
-                if !under_way.begins(entered) {
-                    return Err(Told::lost(core.backend.name(), "its stream has ended"));
-                }
-            }
-            // The whole call is under way until it ends.
-            Some(_) | None => {
-                core.ends(entered.ticket, None);
-                if let Some((_, pass)) = entered.fence {
-                    pass.answered();
-                }
-            }
+        if under_way.begins(entered) {
+            Ok(())
+        } else {
+            Err(Told::lost(core.backend.name(), "its stream has ended"))
         }
-        Ok(())
     }
 }

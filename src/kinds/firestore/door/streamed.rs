@@ -9,17 +9,24 @@
 //! Answers come in the order of the messages; each has the results of its writes. A stream has a connection to itself,
 //! so that closing it ends nothing else.
 //!
-//! **A method that nobody knows** may write at any time while its answer comes. So what was sent of it is under way
-//! until that has ended, and with each piece of the answer the whole cache goes.
+//! **Of other calls that are not one message** nobody knows what is answered: of a method that is not known, and of a stream
+//! whose first message writes already or cannot be read. They may write anywhere and at any time while their answer comes.
+//! So they are under way, over all documents, until that has ended, and with each piece of the answer the whole cache goes.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use bytes::Bytes;
 use fusebox_actors::{Ticket, connector::OwnCode};
 use fusebox_state::{ErrorClass, Lanes, Verdict};
 use parking_lot::Mutex;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, OwnedSemaphorePermit},
     time::{Instant, sleep_until},
 };
 use tonic::{Code, Status};
@@ -29,18 +36,15 @@ use super::{
     entry::Entered,
     exchange::given_up,
     framing::{Gathered, take_first},
-    pool::LASTING_WINDOW,
+    pool::{STREAM_WINDOW, Took},
 };
-use crate::{
-    kinds::firestore::{
-        protocol::{
-            fields::Fields,
-            outcome::{self, Behalf, Failed},
-            stock,
-        },
-        transport::{cause, fence},
+use crate::kinds::firestore::{
+    protocol::{
+        fields::Fields,
+        outcome::{self, Behalf, Failed},
+        stock,
     },
-    net::grpc::Carrier,
+    transport::{cause, fence},
 };
 
 /// The field of an answer that holds the results of writes.
@@ -52,6 +56,10 @@ pub(super) struct UnderWay {
     state: Mutex<State>,
     /// Notified when there is one more.
     sent: Notify,
+    /// Whether its client takes what is answered.
+    is_read: AtomicBool,
+    /// A place among the calls that have a connection to themselves.
+    _place: OwnedSemaphorePermit,
 }
 
 #[derive(Default)]
@@ -72,16 +80,22 @@ struct Write {
 }
 
 impl UnderWay {
-    pub(super) fn new(core: &Arc<Core>) -> Arc<Self> {
+    pub(super) fn new(core: &Arc<Core>, place: OwnedSemaphorePermit) -> Arc<Self> {
         let (core, state, sent) = (Arc::clone(core), Mutex::default(), Notify::new());
-        Arc::new(Self { core, state, sent })
+        Arc::new(Self { core, state, sent, is_read: AtomicBool::new(true), _place: place })
     }
 
     /// A message was admitted, and is about to be sent; false if the stream has ended: then it is not.
     pub(super) fn begins(&self, Entered { ticket, fence }: Entered) -> bool {
         let (wait, pass) = fence.unzip();
-        let write = Write { since: Instant::now(), ticket: Some(ticket), wait, pass };
+        let mut write = Write { since: Instant::now(), ticket: Some(ticket), wait, pass };
         let mut state = self.state.lock();
+        if !state.writes.is_empty()
+            && let Some(ticket) = &mut write.ticket
+        {
+            // The server comes to it when it has carried out those before it.
+            ticket.is_kept_waiting();
+        }
         if state.has_ended {
             drop(state);
             let message = "its stream has ended";
@@ -95,19 +109,28 @@ impl UnderWay {
         true
     }
 
-    /// Whether anything of it may have been executed that is not answered.
-    pub(super) fn may_write(&self) -> bool {
-        !self.state.lock().writes.is_empty()
+    /// Whether anything may have been executed that is not answered; nothing more is sent from here on.
+    pub(super) fn stops(&self) -> bool {
+        let mut state = self.state.lock();
+        state.has_ended = true;
+        !state.writes.is_empty()
     }
 
-    /// Resolves when a message is not answered in time, with which it has failed.
+    /// Resolves when the server has not answered the first of the messages in time, with which it has failed.
     pub(super) async fn overdue(&self) {
         loop {
             let timeout = self.core.backend.timeout();
             let first = self.state.lock().writes.front().map(|write| write.since);
             match first.map(|since| since + timeout) {
                 None => self.sent.notified().await,
-                Some(late) if late <= Instant::now() => return self.fails(given_up(true, timeout)),
+                Some(late) if late <= Instant::now() => {
+                    let mut failed = given_up(true, timeout);
+                    if !self.is_read.load(Relaxed) {
+                        // It may be answered long since.
+                        failed.verdict = Verdict::Neutral;
+                    }
+                    return self.fails(failed);
+                }
                 Some(late) => sleep_until(late).await,
             }
         }
@@ -129,7 +152,12 @@ impl UnderWay {
     /// So many messages are answered.
     fn answered(&self, count: usize) {
         for _ in 0..count {
-            let Some(write) = self.state.lock().writes.pop_front() else { return };
+            let mut state = self.state.lock();
+            let Some(write) = state.writes.pop_front() else { return };
+            if let Some(next) = state.writes.front_mut() {
+                next.since = Instant::now();
+            }
+            drop(state);
             write.ends(&self.core, None);
         }
     }
@@ -151,15 +179,38 @@ impl UnderWay {
     }
 }
 
+impl UnderWay {
+    /// The stream is over. If anything of it may still land its connection is closed, and it is in doubt.
+    pub(super) fn closes(&self, took: Option<Took>) {
+        let left = self.ends();
+        if left.is_empty() {
+            return;
+        }
+        self.core.go_on(async move {
+            if let Some(Took { carrier, lease }) = took {
+                carrier.reset().await;
+                // Nothing else has come to that connection.
+                drop(lease);
+            }
+            drop(left);
+        });
+    }
+}
+
 impl Write {
     /// It is over. Returns its pass if it may still land: it is in doubt from here on.
     fn ends(self, core: &Core, failed: Option<&Failed>) -> Option<fence::Pass> {
         let Self { ticket, wait, pass, .. } = self;
+        let has_ticket = ticket.is_some();
         if let Some(ticket) = ticket {
             core.ends(ticket, failed.cloned());
         }
         if failed.is_some_and(|failed| failed.error.doubt.is_some()) {
             drop(wait);
+            if !has_ticket {
+                // What was cached meanwhile may be older than what it has written.
+                core.backend.wrote(&Lanes::All);
+            }
             return pass;
         }
         if let Some(pass) = pass {
@@ -173,7 +224,7 @@ impl Write {
 pub(super) struct Streamed {
     core: Arc<Core>,
     under_way: Arc<UnderWay>,
-    carrier: Option<Carrier>,
+    took: Option<Took>,
     behalf: Behalf,
     answers: Answers,
 }
@@ -183,7 +234,7 @@ enum Answers {
     Counted(Gathered),
     /// One came that is not understood: nothing more counts.
     Unread,
-    /// Of a method that nobody knows.
+    /// Nobody knows of what.
     Unknown,
 }
 
@@ -191,13 +242,18 @@ impl Streamed {
     pub(super) fn new(
         core: &Arc<Core>,
         under_way: Arc<UnderWay>,
-        carrier: Option<Carrier>,
+        took: Option<Took>,
         behalf: Behalf,
-        is_known: bool,
+        is_counted: bool,
     ) -> Self {
         let answers =
-            if is_known { Answers::Counted(Gathered::default()) } else { Answers::Unknown };
-        Self { core: Arc::clone(core), under_way, carrier, behalf, answers }
+            if is_counted { Answers::Counted(Gathered::default()) } else { Answers::Unknown };
+        Self { core: Arc::clone(core), under_way, took, behalf, answers }
+    }
+
+    /// Whether its client takes what is answered.
+    pub(super) fn is_read(&self, is_read: bool) {
+        self.under_way.is_read.store(is_read, Relaxed);
     }
 
     /// The next bytes of the answers pass.
@@ -212,7 +268,7 @@ impl Streamed {
             self.answers = Answers::Unread;
             return;
         };
-        if gathered.wanted() > LASTING_WINDOW as usize {
+        if gathered.wanted() > STREAM_WINDOW as usize {
             self.answers = Answers::Unread;
         }
         while let Some((_, message)) = take_first(&mut messages) {
@@ -229,7 +285,7 @@ impl Streamed {
         }
     }
 
-    /// The first message, by which the call entered, may write until the answer to that, or to all of it.
+    /// The whole call may write until its answer has ended.
     pub(super) fn keep(&self, pass: Option<fence::Pass>) {
         let Some(pass) = pass else { return };
         let since = Instant::now();
@@ -251,9 +307,11 @@ impl Streamed {
         }
     }
 
-    /// The stream broke.
-    pub(super) fn breaks(&self) {
-        self.fails(unknown(Verdict::Failure, "the stream broke"));
+    /// The stream broke, with an error or without a status.
+    pub(super) fn breaks(&self, status: Option<&Status>) {
+        let failed = status.map(|status| outcome::of(status, cause::of(status), self.behalf));
+        let verdict = failed.map_or(Verdict::Failure, |failed| failed.verdict);
+        self.fails(unknown(verdict, "the stream broke"));
     }
 
     /// It ended so.
@@ -261,9 +319,9 @@ impl Streamed {
         self.under_way.fails(failed);
     }
 
-    /// Whether anything of it may have been executed that is not answered.
-    pub(super) fn may_write(&self) -> bool {
-        self.under_way.may_write()
+    /// Whether anything of it may have been executed that is not answered; nothing more is sent from here on.
+    pub(super) fn stops(&self) -> bool {
+        self.under_way.stops()
     }
 }
 
@@ -276,17 +334,7 @@ pub(super) fn unknown(verdict: Verdict, why: &str) -> Failed {
 
 impl Drop for Streamed {
     fn drop(&mut self) {
-        let left = self.under_way.ends();
-        if left.is_empty() {
-            return;
-        }
-        let carrier = self.carrier.take();
-        self.core.go_on(async move {
-            if let Some(carrier) = carrier {
-                carrier.reset().await;
-            }
-            drop(left);
-        });
+        self.under_way.closes(self.took.take());
     }
 }
 

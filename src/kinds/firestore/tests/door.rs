@@ -1,6 +1,12 @@
 //! The door against real emulators and against servers that the tests play, with clients that see every frame.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use fusebox_actors::{
@@ -195,8 +201,15 @@ impl Whole {
 
 impl Raw {
     async fn to(port: u16) -> Self {
+        Self::with_window(port, 65_535).await
+    }
+
+    /// A client that takes so many bytes of an answer before it reads them.
+    async fn with_window(port: u16, window: u32) -> Self {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(window);
+        let (sender, connection) = builder.handshake(stream).await.unwrap();
         tokio::spawn(async move { drop(connection.await) });
         Self { sender }
     }
@@ -265,6 +278,8 @@ const WRITE: &str = "/google.firestore.v1.Firestore/Write";
 /// A server that the test plays.
 struct Played {
     listener: TcpListener,
+    /// Connections that have ended, of those that [`Played::answer_all`] serves.
+    ended: Arc<AtomicUsize>,
 }
 
 type Came = (Request<RecvStream>, SendResponse<Bytes>);
@@ -274,7 +289,7 @@ impl Played {
     async fn start() -> (Self, u16) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        (Self { listener }, port)
+        (Self { listener, ended: Arc::default() }, port)
     }
 
     /// Answers the first ping of the connector behind the door: what comes then is the door's.
@@ -332,7 +347,7 @@ impl Played {
         tokio::spawn(async move {
             loop {
                 let mut served = self.accept().await;
-                let answer = answer.clone();
+                let (answer, ended) = (answer.clone(), Arc::clone(&self.ended));
                 tokio::spawn(async move {
                     while let Some(Ok((request, respond))) = served.accept().await {
                         if request.uri().path() == PING {
@@ -341,6 +356,7 @@ impl Played {
                         }
                         tokio::spawn(answer(request, respond));
                     }
+                    ended.fetch_add(1, Relaxed);
                 });
             }
         });

@@ -236,7 +236,7 @@ async fn a_listen_that_begins_in_an_outage_waits_and_costs_no_place() {
     until("one has left", || parked(&world) == 1).await;
     assert_eq!(world.in_flight(), 0);
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-    let mut server = Server::over(Played { listener });
+    let mut server = Server::over(Played { listener, ended: Arc::default() });
     world.recovers().await;
     let mut opened = server.opens().await;
     let mut client = Client::begun(client).await;
@@ -258,7 +258,7 @@ async fn those_that_wait_are_told_nothing_of_a_breaker_that_tries_one_after_the_
     }
     until("the breaker is open", || world.breaker() == "OPEN").await;
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-    let mut server = Server::over(Played { listener });
+    let mut server = Server::over(Played { listener, ended: Arc::default() });
     // It lets one trial through at a time.
     world.fusebox.recover(Some("firestore")).await.unwrap();
     let mut opened = Vec::new();

@@ -159,7 +159,7 @@ async fn what_a_client_leaves_waiting_goes_with_it() {
     until("nothing waits", || parked(&world) == 0).await;
     until("its connection is gone", || world.door.view().connections.shared == 0).await;
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-    let mut server = Server::over(Played { listener });
+    let mut server = Server::over(Played { listener, ended: Arc::default() });
     world.recovers().await;
     // Nobody asks for what was left.
     let client = Client::begin(&world).await;
@@ -199,7 +199,7 @@ async fn two_thousand_that_wait_cost_little_and_all_of_them_go_on() {
     let spent = processor_time().saturating_sub(spent);
     assert!(spent < began.elapsed() / 10, "{spent:?} of {:?}", began.elapsed());
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-    let mut server = Server::over(Played { listener });
+    let mut server = Server::over(Played { listener, ended: Arc::default() });
     world.recovers().await;
     let mut opened = Vec::new();
     for _ in 0..waiting.len() {

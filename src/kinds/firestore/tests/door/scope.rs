@@ -139,8 +139,10 @@ async fn no_later_message_of_a_stream_names_another_project() {
     };
     let [query, documents] = targets(OTHER);
     let [mine, _] = targets(MINE);
-    let (first_listen, first_write) =
-        (listen(MINE, mine.clone()).encode_to_vec(), writes(MINE, MINE));
+    let first_listen = listen(MINE, mine.clone()).encode_to_vec();
+    // As clients begin: had it written something, its outcome would not be known.
+    let first_write = WriteRequest { database: MINE.into(), ..WriteRequest::default() };
+    let first_write = first_write.encode_to_vec();
     for (method, first, later) in [
         (LISTEN, &first_listen, listen("", query).encode_to_vec()),
         (LISTEN, &first_listen, listen(MINE, documents).encode_to_vec()),

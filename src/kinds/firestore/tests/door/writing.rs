@@ -174,11 +174,6 @@ impl Both {
         let trailers = timeout(PATIENCE, self.got.trailers()).await.unwrap().unwrap().unwrap();
         Whole { headers: HeaderMap::new(), body: Vec::new(), trailers }
     }
-
-    /// The door has closed the connection to the server.
-    async fn is_cut(&mut self) {
-        while let Some(Ok(_)) = timeout(PATIENCE, self.asked.data()).await.unwrap() {}
-    }
 }
 
 /// A time that the host's clock has not reached.
@@ -286,6 +281,7 @@ async fn what_comes_with_the_first_message_of_a_stream_waits_as_what_comes_later
 #[tokio::test]
 async fn a_message_without_an_answer_ends_its_stream_with_an_unknown_outcome() {
     let (server, port) = Played::start().await;
+    let ended = Arc::clone(&server.ended);
     let mut handed = hands_over(server, Bytes::new());
     let wanted = Wanted { timeout: Duration::from_millis(900), ..Wanted::default() };
     let world = World::with(settings(port), wanted).await;
@@ -296,7 +292,7 @@ async fn a_message_without_an_answer_ends_its_stream_with_an_unknown_outcome() {
     let got = late.ends().await;
     assert_eq!(got.status(), "4", "{got:?}");
     assert!(!got.said("x-fusebox-op-id").is_empty() && got.message().contains("no answer in time"));
-    late.is_cut().await;
+    until("its connection is closed", || ended.load(Relaxed) == 1).await;
     beside.deletes("e").await;
     beside.answers().await;
     // The other one is refused, which says nothing of the first.
@@ -308,6 +304,74 @@ async fn a_message_without_an_answer_ends_its_stream_with_an_unknown_outcome() {
     assert_eq!(got.status(), "4", "{got:?}");
     assert!(got.message().contains("is offline"), "{got:?}");
     until("its places are free", || world.in_flight() == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_holds_no_place_for_longer_than_an_answer_may_take() {
+    let (server, port) = Played::start().await;
+    let mut handed = hands_over(server, Bytes::new());
+    let wanted = Wanted { timeout: Duration::from_millis(600), ..Wanted::default() };
+    let world = World::with(settings(port), wanted).await;
+    let client = Raw::with_window(world.port, 0).await;
+    let (response, mut asks) = client.begin(WRITE, &[]).await;
+    asks.send_data(framed(b""), false).unwrap();
+    let (_request, mut respond) = timeout(PATIENCE, handed.recv()).await.unwrap().unwrap();
+    let mut answers = respond.send_response(head(), false).unwrap();
+    let got = timeout(PATIENCE, response).await.unwrap().unwrap();
+    for n in 0..3 {
+        asks.send_data(deletes(&format!("d{n}")), false).unwrap();
+        until("it is sent", || world.in_flight() == n + 1).await;
+    }
+    for _ in 0..3 {
+        answers.send_data(framed(b"\x1a\0"), false).unwrap();
+    }
+    until("its places are free", || world.in_flight() == 0).await;
+    assert_eq!(world.breaker(), "CLOSED", "the server has answered");
+    drop((asks, got));
+}
+
+#[tokio::test]
+async fn what_http_answers_to_an_unknown_method_leaves_nothing_in_doubt() {
+    let (server, port) = Played::start().await;
+    server.answer_all(|request, mut respond| async move {
+        if request.uri().path() != UNKNOWN_WRITE {
+            return answer(respond, b"");
+        }
+        let not_found = Response::builder().status(404).body(()).unwrap();
+        let mut body = respond.send_response(not_found, false).unwrap();
+        body.send_data(Bytes::from_static(b"<html>"), true).unwrap();
+    });
+    let world = World::before(port).await;
+    let client = world.connect().await;
+    let (response, mut asks) = client.begin(UNKNOWN_WRITE, &[]).await;
+    asks.send_data(framed(b""), true).unwrap();
+    let got = timeout(PATIENCE, response).await.unwrap().unwrap();
+    assert_eq!(got.status(), 404);
+    drop((got, asks));
+    until("it is over", || world.in_flight() == 0).await;
+    for _ in 0..20 {
+        assert_eq!(client.call(COMMIT, &[], DELETE).await.status(), "0");
+    }
+}
+
+#[tokio::test]
+async fn answers_that_a_server_takes_its_time_for_one_after_the_other_are_in_time() {
+    let (server, port) = Played::start().await;
+    let mut handed = hands_over(server, Bytes::new());
+    let limit = Duration::from_millis(900);
+    let wanted = Wanted { timeout: limit, ..Wanted::default() };
+    let world = World::with(settings(port), wanted).await;
+    let client = world.connect().await;
+    let mut stream = Both::begin(&client, &mut handed).await;
+    for n in 0..4 {
+        stream.deletes(&format!("d{n}")).await;
+    }
+    for _ in 0..4 {
+        // What is asked is whether its time matters, so it has to pass.
+        tokio::time::sleep(limit / 2).await;
+        stream.answers().await;
+    }
+    assert_eq!((world.in_flight(), world.breaker().as_str()), (0, "CLOSED"));
 }
 
 #[tokio::test]
