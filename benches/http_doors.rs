@@ -102,7 +102,7 @@ fn is_open(port: &Port) -> bool {
 fn nginx(folder: &Path, server: u16) -> Option<Peer<Port>> {
     let (listen, file) = (Port::lease(), folder.join("nginx.conf"));
     let text = format!(
-        "daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
+        "daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
          events {{ }}
          http {{
            access_log off; client_max_body_size 0; proxy_buffering off; proxy_request_buffering off;
