@@ -136,8 +136,7 @@ pub(super) fn of(
         path.to_owned()
     };
     let text = parameters.value("query").unwrap_or_default();
-    let is_text = parameters.are_text();
-    let packing = packing(&parts.headers, parameters).filter(|_| is_text);
+    let packing = packing(&parts.headers, parameters);
     let unpacked = packing.filter(|_| is_query);
     let unpacked = unpacked.and_then(|packing| stated::unpacked(text, packing, (&body, is_whole)));
     let head = RequestHead {
@@ -147,8 +146,9 @@ pub(super) fn of(
         query: text.to_owned(),
         query_id,
         is_query,
+        is_text: parameters.are_text(),
         parameters: parameters.told(reads_only && is_query),
-        is_plain: is_text && is_plain(&parts.headers, parameters),
+        is_plain: is_plain(&parts.headers, parameters),
         packing,
         unpacked,
         is_whole,
@@ -304,7 +304,10 @@ mod tests {
         assert_eq!(made("POST", "/?query_id=mine", &[], false).query_id.as_deref(), Some("mine"));
         // Of two the server takes the first; what is not a text is not read.
         assert_eq!(made("POST", "/?query=SELECT+1&query=SELECT+2", &[], false).query, "SELECT 1");
-        assert!(!plain("/?param_x=%FF", &[]));
+        let is_text = |uri: &str| made("POST", uri, &[], false).is_text;
+        assert!(
+            is_text("/?param_x=%C3%A9=%25FF") && !is_text("/?param_x=%FF") && !is_text("/?%zz")
+        );
     }
 
     #[test]

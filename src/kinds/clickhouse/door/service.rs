@@ -34,6 +34,8 @@ use crate::{
 
 /// How long who shows wrong credentials waits for the answer.
 const PENALTY: Duration = Duration::from_secs(1);
+/// Servers pass over it: then the first parameter has another name there.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 /// By what way its calls come, for traces.
 const ROUTE: &str = "clickhouse door";
 
@@ -89,7 +91,11 @@ impl Service {
         body: Option<Lent>,
         sent: Sent,
     ) -> Result<Response<Body>, Told> {
-        let parameters = Parameters::of(parts.uri.query().unwrap_or_default());
+        let query = parts.uri.query().unwrap_or_default();
+        if query.starts_with(BYTE_ORDER_MARK) {
+            return Err(Told::malformed("the query string begins with a byte order mark"));
+        }
+        let parameters = Parameters::of(query);
         let shown = Shown::of(&parts.headers, &parameters);
         let address = self.settings.listen.to_string();
         if !shown.is_something() && pages::is_foreign(&parts.headers, visitor.is_local, &address) {

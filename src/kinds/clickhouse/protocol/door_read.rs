@@ -229,6 +229,7 @@ mod tests {
             is_query: true,
             is_plain: true,
             is_whole: true,
+            is_text: true,
             ..RequestHead::default()
         };
         HttpRequest { head, body: Bytes::new() }

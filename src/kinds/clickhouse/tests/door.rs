@@ -28,6 +28,7 @@ use crate::{
     kinds::port::DoorSpec,
 };
 
+mod ambiguous;
 mod callers;
 mod hostile;
 mod large;
