@@ -117,8 +117,8 @@ impl Service {
             request::of(&parts, &parameters, body, guest.reads_only)
         };
         let mut request = made(&taken);
-        if guest.reads_only && !request.head.is_query && !opaque::is_safe(&request) {
-            let text = "on a path that is not one of queries, a caller who may only read may only send a GET";
+        if guest.reads_only && !opaque::only_reads(&request) {
+            let text = "a caller who may only read may only send what is known to be a query";
             return Err(Told::forbidden(text));
         }
         if !taken.is_whole()
