@@ -2,7 +2,8 @@
 //!
 //! | part of a request | in the key |
 //! | --- | --- |
-//! | the statement | with its comments and white space folded |
+//! | the method | yes: the server runs a GET as `readonly` |
+//! | the statement | with its white space folded; as it was sent if it has comments |
 //! | parameters and settings | all, but those that say how a query runs, or who asks |
 //! | `X-ClickHouse-…` headers, `Accept-Encoding` | all but the query's id: bytes are kept as the server sent them |
 //! | the session | no: one that something was put into is not cached |
@@ -107,6 +108,7 @@ pub(crate) fn slot(
         key.push_str(text);
     };
     part(settings.username.as_deref().unwrap_or_default());
+    part(&head.method);
     part(&folded);
     let mut parameters: Vec<&(String, String)> = head.parameters.iter().collect();
     // Of one that is named twice the server takes one: their order is kept.
@@ -118,6 +120,7 @@ pub(crate) fn slot(
         match name.as_str() {
             "session_check" => return None,
             "database" if sql::is_server_state(value) => return None,
+            name if name.starts_with("param_") && statement.names_state_by(value) => return None,
             name if OF_THE_CALL.contains(&name) || WITHOUT_EFFECT.contains(&name) => {}
             name => {
                 part(name);
@@ -246,9 +249,9 @@ mod tests {
         let usual = key("SELECT 1", "/?a=1&b=2", &[]).unwrap();
         for (text, target, headers) in [
             ("select  1", "/?a=1&b=2", &[][..]),
-            ("SELECT 1 -- now", "/?b=2&a=1&", &[]),
+            ("SELECT\t1 ;", "/?b=2&a=1&", &[]),
             ("SELECT 1", "/?a=1&b=2&query_id=x&session_id=s&session_timeout=9", &[]),
-            ("SELECT 1", "/?a=1&b=2&wait_end_of_query=1&max_threads=3", &[]),
+            ("SELECT 1", "/?a=1&b=2&wait_end_of_query=1&max_memory_usage=3", &[]),
             ("SELECT 1", "/?a=1&b=2", &[("user-agent", "x"), ("content-type", "text/plain")]),
             ("SELECT 1", "/?a=1&b=2", &[("x-clickhouse-query-id", "x")]),
         ] {
@@ -257,7 +260,10 @@ mod tests {
         }
         for (text, target, headers) in [
             ("SELECT 2", "/?a=1&b=2", &[][..]),
+            ("SELECT 1 -- now", "/?a=1&b=2", &[]),
             ("SELECT 1", "/?a=1&b=3", &[]),
+            ("SELECT 1", "/?a=1&b=2&max_threads=3", &[]),
+            ("SELECT 1", "/?a=1&b=2&max_block_size=3", &[]),
             ("SELECT 1", "/?a=1&b=2&role=r", &[]),
             ("SELECT 1", "/?a=1&b=2&max_execution_time=1", &[]),
             ("SELECT 1", "/?a=1&b=2&client_protocol_version=54405", &[]),
@@ -269,6 +275,11 @@ mod tests {
             let other = key(text, target, headers);
             assert!(other.is_some() && other != Some(usual.clone()), "{text} {target} {headers:?}");
         }
+        let settings = ClickHouseSettings::new("http://ada@h/logs".parse().unwrap(), "i", "r");
+        let mut by_get = request("/?a=1&b=2", &[]);
+        by_get.head.method = "GET".into();
+        let by_get = slot(&by_get, &sql::read("SELECT 1"), "SELECT 1", &settings).unwrap();
+        assert_ne!(by_get.key, usual, "the server runs it under another setting");
     }
 
     #[test]
@@ -316,6 +327,8 @@ mod tests {
             ("INSERT INTO t VALUES (1)", "/"),
             ("SELECT 1", "/?session_id=s&session_check=1"),
             ("SELECT * FROM tables", "/?database=system"),
+            ("SELECT * FROM {d:Identifier}.processes", "/?param_d=system"),
+            ("SELECT * FROM {d: Identifier}.processes", "/?param_d=System"),
             (
                 "SELECT name, value, readonly AS readonly FROM system.settings, system.users LIMIT 1",
                 "/",
@@ -324,6 +337,7 @@ mod tests {
             assert_eq!(key(text, target, &[]), None, "{text} {target}");
         }
         assert_eq!(key("SELECT 1", "/", &[("x-clickhouse-database", "system")]), None);
+        assert!(key("SELECT {d:String}", "/?param_d=system", &[]).is_some());
         for text in [
             "SELECT version(), timezone()",
             "SELECT 1 AS check",

@@ -90,7 +90,7 @@ async fn what_was_read_is_answered_from_the_cache_as_it_was() {
     assert_eq!(client.ask("POST /", gzip, ROWS).await.status, 503);
     assert_eq!(client.ask(&get.replace("=7", "=8"), "", "").await.status, 503);
     assert_eq!(client.ask("POST /?session_id=s&session_check=1", "", ROWS).await.status, 503);
-    assert_eq!(client.ask("POST /?max_threads=2", "", ROWS).await.status, 200);
+    assert_eq!(client.ask("POST /?priority=2", "", ROWS).await.status, 200);
 }
 
 #[tokio::test]
