@@ -13,7 +13,9 @@
 //!
 //! Of an answer its body is kept and those headers that tell how to read it. A packed answer is kept only if the server
 //! announces by what it marks an exception behind rows (`X-ClickHouse-Exception-Tag`). Such a server also breaks the
-//! answer off. An older one ends it as a complete one, and the exception is packed as the rows are.
+//! answer off. An older one ends it as a complete one, and the exception is packed as the rows are. So is one in the
+//! format of the rows (`http_write_exception_in_output_format`): a packed answer to a request that names this setting is
+//! not kept if its format is one of these.
 
 use std::time::Duration;
 
@@ -23,8 +25,10 @@ use fusebox_state::LaneId;
 
 use super::{
     http_form::{self, AnswerHead, HttpRequest},
+    outcome,
     plan::WITHOUT_EFFECT,
     sql::{self, Statement, Verb},
+    stated,
 };
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
@@ -41,6 +45,8 @@ const OF_THE_CALL: &[&str] = &[
     "http_send_timeout",
     "http_connection_timeout",
 ];
+/// The setting by which an exception behind rows is written in their format.
+const IN_ROWS: &str = "http_write_exception_in_output_format";
 /// Headers of an answer that tell how to read it.
 const KEPT: &[&str] = &[
     "content-encoding",
@@ -188,11 +194,25 @@ pub(crate) fn kept(request: &Bytes, answer: &Bytes) -> Option<Bytes> {
     let (head, body) = http_form::answer_of(answer)?;
     let AnswerHead { status: 200, headers } = head else { return None };
     let has = |wanted: &str| headers.iter().any(|(name, _)| name == wanted);
-    if !has("x-clickhouse-exception-tag") && (has("content-encoding") || wants_blocks(request)) {
+    if has("x-clickhouse-exception-code") {
         return None;
+    }
+    if has("content-encoding") || wants_blocks(request) {
+        let format = headers.iter().find(|(name, _)| name == "x-clickhouse-format");
+        let may_hold = format.is_none_or(|(_, format)| outcome::may_hold_exceptions(format));
+        if !has("x-clickhouse-exception-tag") || may_hold && names(request, IN_ROWS) {
+            return None;
+        }
     }
     let headers = headers.into_iter().filter(|(name, _)| KEPT.contains(&name.as_str())).collect();
     Some(http_form::answer(&AnswerHead { status: 200, headers }, &body))
+}
+
+/// Whether a request names a setting.
+fn names(request: &Bytes, setting: &str) -> bool {
+    let Some(Ok(request)) = HttpRequest::of(request) else { return false };
+    request.head.parameters.iter().any(|(name, _)| name == setting)
+        || stated::statement(&request).is_none_or(|(_, text)| text.contains(setting))
 }
 
 /// Whether a request asks for an answer in ClickHouse's own blocks.
@@ -378,21 +398,30 @@ mod tests {
         let (head, body) = http_form::answer_of(&kept(&asked, &answer).unwrap()).unwrap();
         assert_eq!(head.headers, [("x-clickhouse-format".to_owned(), "CSV".to_owned())]);
         assert_eq!(body, "1\n");
-        let error = http_form::answer(&AnswerHead { status: 404, headers: vec![] }, b"no");
-        assert_eq!(kept(&asked, &error), None);
+        let number = ("x-clickhouse-exception-code".to_owned(), "395".to_owned());
+        for (status, headers) in [(404, vec![]), (200, vec![number])] {
+            let error = http_form::answer(&AnswerHead { status, headers }, b"no");
+            assert_eq!(kept(&asked, &error), None);
+        }
     }
 
     #[test]
     fn a_packed_answer_is_kept_if_the_server_marks_what_went_wrong() {
+        const SETS: &str = "/?http_write_exception_in_output_format=1";
         let is_kept = |target: &str, headers: &[(&str, &str)]| {
             let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
             let answer = http_form::answer(&AnswerHead { status: 200, headers }, b"\x1f\x8b");
-            kept(&request(target, &[]).to_bytes(), &answer).is_some()
+            let mut request = request(target, &[]);
+            request.head.query = "SELECT 1".into();
+            kept(&request.to_bytes(), &answer).is_some()
         };
         let tag = ("x-clickhouse-exception-tag", "abcdefghijklmnop");
         let gzip = ("content-encoding", "gzip");
-        assert!(is_kept("/", &[]) && is_kept("/", &[gzip, tag]));
-        assert!(is_kept("/?compress=1", &[tag]) && is_kept("/?compress=0", &[]));
+        let (csv, json) = (("x-clickhouse-format", "CSV"), ("x-clickhouse-format", "JSON"));
+        assert!(is_kept("/", &[]) && is_kept("/", &[gzip, tag, csv]));
+        assert!(is_kept("/?a=1", &[gzip, tag, json]) && is_kept(SETS, &[gzip, tag, csv]));
+        assert!(!is_kept(SETS, &[gzip, tag, json]) && is_kept(SETS, &[json]));
+        assert!(is_kept("/?compress=1", &[tag, csv]) && is_kept("/?compress=0", &[]));
         assert!(!is_kept("/", &[gzip]) && !is_kept("/?compress=1", &[]));
     }
 

@@ -37,6 +37,7 @@ mod outage;
 mod packed;
 mod queue;
 mod reads;
+mod repeated;
 mod unusable;
 
 /// What says that a body is packed.
