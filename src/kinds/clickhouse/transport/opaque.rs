@@ -53,6 +53,7 @@ use super::{
     asking,
     bounds::{GRACE, ambiguous, commutes, is_whole, neutral_unless},
     doubt::note,
+    endings::Name,
     exchange::{self, Bounds, Exchanged},
     fence::Place,
     http::{self, Failed},
@@ -101,19 +102,27 @@ pub(super) async fn carried(
     request: HttpRequest,
     until: Instant,
 ) -> Result<Attempted, Failed> {
-    let session = opaque::session(&request)
-        .and_then(|(id, timeout, puts)| shared.sessions.enter(&id, timeout, puts));
+    let in_session = opaque::session(&request);
+    let session = in_session
+        .as_ref()
+        .and_then(|(id, timeout, puts)| shared.sessions.enter(id, *timeout, *puts));
     if let Some(session) = &session
         && !session.is_kept(until).await
     {
         return Err(not_kept());
+    }
+    let query = request.head.query_id.clone().map(Name::Query);
+    let names: Vec<Name> =
+        query.into_iter().chain(in_session.map(|(id, ..)| Name::Session(id))).collect();
+    if timeout_at(until, shared.endings.over(&names)).await.is_err() {
+        return Err(not_over());
     }
     if attempt.write {
         return write(shared, attempt, request, session, until).await;
     }
     // A server would give it such an id, and nothing of it outlives this run.
     let given = request.head.query_id.clone().unwrap_or_else(uuid);
-    let reading = Reading::new(shared, shared.fence.id(), attempt.board()).under(Some(given));
+    let reading = Reading::new(shared, shared.fence.id(), attempt.board()).under(given, names);
     let sending = sending(shared, &attempt, request, reading.id(), None)?;
     let mut guard = Some(Guard::read(reading, session));
     let mut ended = exchanged(shared, sending, &mut guard).await;
@@ -130,6 +139,12 @@ pub(super) async fn carried(
 fn not_kept() -> Failed {
     let message = "what was put into its session cannot be written down: the disk does not answer";
     Failed::not_executed(ErrorCode::OfKind("session_not_kept"), message, Verdict::Neutral)
+}
+
+/// An abandoned read has the same name, and the server takes no second.
+fn not_over() -> Failed {
+    let message = "a read that was given up under its query_id or in its session has not ended yet";
+    Failed::not_executed(ErrorCode::OfKind("read_not_over"), message, Verdict::Neutral)
 }
 
 async fn write(

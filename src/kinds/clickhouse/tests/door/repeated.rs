@@ -175,3 +175,32 @@ async fn an_insert_whose_body_broke_off_keeps_its_place_until_it_has_ended() {
     let left = running(&world.server, "INSERT INTO default.t").await;
     assert_eq!(left, "0", "what comes after it waits until it has ended");
 }
+
+#[tokio::test]
+async fn a_read_under_its_clients_own_id_is_sent_again_once_the_last_sending_is_over() {
+    let count = AtomicUsize::new(0);
+    let script = move |_: &Parts, body: &Bytes| {
+        let is_first = body.starts_with(b"SELECT sleep(1)") && count.fetch_add(1, SeqCst) == 0;
+        if is_first { Way::Reset } else { Way::Through }
+    };
+    let world = World::behind(script, Duration::from_secs(5)).await;
+    let answer = world.client().ask("POST /?query_id=mine", "", "SELECT sleep(1)").await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "0\n"));
+    assert_eq!(answer.header("x-fusebox-attempts"), Some("2"));
+}
+
+#[tokio::test]
+async fn a_read_that_takes_too_long_does_not_meet_itself() {
+    let world = World::with(Duration::from_secs(1), 64, door()).await;
+    let slow = "SELECT sleepEachRow(0.1) FROM numbers(100) SETTINGS max_block_size = 1 FORMAT Null";
+    for line in ["POST /?query_id=mine", "POST /?session_id=s", "POST /?session_id=s&query_id=mine"]
+    {
+        let answer = world.client().ask(line, "", slow).await;
+        let code = answer.header("x-clickhouse-exception-code");
+        assert!(matches!(code, Some("209" | "210")), "{line}: {}", answer.text());
+    }
+    until("nothing is left of it", || async {
+        running(&world.server, "sleepEachRow").await == "0"
+    })
+    .await;
+}
