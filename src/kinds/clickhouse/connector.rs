@@ -66,6 +66,7 @@ impl ClickHouseConnector {
             fence: Arc::new(Fence::new(&settings)),
             sessions: Sessions::open(settings.sessions.as_ref()),
             usual_database: UsualDatabase::of(&settings),
+            endings: Arc::default(),
             is_describing: AtomicBool::new(false),
             settings,
         };

@@ -4,6 +4,7 @@ pub(crate) mod asking;
 pub(crate) mod attempt;
 pub(crate) mod bounds;
 mod doubt;
+mod endings;
 mod exchange;
 pub(crate) mod fence;
 pub(crate) mod http;

@@ -134,7 +134,8 @@ fn headers_of(fields: &Fields) -> HeaderMap {
 /// What fusebox says of an answer.
 fn say(headers: &mut HeaderMap, reply: &Reply, trace_id: &str) {
     put(headers, "x-fusebox-source", reply.source.as_str());
-    if let Some(ack) = reply.ack {
+    // Behind rows there may be an exception.
+    if let Some(ack) = reply.ack.filter(|_| reply.rest.is_none()) {
         let ack = if ack == AckLevel::Durable { "durable" } else { "applied" };
         put(headers, "x-fusebox-ack", ack);
     }

@@ -42,6 +42,10 @@ const OPTIONS: &str = "x-fusebox-";
 const OF_QUERIES: &[&str] = &["/", "/query"];
 /// The parameter of a query's id.
 const QUERY_ID: &str = "query_id";
+/// How long a session lasts in silence if its client does not say: [`USUAL_TIMEOUT`].
+///
+/// [`USUAL_TIMEOUT`]: crate::kinds::clickhouse::protocol::door_read::USUAL_TIMEOUT
+const USUAL_SESSION: &str = "session_timeout=60";
 /// Parameters that say who the client is.
 const CREDENTIALS: &[&str] = &["user", "password"];
 
@@ -74,6 +78,12 @@ impl<'a> Parameters<'a> {
     /// The first value of a name, which is the one that the server takes of what is not a setting.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|it| it.name == name).map(|it| it.value.as_str())
+    }
+
+    /// Whether they name a session and not how long it lasts in silence.
+    fn has_usual_session(&self) -> bool {
+        self.value("session_id").is_some_and(|id| !id.is_empty())
+            && self.value("session_timeout").is_none()
     }
 
     /// Whether all of them are text.
@@ -122,12 +132,20 @@ pub(super) fn of(
     // Without a query string, `/` is a page, and `/query` is nothing.
     let is_query = OF_QUERIES.contains(&path) && query.is_some()
         || path == "/" && parts.method == Method::POST;
+    let mut add = |pair: &str| {
+        left.push_str(if left.is_empty() { "" } else { "&" });
+        left.push_str(pair);
+    };
     if reads_only && is_query {
-        left.push_str(if left.is_empty() { "readonly=2" } else { "&readonly=2" });
+        add("readonly=2");
+    }
+    // The server may have another default: then it would not be known here when the session ends.
+    if is_query && parameters.has_usual_session() {
+        add(USUAL_SESSION);
     }
     // Older servers do not know the header.
     if let Some(id) = query_id.as_deref().filter(|_| is_query && is_id_in_header) {
-        left.push_str(if left.is_empty() { "query_id=" } else { "&query_id=" });
+        add("query_id=");
         percent::encode(id, &mut left);
     }
     let target = if query.is_some() || !left.is_empty() {
@@ -136,8 +154,7 @@ pub(super) fn of(
         path.to_owned()
     };
     let text = parameters.value("query").unwrap_or_default();
-    let is_text = parameters.are_text();
-    let packing = packing(&parts.headers, parameters).filter(|_| is_text);
+    let packing = packing(&parts.headers, parameters);
     let unpacked = packing.filter(|_| is_query);
     let unpacked = unpacked.and_then(|packing| stated::unpacked(text, packing, (&body, is_whole)));
     let head = RequestHead {
@@ -147,8 +164,9 @@ pub(super) fn of(
         query: text.to_owned(),
         query_id,
         is_query,
+        is_text: parameters.are_text(),
         parameters: parameters.told(reads_only && is_query),
-        is_plain: is_text && is_plain(&parts.headers, parameters),
+        is_plain: is_plain(&parts.headers, parameters),
         packing,
         unpacked,
         is_whole,
@@ -281,6 +299,19 @@ mod tests {
     }
 
     #[test]
+    fn how_long_a_session_lasts_is_always_said() {
+        for (uri, expected) in [
+            ("/?session_id=s", "/?session_id=s&session_timeout=60"),
+            ("/query?session_id=s&a=1", "/query?session_id=s&a=1&session_timeout=60"),
+            ("/?session_id=s&session_timeout=7", "/?session_id=s&session_timeout=7"),
+            ("/?session_id=", "/?session_id="),
+            ("/custom?session_id=s", "/custom?session_id=s"),
+        ] {
+            assert_eq!(made("POST", uri, &[], false).target, expected);
+        }
+    }
+
+    #[test]
     fn a_body_is_plain_unless_something_says_otherwise() {
         let plain =
             |uri: &str, headers: &[(&str, &str)]| made("POST", uri, headers, false).is_plain;
@@ -304,7 +335,10 @@ mod tests {
         assert_eq!(made("POST", "/?query_id=mine", &[], false).query_id.as_deref(), Some("mine"));
         // Of two the server takes the first; what is not a text is not read.
         assert_eq!(made("POST", "/?query=SELECT+1&query=SELECT+2", &[], false).query, "SELECT 1");
-        assert!(!plain("/?param_x=%FF", &[]));
+        let is_text = |uri: &str| made("POST", uri, &[], false).is_text;
+        assert!(
+            is_text("/?param_x=%C3%A9=%25FF") && !is_text("/?param_x=%FF") && !is_text("/?%zz")
+        );
     }
 
     #[test]

@@ -34,6 +34,8 @@ use crate::{
 
 /// How long who shows wrong credentials waits for the answer.
 const PENALTY: Duration = Duration::from_secs(1);
+/// Servers pass over it: then the first parameter has another name there.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 /// By what way its calls come, for traces.
 const ROUTE: &str = "clickhouse door";
 
@@ -89,7 +91,11 @@ impl Service {
         body: Option<Lent>,
         sent: Sent,
     ) -> Result<Response<Body>, Told> {
-        let parameters = Parameters::of(parts.uri.query().unwrap_or_default());
+        let query = parts.uri.query().unwrap_or_default();
+        if query.starts_with(BYTE_ORDER_MARK) {
+            return Err(Told::malformed("the query string begins with a byte order mark"));
+        }
+        let parameters = Parameters::of(query);
         let shown = Shown::of(&parts.headers, &parameters);
         let address = self.settings.listen.to_string();
         if !shown.is_something() && pages::is_foreign(&parts.headers, visitor.is_local, &address) {
@@ -111,8 +117,8 @@ impl Service {
             request::of(&parts, &parameters, body, guest.reads_only)
         };
         let mut request = made(&taken);
-        if guest.reads_only && !request.head.is_query && !opaque::is_safe(&request) {
-            let text = "on a path that is not one of queries, a caller who may only read may only send a GET";
+        if guest.reads_only && !opaque::only_reads(&request) {
+            let text = "a caller who may only read may only send what is known to be a query";
             return Err(Told::forbidden(text));
         }
         if !taken.is_whole()

@@ -2,7 +2,8 @@
 //!
 //! | part of a request | in the key |
 //! | --- | --- |
-//! | the statement | with its comments and white space folded |
+//! | the method | yes: the server runs a GET as `readonly` |
+//! | the statement | with its white space folded; as it was sent if it has comments |
 //! | parameters and settings | all, but those that say how a query runs, or who asks |
 //! | `X-ClickHouse-…` headers, `Accept-Encoding` | all but the query's id: bytes are kept as the server sent them |
 //! | the session | no: one that something was put into is not cached |
@@ -12,7 +13,9 @@
 //!
 //! Of an answer its body is kept and those headers that tell how to read it. A packed answer is kept only if the server
 //! announces by what it marks an exception behind rows (`X-ClickHouse-Exception-Tag`). Such a server also breaks the
-//! answer off. An older one ends it as a complete one, and the exception is packed as the rows are.
+//! answer off. An older one ends it as a complete one, and the exception is packed as the rows are. So is one in the
+//! format of the rows (`http_write_exception_in_output_format`): a packed answer to a request that names this setting is
+//! not kept if its format is one of these.
 
 use std::time::Duration;
 
@@ -22,8 +25,10 @@ use fusebox_state::LaneId;
 
 use super::{
     http_form::{self, AnswerHead, HttpRequest},
+    outcome,
     plan::WITHOUT_EFFECT,
     sql::{self, Statement, Verb},
+    stated,
 };
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
@@ -40,6 +45,8 @@ const OF_THE_CALL: &[&str] = &[
     "http_send_timeout",
     "http_connection_timeout",
 ];
+/// The setting by which an exception behind rows is written in their format.
+const IN_ROWS: &str = "http_write_exception_in_output_format";
 /// Headers of an answer that tell how to read it.
 const KEPT: &[&str] = &[
     "content-encoding",
@@ -107,6 +114,7 @@ pub(crate) fn slot(
         key.push_str(text);
     };
     part(settings.username.as_deref().unwrap_or_default());
+    part(&head.method);
     part(&folded);
     let mut parameters: Vec<&(String, String)> = head.parameters.iter().collect();
     // Of one that is named twice the server takes one: their order is kept.
@@ -118,6 +126,7 @@ pub(crate) fn slot(
         match name.as_str() {
             "session_check" => return None,
             "database" if sql::is_server_state(value) => return None,
+            name if name.starts_with("param_") && statement.names_state_by(value) => return None,
             name if OF_THE_CALL.contains(&name) || WITHOUT_EFFECT.contains(&name) => {}
             name => {
                 part(name);
@@ -185,11 +194,25 @@ pub(crate) fn kept(request: &Bytes, answer: &Bytes) -> Option<Bytes> {
     let (head, body) = http_form::answer_of(answer)?;
     let AnswerHead { status: 200, headers } = head else { return None };
     let has = |wanted: &str| headers.iter().any(|(name, _)| name == wanted);
-    if !has("x-clickhouse-exception-tag") && (has("content-encoding") || wants_blocks(request)) {
+    if has("x-clickhouse-exception-code") {
         return None;
+    }
+    if has("content-encoding") || wants_blocks(request) {
+        let format = headers.iter().find(|(name, _)| name == "x-clickhouse-format");
+        let may_hold = format.is_none_or(|(_, format)| outcome::may_hold_exceptions(format));
+        if !has("x-clickhouse-exception-tag") || may_hold && names(request, IN_ROWS) {
+            return None;
+        }
     }
     let headers = headers.into_iter().filter(|(name, _)| KEPT.contains(&name.as_str())).collect();
     Some(http_form::answer(&AnswerHead { status: 200, headers }, &body))
+}
+
+/// Whether a request names a setting.
+fn names(request: &Bytes, setting: &str) -> bool {
+    let Some(Ok(request)) = HttpRequest::of(request) else { return false };
+    request.head.parameters.iter().any(|(name, _)| name == setting)
+        || stated::statement(&request).is_none_or(|(_, text)| text.contains(setting))
 }
 
 /// Whether a request asks for an answer in ClickHouse's own blocks.
@@ -229,6 +252,7 @@ mod tests {
             is_query: true,
             is_plain: true,
             is_whole: true,
+            is_text: true,
             ..RequestHead::default()
         };
         HttpRequest { head, body: Bytes::new() }
@@ -245,9 +269,9 @@ mod tests {
         let usual = key("SELECT 1", "/?a=1&b=2", &[]).unwrap();
         for (text, target, headers) in [
             ("select  1", "/?a=1&b=2", &[][..]),
-            ("SELECT 1 -- now", "/?b=2&a=1&", &[]),
+            ("SELECT\t1 ;", "/?b=2&a=1&", &[]),
             ("SELECT 1", "/?a=1&b=2&query_id=x&session_id=s&session_timeout=9", &[]),
-            ("SELECT 1", "/?a=1&b=2&wait_end_of_query=1&max_threads=3", &[]),
+            ("SELECT 1", "/?a=1&b=2&wait_end_of_query=1&max_memory_usage=3", &[]),
             ("SELECT 1", "/?a=1&b=2", &[("user-agent", "x"), ("content-type", "text/plain")]),
             ("SELECT 1", "/?a=1&b=2", &[("x-clickhouse-query-id", "x")]),
         ] {
@@ -256,7 +280,10 @@ mod tests {
         }
         for (text, target, headers) in [
             ("SELECT 2", "/?a=1&b=2", &[][..]),
+            ("SELECT 1 -- now", "/?a=1&b=2", &[]),
             ("SELECT 1", "/?a=1&b=3", &[]),
+            ("SELECT 1", "/?a=1&b=2&max_threads=3", &[]),
+            ("SELECT 1", "/?a=1&b=2&max_block_size=3", &[]),
             ("SELECT 1", "/?a=1&b=2&role=r", &[]),
             ("SELECT 1", "/?a=1&b=2&max_execution_time=1", &[]),
             ("SELECT 1", "/?a=1&b=2&client_protocol_version=54405", &[]),
@@ -268,6 +295,11 @@ mod tests {
             let other = key(text, target, headers);
             assert!(other.is_some() && other != Some(usual.clone()), "{text} {target} {headers:?}");
         }
+        let settings = ClickHouseSettings::new("http://ada@h/logs".parse().unwrap(), "i", "r");
+        let mut by_get = request("/?a=1&b=2", &[]);
+        by_get.head.method = "GET".into();
+        let by_get = slot(&by_get, &sql::read("SELECT 1"), "SELECT 1", &settings).unwrap();
+        assert_ne!(by_get.key, usual, "the server runs it under another setting");
     }
 
     #[test]
@@ -315,6 +347,8 @@ mod tests {
             ("INSERT INTO t VALUES (1)", "/"),
             ("SELECT 1", "/?session_id=s&session_check=1"),
             ("SELECT * FROM tables", "/?database=system"),
+            ("SELECT * FROM {d:Identifier}.processes", "/?param_d=system"),
+            ("SELECT * FROM {d: Identifier}.processes", "/?param_d=System"),
             (
                 "SELECT name, value, readonly AS readonly FROM system.settings, system.users LIMIT 1",
                 "/",
@@ -323,6 +357,7 @@ mod tests {
             assert_eq!(key(text, target, &[]), None, "{text} {target}");
         }
         assert_eq!(key("SELECT 1", "/", &[("x-clickhouse-database", "system")]), None);
+        assert!(key("SELECT {d:String}", "/?param_d=system", &[]).is_some());
         for text in [
             "SELECT version(), timezone()",
             "SELECT 1 AS check",
@@ -363,21 +398,30 @@ mod tests {
         let (head, body) = http_form::answer_of(&kept(&asked, &answer).unwrap()).unwrap();
         assert_eq!(head.headers, [("x-clickhouse-format".to_owned(), "CSV".to_owned())]);
         assert_eq!(body, "1\n");
-        let error = http_form::answer(&AnswerHead { status: 404, headers: vec![] }, b"no");
-        assert_eq!(kept(&asked, &error), None);
+        let number = ("x-clickhouse-exception-code".to_owned(), "395".to_owned());
+        for (status, headers) in [(404, vec![]), (200, vec![number])] {
+            let error = http_form::answer(&AnswerHead { status, headers }, b"no");
+            assert_eq!(kept(&asked, &error), None);
+        }
     }
 
     #[test]
     fn a_packed_answer_is_kept_if_the_server_marks_what_went_wrong() {
+        const SETS: &str = "/?http_write_exception_in_output_format=1";
         let is_kept = |target: &str, headers: &[(&str, &str)]| {
             let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
             let answer = http_form::answer(&AnswerHead { status: 200, headers }, b"\x1f\x8b");
-            kept(&request(target, &[]).to_bytes(), &answer).is_some()
+            let mut request = request(target, &[]);
+            request.head.query = "SELECT 1".into();
+            kept(&request.to_bytes(), &answer).is_some()
         };
         let tag = ("x-clickhouse-exception-tag", "abcdefghijklmnop");
         let gzip = ("content-encoding", "gzip");
-        assert!(is_kept("/", &[]) && is_kept("/", &[gzip, tag]));
-        assert!(is_kept("/?compress=1", &[tag]) && is_kept("/?compress=0", &[]));
+        let (csv, json) = (("x-clickhouse-format", "CSV"), ("x-clickhouse-format", "JSON"));
+        assert!(is_kept("/", &[]) && is_kept("/", &[gzip, tag, csv]));
+        assert!(is_kept("/?a=1", &[gzip, tag, json]) && is_kept(SETS, &[gzip, tag, csv]));
+        assert!(!is_kept(SETS, &[gzip, tag, json]) && is_kept(SETS, &[json]));
+        assert!(is_kept("/?compress=1", &[tag, csv]) && is_kept("/?compress=0", &[]));
         assert!(!is_kept("/", &[gzip]) && !is_kept("/?compress=1", &[]));
     }
 

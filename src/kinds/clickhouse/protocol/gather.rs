@@ -333,7 +333,7 @@ mod tests {
         );
         let tabs = "INSERT INTO t (a, b) FORMAT TSV";
         is_joined(
-            &[(tabs, "1\tx"), ("INSERT INTO t (a,b) /* ! */ FORMAT TSV\n2\ty\\\\\n", "")],
+            &[(tabs, "1\tx"), ("INSERT INTO t (a,b)\n\nFORMAT TSV\n2\ty\\\\\n", "")],
             tabs,
             "1\tx\n2\ty\\\\\n",
         );

@@ -1,9 +1,13 @@
 //! Cuts SQL into words, quoted names, texts and marks; comments and white space fall out.
 //!
 //! Just enough of ClickHouse's own lexer to tell what a statement is: the Unicode spaces that it passes over (as
-//! tried on 26.7; the server of 2018 refuses them), nested `/* */`, `--`, `//`, `#!` and `# ` comments, `'…'` with
+//! tried on 26.7; the server of 2018 refuses them), `/* */`, `--`, `//`, `#!` and `# ` comments, `'…'` with
 //! backslashes and doubled quotes, `` `…` `` and `"…"`, heredocs (`$tag$…$tag$`). It yields tokens one by one, because
 //! what follows VALUES or FORMAT in an INSERT is data, no SQL, and must not be looked at.
+//!
+//! What is cut differently by some release is [not read](Unread::Unclear): typographic quotes, which quote since 24.5;
+//! comments within comments, which the server of 2018 does not know; heredocs with other tags; and numbers before `--`
+//! whose exponent may have a sign.
 
 /// One token; the text is as in the query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,20 +59,31 @@ impl<'a> Token<'a> {
     }
 }
 
-/// A quote, comment or heredoc that does not end.
+/// Why a text is not read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Unterminated;
+pub(crate) enum Unread {
+    /// A quote, comment or heredoc does not end: no server takes that.
+    Unterminated,
+    /// What follows depends on the server.
+    Unclear,
+}
 
 /// The tokens of a text, from its beginning.
 #[derive(Clone, Debug)]
 pub(crate) struct Lexer<'a> {
     rest: &'a str,
+    has_passed_comment: bool,
 }
 
 impl<'a> Lexer<'a> {
     /// The tokens of `text`.
     pub(crate) fn new(text: &'a str) -> Self {
-        Self { rest: text }
+        Self { rest: text, has_passed_comment: false }
+    }
+
+    /// Whether a comment has fallen out.
+    pub(crate) fn has_passed_comment(&self) -> bool {
+        self.has_passed_comment
     }
 
     /// What has not been cut yet.
@@ -77,17 +92,31 @@ impl<'a> Lexer<'a> {
     }
 
     /// The next token; `None` at the end.
-    pub(crate) fn next(&mut self) -> Result<Option<Token<'a>>, Unterminated> {
+    pub(crate) fn next(&mut self) -> Result<Option<Token<'a>>, Unread> {
         self.skip_blank()?;
         let Some(first) = self.rest.chars().next() else { return Ok(None) };
         let token = match first {
             '\'' => Token::Text(self.take(quoted_len(self.rest, b'\'')?)),
             '`' => Token::Quoted(self.take(quoted_len(self.rest, b'`')?)),
             '"' => Token::Quoted(self.take(quoted_len(self.rest, b'"')?)),
-            '$' if heredoc_tag(self.rest).is_some() => {
+            '$' if self.rest.get(1..).is_some_and(|rest| rest.contains('$')) => {
                 Token::Text(self.take(heredoc_len(self.rest)?))
             }
-            '0'..='9' => Token::Word(self.take(number_len(self.rest))),
+            '0'..='9' => {
+                let number = self.take(number_len(self.rest));
+                // `1e-` before `-`, and `0x1p` before `--`.
+                let may_be_comment = match number.chars().next_back() {
+                    Some('-') => self.rest.starts_with('-'),
+                    Some('p' | 'P') => self.rest.starts_with("--"),
+                    _ => false,
+                };
+                if may_be_comment {
+                    return Err(Unread::Unclear);
+                }
+                Token::Word(number)
+            }
+            '#' => return Err(Unread::Unclear),
+            quote if is_typographic(quote) => return Err(Unread::Unclear),
             _ if is_word(first) => {
                 let len = self.rest.find(|c| !is_word(c)).unwrap_or(self.rest.len());
                 Token::Word(self.take(len))
@@ -106,14 +135,16 @@ impl<'a> Lexer<'a> {
         taken
     }
 
-    fn skip_blank(&mut self) -> Result<(), Unterminated> {
+    fn skip_blank(&mut self) -> Result<(), Unread> {
         loop {
             self.rest = self.rest.trim_start_matches(is_blank);
             let line = ["--", "//", "#!", "# "].iter().any(|mark| self.rest.starts_with(mark));
+            let is_comment = line || self.rest.starts_with("/*");
+            self.has_passed_comment |= is_comment;
             if line {
                 let len = self.rest.find('\n').unwrap_or(self.rest.len());
                 self.take(len);
-            } else if self.rest.starts_with("/*") {
+            } else if is_comment {
                 self.take(comment_len(self.rest)?);
             } else {
                 return Ok(());
@@ -132,7 +163,13 @@ pub(crate) fn is_blank(c: char) -> bool {
 }
 
 fn is_word(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_' || c == '$' || !c.is_ascii() && !is_blank(c)
+    let is_other = || !c.is_ascii() && !is_blank(c) && !is_typographic(c);
+    c.is_ascii_alphanumeric() || c == '_' || c == '$' || is_other()
+}
+
+/// Quotes for servers since 24.5.
+fn is_typographic(c: char) -> bool {
+    matches!(c, '\u{2018}' | '\u{2019}' | '\u{201c}' | '\u{201d}')
 }
 
 /// A number's length, with fraction and exponent: `1`, `0x1F`, `1.5e-3`.
@@ -148,12 +185,12 @@ fn number_len(text: &str) -> usize {
 
 /// A quoted text's length with its quotes: a backslash takes the next character with it, a doubled quote
 /// is one that belongs to the text.
-fn quoted_len(text: &str, quote: u8) -> Result<usize, Unterminated> {
+fn quoted_len(text: &str, quote: u8) -> Result<usize, Unread> {
     let bytes = text.as_bytes();
     let mut at = 1;
     loop {
         match bytes.get(at) {
-            None => return Err(Unterminated),
+            None => return Err(Unread::Unterminated),
             Some(b'\\') => at += 2,
             Some(byte) if *byte == quote => {
                 if bytes.get(at + 1) != Some(&quote) {
@@ -166,40 +203,23 @@ fn quoted_len(text: &str, quote: u8) -> Result<usize, Unterminated> {
     }
 }
 
-/// A comment's length; comments nest.
-fn comment_len(text: &str) -> Result<usize, Unterminated> {
-    let (mut depth, mut at) = (0_usize, 0);
-    let bytes = text.as_bytes();
-    loop {
-        match (bytes.get(at), bytes.get(at + 1)) {
-            (Some(b'/'), Some(b'*')) => {
-                depth += 1;
-                at += 2;
-            }
-            (Some(b'*'), Some(b'/')) => {
-                depth -= 1;
-                at += 2;
-                if depth == 0 {
-                    return Ok(at);
-                }
-            }
-            (None, _) => return Err(Unterminated),
-            _ => at += 1,
-        }
+/// A comment's length. In some releases comments nest.
+fn comment_len(text: &str) -> Result<usize, Unread> {
+    let inner = text.get(2..).unwrap_or_default();
+    let end = inner.find("*/").ok_or(Unread::Unterminated)?;
+    let is_nested = inner.get(..=end).is_some_and(|comment| comment.contains("/*"));
+    if is_nested { Err(Unread::Unclear) } else { Ok(2 + end + 2) }
+}
+
+/// The length of a heredoc that begins with `$tag$`.
+fn heredoc_len(text: &str) -> Result<usize, Unread> {
+    let (_, behind) = text.split_at_checked(1).unwrap_or_default();
+    let len = behind.find('$').ok_or(Unread::Unterminated)? + 2;
+    let (tag, body) = text.split_at_checked(len).ok_or(Unread::Unterminated)?;
+    if !tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$')) {
+        return Err(Unread::Unclear);
     }
-}
-
-/// The `$tag$` with which `text` begins.
-fn heredoc_tag(text: &str) -> Option<&str> {
-    let len = text.get(1..)?.find('$')? + 2;
-    let tag = text.get(..len)?;
-    tag.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '$').then_some(tag)
-}
-
-fn heredoc_len(text: &str) -> Result<usize, Unterminated> {
-    let tag = heredoc_tag(text).ok_or(Unterminated)?;
-    let body = text.get(tag.len()..).ok_or(Unterminated)?;
-    body.find(tag).map(|end| tag.len() + end + tag.len()).ok_or(Unterminated)
+    body.find(tag).map(|end| len + end + len).ok_or(Unread::Unterminated)
 }
 
 fn unquoted(quoted: &str) -> String {
@@ -223,7 +243,7 @@ fn unquoted(quoted: &str) -> String {
 mod tests {
     use super::*;
 
-    fn tokens(text: &str) -> Result<Vec<String>, Unterminated> {
+    fn tokens(text: &str) -> Result<Vec<String>, Unread> {
         let mut lexer = Lexer::new(text);
         let mut found = Vec::new();
         while let Some(token) = lexer.next()? {
@@ -240,7 +260,7 @@ mod tests {
             "a b",
             "  a\n\tb ",
             "a--x\nb",
-            "a /* x /* y */ z */ b",
+            "a /* x * y / z */ b",
             "#! sh\na b",
             "# x\na b -- end",
             "a/**/b",
@@ -263,8 +283,39 @@ mod tests {
 
     #[test]
     fn what_does_not_end_is_an_error() {
-        for text in ["'a", "`a", "\"a\\\"", "/* /* */", "$t$ $u$", "'a\\"] {
-            assert_eq!(tokens(text), Err(Unterminated), "{text}");
+        for text in ["'a", "`a", "\"a\\\"", "/* *", "$t$ $u$", "'a\\"] {
+            assert_eq!(tokens(text), Err(Unread::Unterminated), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_servers_cut_in_different_ways_is_an_error() {
+        for text in [
+            "url = \u{2018}http://a\u{2019} AND u = 1",
+            "a\u{201c}b\u{201d}",
+            "/* /* */ b */",
+            "/*/* */",
+            "$-$ -- $-$",
+            "$a b$ -- $a b$",
+            "0xe--1\n",
+            "x.1e--1\n",
+            "0x1p--1\n",
+            "1_0E--1\n",
+            "#a",
+        ] {
+            assert_eq!(tokens(text), Err(Unread::Unclear), "{text}");
+        }
+        for text in [
+            "'\u{2018}'",
+            "`\u{201c}`",
+            "-- \u{2018}\n1",
+            "/* \u{2018} $-$ */1",
+            "$a",
+            "1e-1",
+            "1e - -1",
+            "a--b",
+        ] {
+            assert!(tokens(text).is_ok(), "{text}");
         }
     }
 

@@ -2,13 +2,16 @@
 //!
 //! | request | is | lanes |
 //! | --- | --- | --- |
-//! | GET | a read: the server runs it as one that may change nothing | none |
-//! | HEAD, OPTIONS without a query string and a body | a read: there is no statement | none |
+//! | GET, HEAD, OPTIONS without a statement | a read | none |
+//! | a GET of a SELECT | a read, on any path | none |
 //! | a SELECT that is here whole | a read, and [cached](super::door_read) | none |
 //! | an INSERT | a write, and [queued](super::door_insert) if it may be | as [`plan`](super::plan) says |
 //! | another statement that is here whole | as [`plan`](super::plan) says | |
 //! | anything else: a form, what cannot be unpacked, longer than what is looked at | a write | all |
 //! | anything else on a path that is [not one of queries](RequestHead::is_query) | a write | all |
+//!
+//! A server runs the query of a GET as one that may change nothing (`readonly`), but lets it insert into a table function
+//! such as `url(…)`, `file(…)` or `s3(…)`. So a GET is what its statement is.
 //!
 //! What a server does on such a path is in its configuration (`http_handlers`), and servers of 2018 take any path for
 //! one of queries. These also write what HEAD and OPTIONS say.
@@ -27,8 +30,12 @@ use fusebox_state::Lanes;
 #[cfg(doc)]
 use super::http_form::RequestHead;
 use super::{
-    door_insert, door_read, elsewhere::Elsewhere, http_form::HttpRequest, sql::Verb,
-    stated::statement, wire::WireError,
+    door_insert, door_read,
+    elsewhere::Elsewhere,
+    http_form::HttpRequest,
+    sql::{Statement, Verb},
+    stated::statement,
+    wire::WireError,
 };
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
@@ -49,9 +56,7 @@ pub(crate) fn plan(
         malformed: true,
     })?;
     let statement = statement(&request);
-    // What another user may do is not known here.
-    let impersonates = statement.as_ref().is_some_and(|(statement, _)| statement.impersonates());
-    let is_safe = is_safe(&request) && !impersonates;
+    let is_safe = is_safe(&request, statement.as_ref().map(|(statement, _)| statement));
     let none = || Lanes::new([]);
     let session = door_read::session_of(&request);
     let is_dirty = session.is_some_and(|(id, timeout)| is_dirty(&id, timeout));
@@ -92,7 +97,7 @@ pub(crate) fn plan(
 pub(crate) fn operation(request: &HttpRequest) -> &'static str {
     match statement(request) {
         Some((statement, _)) => statement.operation(),
-        None if is_safe(request) => "GET",
+        None if is_safe(request, None) => "GET",
         None => "unknown",
     }
 }
@@ -108,14 +113,23 @@ pub(crate) fn own_words(request: &HttpRequest) -> (Vec<String>, Elsewhere) {
     (of_request.chain(of_statement).collect(), elsewhere)
 }
 
-/// Whether no server changes anything for its sake.
-pub(crate) fn is_safe(request: &HttpRequest) -> bool {
+/// Whether no server changes anything for its sake, on whatever path. `statement` is what is known of its statement.
+fn is_safe(request: &HttpRequest, statement: Option<&Statement>) -> bool {
     let HttpRequest { head, body } = request;
+    let says_nothing =
+        || head.is_text && head.query.trim_ascii().is_empty() && body.is_empty() && head.is_whole;
     match head.method.as_str() {
-        "GET" => true,
-        "HEAD" | "OPTIONS" => !head.target.contains('?') && body.is_empty() && head.is_whole,
+        "GET" => statement.map_or_else(says_nothing, |it| it.verb == Verb::Read),
+        "HEAD" | "OPTIONS" => !head.target.contains('?') && says_nothing(),
         _ => false,
     }
+}
+
+/// Whether it is known to change nothing, so that a caller who may only read may send it.
+pub(crate) fn only_reads(request: &HttpRequest) -> bool {
+    let statement = statement(request).map(|(statement, _)| statement);
+    let is_read = statement.as_ref().is_some_and(|it| it.verb == Verb::Read);
+    request.head.is_query && is_read || is_safe(request, statement.as_ref())
 }
 
 /// The session that a request names, after which silence that ends, and whether the request may put something into it.
@@ -145,6 +159,7 @@ mod tests {
             is_query: true,
             is_plain: true,
             is_whole: true,
+            is_text: true,
             ..RequestHead::default()
         };
         HttpRequest { head, body: Bytes::from_static(body) }
@@ -169,7 +184,13 @@ mod tests {
 
     #[test]
     fn what_cannot_write_and_what_reads_is_a_read_and_the_rest_is_a_write() {
-        is(&request("GET", "INSERT INTO t VALUES (1)", b""), true, false);
+        is(&request("GET", "SELECT 1", b""), true, false);
+        is(&request("GET", "", b""), true, false);
+        // The server lets one of these into a table function.
+        is(&request("GET", "INSERT INTO FUNCTION file('x.csv') SELECT 1", b""), false, false);
+        is(&request("GET", "DROP TABLE t", b""), false, true);
+        is(&request("GET", "SELECT 'a", b""), false, true);
+        is(&request("GET", "", b"\xff"), false, true);
         is(&request("HEAD", "", b""), true, false);
         is(&request("HEAD", "SELECT 1", b""), true, false);
         is(&request("POST", "", b"SELECT 1"), true, false);
@@ -202,7 +223,9 @@ mod tests {
             request.head.target = "/custom".into();
             request
         };
-        is(&with("GET", "INSERT INTO t SELECT 1", b""), true, false);
+        is(&with("GET", "", b""), true, false);
+        is(&with("GET", "SELECT 1", b""), true, false);
+        is(&with("GET", "INSERT INTO t SELECT 1", b""), false, true);
         is(&with("HEAD", "", b""), true, false);
         for (query, body) in [("SELECT 1", &b""[..]), ("", b"SELECT 1"), ("", b"CREATE TABLE t")] {
             is(&with("POST", query, body), false, true);
@@ -288,7 +311,7 @@ mod tests {
     fn what_needs_admin_rights_is_known_of_text_alone() {
         let admin = |request: &HttpRequest| planned(Bytes::new(), request).admin;
         assert!(admin(&request("POST", "SYSTEM SHUTDOWN", b"")));
-        assert!(!admin(&request("GET", "SYSTEM SHUTDOWN", b"")));
+        assert!(admin(&request("GET", "SYSTEM SHUTDOWN", b"")));
         assert!(admin(&request("GET", "EXECUTE AS root SELECT 1", b"")));
         assert!(admin(&request("POST", "DROP TABLE t PARALLEL WITH", b"GRANT r TO ada")));
         assert!(!admin(&request("POST", "DROP TABLE t", b"")));

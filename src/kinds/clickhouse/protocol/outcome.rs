@@ -42,7 +42,8 @@
 //!
 //! An exception is looked for also at the end of an answer that began with HTTP 200: a server has nothing
 //! else to say it with once rows have left. Older ones write `Code: 395, e.displayText() = …` behind them,
-//! later ones `Code: 395. DB::Exception: … (version …)`, the latest a block between two `__exception__`.
+//! later ones `Code: 395. DB::Exception: … (version …)`, the latest a block between two `__exception__`. With
+//! `http_write_exception_in_output_format` it is the last value of JSON or XML: [`Marks`].
 
 use std::time::Duration;
 
@@ -62,6 +63,28 @@ pub(crate) const WINDOW: usize = 32 * 1024;
 const MESSAGE_MAX: usize = 4 * 1024;
 /// Marks an exception of the latest servers.
 const MARKER: &[u8] = b"__exception__";
+
+/// By what an answer with status 200 marks an exception behind its rows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Marks {
+    /// What the latest servers announce to put around it.
+    tag: Option<String>,
+    /// The rows are JSON or XML, so that it may be the last value among them.
+    in_rows: bool,
+}
+
+impl Marks {
+    /// Of an answer with this `X-ClickHouse-Exception-Tag` and `X-ClickHouse-Format`.
+    pub(crate) fn of(tag: Option<&str>, format: Option<&str>) -> Self {
+        Self { tag: tag.map(str::to_owned), in_rows: format.is_some_and(may_hold_exceptions) }
+    }
+}
+
+/// Whether the server may write an exception as a value of this format.
+pub(crate) fn may_hold_exceptions(format: &str) -> bool {
+    format.as_bytes().windows(4).any(|part| part.eq_ignore_ascii_case(b"JSON"))
+        || format.eq_ignore_ascii_case("XML")
+}
 
 /// What of an attempt its exceptions are read by.
 #[derive(Clone, Debug, Default)]
@@ -103,18 +126,28 @@ impl Exception {
         Self { code, message: message.to_owned(), is_unread }
     }
 
-    /// The exception that the end of an answer with status 200 is. `tag` is what the latest servers
-    /// announce to put around it.
-    pub(crate) fn at_end(window: &[u8], tag: Option<&str>) -> Option<Self> {
-        if let Some(tag) = tag {
-            let end = window.trim_ascii_end().strip_suffix(MARKER)?;
-            let start = find_last(end, MARKER)?;
-            let block = String::from_utf8_lossy(end.get(start + MARKER.len()..)?).into_owned();
-            let block = block.trim().strip_prefix(tag)?.trim_start();
-            // The last line is the length and the tag again.
-            let message = block.rsplit_once('\n').map_or(block, |(message, _)| message);
-            return Some(Self::read(code_of(message)?, message.trim()));
+    /// The exception that the end of an answer with status 200 is.
+    pub(crate) fn at_end(window: &[u8], marks: &Marks) -> Option<Self> {
+        let in_rows = || Self::untagged(last_value(window));
+        match (&marks.tag, marks.in_rows) {
+            (Some(tag), false) => Self::tagged(window, tag),
+            (Some(tag), true) => Self::tagged(window, tag).or_else(in_rows),
+            (None, true) => in_rows(),
+            (None, false) => Self::untagged(window),
         }
+    }
+
+    fn tagged(window: &[u8], tag: &str) -> Option<Self> {
+        let end = window.trim_ascii_end().strip_suffix(MARKER)?;
+        let start = find_last(end, MARKER)?;
+        let block = String::from_utf8_lossy(end.get(start + MARKER.len()..)?).into_owned();
+        let block = block.trim().strip_prefix(tag)?.trim_start();
+        // The last line is the length and the tag again.
+        let message = block.rsplit_once('\n').map_or(block, |(message, _)| message);
+        Some(Self::read(code_of(message)?, message.trim()))
+    }
+
+    fn untagged(window: &[u8]) -> Option<Self> {
         let start = find_last(window, b"Code: ")?;
         let text = String::from_utf8_lossy(window.get(start..)?).into_owned();
         let text = text.trim_end();
@@ -187,6 +220,17 @@ pub(crate) fn wait_for_replicas(ended: &mut Attempted) {
     {
         error.class = ErrorClass::BlockedObject;
     }
+}
+
+/// JSON or XML up to the end of its last text; other text as it is.
+fn last_value(window: &[u8]) -> &[u8] {
+    let mut end = window.trim_ascii_end();
+    for closing in [&b"</result>"[..], b"</exception>"] {
+        end = end.strip_suffix(closing).unwrap_or(end).trim_ascii_end();
+    }
+    let is_text = |byte: &u8| !matches!(byte, b'"' | b'}' | b']') && !byte.is_ascii_whitespace();
+    let len = end.iter().rposition(is_text).map_or(0, |last| last + 1);
+    end.get(..len).unwrap_or_default()
 }
 
 fn shortened(text: &str) -> String {
@@ -588,7 +632,11 @@ mod tests {
 
     #[test]
     fn an_exception_behind_rows_is_found() {
-        let at_end = |text: &str, tag| Exception::at_end(text.as_bytes(), tag).map(|e| e.code);
+        let of = |text: &str, tag, format| {
+            let marks = Marks::of(tag, format);
+            Exception::at_end(text.as_bytes(), &marks).map(|e| e.code)
+        };
+        let at_end = |text: &str, tag| of(text, tag, Some("TabSeparated"));
         let old = "1\n2\nCode: 395, e.displayText() = DB::Exception: x, e.what() = DB::Exception\n";
         assert_eq!(at_end(old, None), Some(395));
         let later = "1\nCode: 395. DB::Exception: x: while executing (F) (version 24.8.1.1)\n";
@@ -604,6 +652,22 @@ mod tests {
             "Code: 395, e.displayText() = DB::Exception: x, e.what() = DB::Exception\n3\n",
         ] {
             assert_eq!(at_end(rows, None), None, "{rows}");
+        }
+        let text = "Code: 395. DB::Exception: x \\n 'y'. (F) (version 26.7.2.1)";
+        for (format, rows) in [
+            ("JSON", format!("\t],\n\t\"rows\": 7,\n\n\t\"exception\": \"{text}\"\n}}\n")),
+            ("JSONEachRow", format!("{{\"n\":1}}\n{{\"exception\": \"{text}\"}}\n")),
+            ("JSONCompactEachRow", format!("[1, 2]\n[\"{text}\"]\n")),
+            ("NDJSON", format!("{{\"exception\":\"{text}\"}}")),
+            ("XML", format!("\t<exception>{text}</exception>\n</result>\n")),
+        ] {
+            for tag in [None, Some("abcdefghijklmnop")] {
+                assert_eq!(of(&rows, tag, Some(format)), Some(395), "{format}");
+                assert_eq!(of(&rows, tag, Some("CSV")), None, "{format}");
+                let more = rows.replace("(version", "(of version");
+                assert_eq!(of(&more, tag, Some(format)), None, "{format}");
+            }
+            assert_eq!(of(latest, Some("abcdefghijklmnop"), Some(format)), Some(395));
         }
     }
 }

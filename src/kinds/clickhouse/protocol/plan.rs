@@ -49,14 +49,12 @@ const RESERVED: &[&str] = &[
 /// Settings that say how a query runs, not what it answers. `max_execution_time` is none of them: with
 /// `timeout_overflow_mode = 'break'`, which may be in a profile, it cuts an answer short.
 pub(super) const WITHOUT_EFFECT: &[&str] = &[
-    "max_threads",
     "max_memory_usage",
     "priority",
     "log_queries",
     "log_comment",
     "timeout_before_checking_execution_speed",
     "send_progress_in_http_headers",
-    "max_block_size",
     "use_query_cache",
     "http_headers_progress_interval_ms",
     "workload",
@@ -116,6 +114,9 @@ pub(crate) fn slot(
     part(&mut key, settings.username.as_deref().unwrap_or_default());
     part(&mut key, statement.format.as_deref().or(header.format.as_deref()).unwrap_or_default());
     part(&mut key, &sql::folded(&header.query));
+    if header.params.values().any(|value| statement.names_state_by(value)) {
+        return None;
+    }
     for (name, value) in &header.params {
         part(&mut key, name);
         part(&mut key, value);
@@ -205,10 +206,7 @@ fn forbids_writes(header: &Header, statement: &Statement) -> bool {
 fn deduplicates_itself(header: &Header, statement: &Statement) -> bool {
     let own = |name: &str, value: &str| match name {
         // A profile may hold any of these, and settings behind the format are read there.
-        "insert_deduplication_token"
-        | "profile"
-        | "allow_settings_after_format_in_insert"
-        | sql::UNTOLD => true,
+        "insert_deduplication_token" | "profile" | "allow_settings_after_format_in_insert" => true,
         "async_insert" => !matches!(value, "0" | "false"),
         "insert_deduplicate" => !matches!(value, "1" | "true"),
         "deduplicate_insert" => !value.contains("enable"),
@@ -217,7 +215,8 @@ fn deduplicates_itself(header: &Header, statement: &Statement) -> bool {
         | "insert_distributed_sync" => !matches!(value, "1" | "true"),
         _ => false,
     };
-    header.settings.iter().any(|(name, value)| own(name, value))
+    statement.has_unread_settings
+        || header.settings.iter().any(|(name, value)| own(name, value))
         || statement.settings.iter().any(|(name, value)| own(name, value))
 }
 
@@ -361,22 +360,25 @@ mod tests {
             key(header).unwrap()
         };
         let plain = key_of(|_| ());
-        assert_eq!(
-            plain,
-            key_of(|h| h.query = "SELECT a /* x */\nFROM t WHERE b={b:UInt8} ;".into())
-        );
-        assert_eq!(plain, key_of(|h| drop(h.settings.insert("max_threads".into(), "1".into()))));
+        assert_eq!(plain, key_of(|h| h.query = "SELECT a\n\nFROM t WHERE b={b:UInt8} ;".into()));
+        assert_eq!(plain, key_of(|h| drop(h.settings.insert("priority".into(), "1".into()))));
         assert_eq!(plain, key_of(|h| h.database = Some("logs".into())));
         for change in [
             (|h: &mut Header| h.query = "SELECT b FROM t".into()) as fn(&mut Header),
             |h| drop(h.params.insert("b".into(), "1".into())),
             |h| drop(h.settings.insert("final".into(), "1".into())),
+            |h| drop(h.settings.insert("max_threads".into(), "1".into())),
             |h| h.database = Some("other".into()),
             |h| h.format = Some("JSON".into()),
         ] {
             assert_ne!(plain, key_of(change));
         }
         assert_eq!(key(header("SELECT * FROM system.parts")), None);
+        let by_parameter = Header {
+            params: [("d".to_owned(), "system".to_owned())].into(),
+            ..header("SELECT * FROM {d:Identifier}.parts")
+        };
+        assert_eq!(key(by_parameter), None);
         for database in ["system", "INFORMATION_SCHEMA"] {
             let of_state =
                 Header { database: Some(database.into()), ..header("SELECT count() FROM one") };

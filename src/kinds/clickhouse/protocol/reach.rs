@@ -1,7 +1,7 @@
 //! Words of a statement that reach another server: see [`elsewhere`](super::elsewhere); and words of an insert's rows
 //! that read at the server: see [`storable`](super::storable).
 
-use super::lexer::{Lexer, Token};
+use super::lexer::{Lexer, Token, Unread};
 
 /// Table functions, engines, places of backups and sources of dictionaries, in small letters.
 const NAMES: &[&str] = &[
@@ -114,8 +114,13 @@ pub(super) fn reads(expressions: &str) -> bool {
     let mut before: Option<Token<'_>> = None;
     // Whether something is before that, so that it may be an operator.
     let mut is_second = false;
-    // What does not end is for the server to say.
-    while let Ok(Some(token)) = lexer.next() {
+    loop {
+        let token = match lexer.next() {
+            Ok(Some(token)) => token,
+            // What does not end is for the server to say.
+            Ok(None) | Err(Unread::Unterminated) => return false,
+            Err(Unread::Unclear) => return true,
+        };
         if token.is("SELECT") {
             return true;
         }
@@ -129,7 +134,6 @@ pub(super) fn reads(expressions: &str) -> bool {
         }
         before = Some(token);
     }
-    false
 }
 
 /// Whether what begins with two tokens, before `rest`, may read something.

@@ -15,7 +15,7 @@
 //! callers are served.
 
 use super::{
-    lexer::{Lexer, Token, Unterminated},
+    lexer::{Lexer, Token, Unread},
     reach,
 };
 
@@ -87,15 +87,17 @@ pub(crate) struct Statement {
     pub(crate) format: Option<String>,
     /// The settings that it sets itself, each with its value as written.
     pub(crate) settings: Vec<(String, String)>,
+    /// Whether its clause of settings has something in it that is none.
+    pub(crate) has_unread_settings: bool,
     /// Whether an answer from a cache would be wrong rather than old: it asks for the server's own state,
     /// or for numbers that nobody else has.
     pub(crate) volatile: bool,
     /// Whether it names another server ([`reach`]), rows aside; or cannot be read.
     pub(crate) elsewhere: bool,
+    /// Whether a parameter may be the name of a database in it.
+    takes_names: bool,
 }
 
-/// The name of a setting that is not known.
-pub(crate) const UNTOLD: &str = "?";
 /// First words of statements that change nothing.
 const READS: &[&str] =
     &["SELECT", "EXPLAIN", "SHOW", "DESCRIBE", "DESC", "EXISTS", "CHECK", "FROM"];
@@ -105,6 +107,8 @@ const FREE: &[&str] =
 /// First words that need admin rights. EXECUTE AS makes the statement behind it another user's, or the whole session.
 const ADMIN: &[&str] = &["GRANT", "REVOKE", "SYSTEM", "KILL", EXECUTE];
 const EXECUTE: &str = "EXECUTE";
+/// First words that need them for [`ACCESS`].
+const ON_ACCESS: &[&str] = &["CREATE", "ALTER", "DROP", "MOVE", "ATTACH"];
 /// What CREATE, ALTER and DROP need admin rights for.
 const ACCESS: &[&str] =
     &["USER", "ROLE", "QUOTA", "PROFILE", "SETTINGS", "ROW", "POLICY", "MASKING", "NAMED"];
@@ -115,6 +119,8 @@ const SERVER_STATE: &[&str] = &["system", "information_schema"];
 /// What ends a clause of settings.
 const BEHIND_SETTINGS: &[&str] = &["FORMAT", "VALUES", "SELECT", "WITH"];
 const PARALLEL: &str = "PARALLEL";
+/// Table functions that take the name of a database as a text. In small letters.
+const BY_NAME: &[&str] = &["cluster", "clusterallreplicas", "merge", "remote", "remotesecure"];
 /// Functions whose results nobody else may get: they are random, or say who asks and by which request. In small letters.
 const ONCE_ONLY: &[&str] = &[
     "arraypartialshuffle",
@@ -148,9 +154,9 @@ const CHANGES: &[&str] = &[
 ];
 
 impl Statement {
-    /// Whether it makes what follows another user's.
-    pub(crate) fn impersonates(&self) -> bool {
-        self.word == EXECUTE
+    /// Whether it asks for the server's own state if a parameter of it has this value.
+    pub(crate) fn names_state_by(&self, value: &str) -> bool {
+        self.takes_names && has_state(value)
     }
 
     /// Its first word if it is one of ClickHouse's own, and never what a caller made up.
@@ -218,10 +224,24 @@ fn read_one(query: &str) -> Statement {
         word: String::new(),
         format: None,
         settings: Vec::new(),
+        has_unread_settings: false,
         volatile: false,
         elsewhere: true,
+        takes_names: false,
     };
-    try_read(query, unknown.clone()).unwrap_or(unknown)
+    try_read(query, unknown.clone()).unwrap_or_else(|why| {
+        let admin = why == Unread::Unclear && may_need_admin(query);
+        Statement { verb: Verb::Other(Other { barrier: true, admin, session: true }), ..unknown }
+    })
+}
+
+/// Whether a statement may need admin rights of which only the words are known.
+fn may_need_admin(query: &str) -> bool {
+    let has = |wanted: &[&str]| {
+        let mut words = query.split(|c: char| !c.is_ascii_alphanumeric());
+        words.any(|word| wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(word)))
+    };
+    has(ADMIN) || has(ON_ACCESS) && has(ACCESS)
 }
 
 /// Whether the tables of this database are the server's own state.
@@ -229,7 +249,41 @@ pub(crate) fn is_server_state(database: &str) -> bool {
     SERVER_STATE.iter().any(|own| own.eq_ignore_ascii_case(database))
 }
 
-/// `query` with comments and white space folded: what two spellings of one query have in common.
+/// Whether a text names such a database, as far as texts with marks between names do.
+fn has_state(text: &str) -> bool {
+    let is_mark = |c: char| !c.is_alphanumeric() && c != '_';
+    text.split(is_mark).any(is_server_state)
+}
+
+/// Whether a table function that takes the name of a database as a text is called.
+fn calls_by_name(tokens: &[Token<'_>]) -> bool {
+    tokens.windows(2).any(|pair| is_by_name(pair))
+}
+
+fn is_by_name(tokens: &[Token<'_>]) -> bool {
+    let [Token::Word(name) | Token::Quoted(name), Token::Mark('('), ..] = *tokens else {
+        return false;
+    };
+    let name = name.trim_matches(['`', '"']);
+    BY_NAME.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Whether such a function is called with a database whose tables are the server's own state, as far as that shows.
+fn names_state_in_call(tokens: &[Token<'_>]) -> bool {
+    let Some(at) = (0..tokens.len()).find(|at| tokens.get(*at..).is_some_and(is_by_name)) else {
+        return false;
+    };
+    let rest = tokens.get(at + 2..).unwrap_or_default();
+    rest.iter().any(|token| match token {
+        // By a pattern it may be any.
+        Token::Word(word) => is_server_state(word) || word.eq_ignore_ascii_case("REGEXP"),
+        Token::Quoted(text) | Token::Text(text) => has_state(text),
+        Token::Mark(_) => false,
+    })
+}
+
+/// `query` with white space folded: what two spellings of one query have in common. One with comments stays as it is:
+/// servers do not agree on where a comment ends, so that two queries might become one.
 pub(crate) fn folded(query: &str) -> String {
     let (mut lexer, mut text) = (Lexer::new(query), String::with_capacity(query.len()));
     while let Ok(Some(token)) = lexer.next() {
@@ -238,11 +292,14 @@ pub(crate) fn folded(query: &str) -> String {
         }
         token.write(&mut text);
     }
+    if lexer.has_passed_comment() {
+        return query.to_owned();
+    }
     text.truncate(text.trim_end_matches([' ', ';']).len());
     text
 }
 
-fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unterminated> {
+fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unread> {
     let mut lexer = Lexer::new(query);
     let mut first = lexer.next()?;
     let mut brackets = 0_usize;
@@ -286,7 +343,7 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unterminated> 
     }
     statement.elsewhere = reach::in_rest(lexer.clone());
     let is_temporary = has_soon(lexer.clone(), "TEMPORARY")?;
-    let of_access = first.is_any(&["CREATE", "ALTER", "DROP", "MOVE", "ATTACH"])
+    let of_access = first.is_any(ON_ACCESS)
         && after(lexer, &["OR", "REPLACE"])?.is_some_and(|next| next.is_any(ACCESS));
     statement.verb = Verb::Other(Other {
         barrier: !first.is_any(FREE) && !of_access,
@@ -297,7 +354,7 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unterminated> 
 }
 
 /// Whether one of the next three tokens is `word`.
-fn has_soon(mut lexer: Lexer<'_>, word: &str) -> Result<bool, Unterminated> {
+fn has_soon(mut lexer: Lexer<'_>, word: &str) -> Result<bool, Unread> {
     for _ in 0..3 {
         if lexer.next()?.is_some_and(|token| token.is(word)) {
             return Ok(true);
@@ -307,7 +364,7 @@ fn has_soon(mut lexer: Lexer<'_>, word: &str) -> Result<bool, Unterminated> {
 }
 
 /// The first token that is none of the words `passed`.
-fn after<'a>(mut lexer: Lexer<'a>, passed: &[&str]) -> Result<Option<Token<'a>>, Unterminated> {
+fn after<'a>(mut lexer: Lexer<'a>, passed: &[&str]) -> Result<Option<Token<'a>>, Unread> {
     loop {
         match lexer.next()? {
             Some(token) if token.is_any(passed) => {}
@@ -317,7 +374,7 @@ fn after<'a>(mut lexer: Lexer<'a>, passed: &[&str]) -> Result<Option<Token<'a>>,
 }
 
 /// Goes on to the first of `words` outside of brackets.
-fn find<'a>(lexer: &mut Lexer<'a>, words: &[&str]) -> Result<Option<Token<'a>>, Unterminated> {
+fn find<'a>(lexer: &mut Lexer<'a>, words: &[&str]) -> Result<Option<Token<'a>>, Unread> {
     let mut depth = 0_i64;
     while let Some(token) = lexer.next()? {
         match token {
@@ -336,7 +393,7 @@ fn rest_of_read(
     first: Token<'_>,
     brackets: usize,
     mut statement: Statement,
-) -> Result<Statement, Unterminated> {
+) -> Result<Statement, Unread> {
     let mut tokens = vec![first];
     while let Some(token) = lexer.next()? {
         tokens.push(token);
@@ -350,7 +407,10 @@ fn rest_of_read(
     }
     tokens.truncate(end);
     statement.verb = Verb::Read;
-    statement.volatile = first.is("CHECK");
+    statement.volatile = first.is("CHECK") || names_state_in_call(&tokens);
+    statement.takes_names =
+        tokens.iter().any(|it| *it == Token::Word("Identifier")) || calls_by_name(&tokens);
+    let mut is_clause_seen = false;
     let mut depth = i64::try_from(brackets).unwrap_or(i64::MAX);
     for (index, token) in tokens.iter().copied().enumerate() {
         let next = |by: usize| tokens.get(index + by).copied();
@@ -370,14 +430,11 @@ fn rest_of_read(
         statement.volatile |= next(1) == Some(Token::Mark('.')) && is_server_state(name)
             || next(1) == Some(Token::Mark('(')) && is_once_only(name);
         let rest = tokens.get(index + 1..).unwrap_or_default();
-        if depth == 0
-            && token.is("SETTINGS")
-            && statement.settings.is_empty()
-            && begins_with_setting(rest)
-        {
-            // A column may be called so.
-            let told = settings(rest).into_iter().take_while(|(name, _)| name != UNTOLD);
-            statement.settings = told.collect();
+        if depth == 0 && token.is("SETTINGS") && !is_clause_seen && begins_with_setting(rest) {
+            // A column may be called so. The rest is read once, whatever is in it.
+            is_clause_seen = true;
+            statement.settings =
+                settings(rest).into_iter().map_while(std::convert::identity).collect();
         }
         if depth == 0
             && token.is("FORMAT")
@@ -412,8 +469,8 @@ fn begins_with_setting(tokens: &[Token<'_>]) -> bool {
 }
 
 /// The settings of a clause `SETTINGS a = 1, b = 'x', c`, whose first word is passed already; a name alone is 1.
-/// Whatever is not a setting has the name of what is not known.
-fn settings(tokens: &[Token<'_>]) -> Vec<(String, String)> {
+/// `None` for whatever is not a setting.
+fn settings(tokens: &[Token<'_>]) -> Vec<Option<(String, String)>> {
     let mut found = Vec::new();
     let mut rest = tokens;
     while !rest.is_empty() {
@@ -429,31 +486,26 @@ fn settings(tokens: &[Token<'_>]) -> Vec<(String, String)> {
         let end = rest.iter().position(ends).unwrap_or(rest.len());
         let (setting, behind) = rest.split_at_checked(end).unwrap_or((rest, &[]));
         found.push(match setting {
-            [name] => (name.name(), "1".to_owned()),
+            [name] => name.name().map(|name| (name, "1".to_owned())),
             [name, Token::Mark('='), value @ ..] => {
                 let mut written = String::new();
                 for token in value {
                     token.write(&mut written);
                 }
-                (name.name(), written)
+                name.name().map(|name| (name, written))
             }
-            _ => (None, String::new()),
+            _ => None,
         });
         match behind {
             [Token::Mark(','), behind @ ..] => rest = behind,
             _ => break,
         }
     }
-    let named = |(name, value): (Option<String>, String)| (name.unwrap_or(UNTOLD.into()), value);
-    found.into_iter().map(named).collect()
+    found
 }
 
 /// An INSERT, once its first word is passed.
-fn insert(
-    mut lexer: Lexer<'_>,
-    mut statement: Statement,
-    len: usize,
-) -> Result<Statement, Unterminated> {
+fn insert(mut lexer: Lexer<'_>, mut statement: Statement, len: usize) -> Result<Statement, Unread> {
     let table = table(&mut lexer)?;
     let (mut rows, mut head) = (Rows::FollowUnnamed, len);
     let mut depth = 0_i64;
@@ -503,7 +555,9 @@ fn insert(
             clause.push(token);
         }
     }
-    statement.settings = settings(&clause);
+    let settings = settings(&clause);
+    statement.has_unread_settings = settings.iter().any(Option::is_none);
+    statement.settings = settings.into_iter().flatten().collect();
     statement.verb = Verb::Insert(Insert { table, rows, head });
     Ok(statement)
 }
@@ -513,7 +567,7 @@ fn rows_behind(lexer: &Lexer<'_>) -> Rows {
 }
 
 /// The table that comes next, if it is known; its tokens are passed.
-fn table(lexer: &mut Lexer<'_>) -> Result<Option<Table>, Unterminated> {
+fn table(lexer: &mut Lexer<'_>) -> Result<Option<Table>, Unread> {
     let mut token = lexer.next()?;
     for optional in ["INTO", "TABLE"] {
         if token.is_some_and(|token| token.is(optional)) {

@@ -28,9 +28,13 @@ pub(crate) fn unpacked(
     Some(Unpacked { text: if is_all { text.to_owned() } else { String::new() }, is_all })
 }
 
-/// The statement, if it is known: all of it, or at least that it is an INSERT; and its text.
+/// The statement, if it is known: all of it, or at least that it is an INSERT; and its text. `None` also if parameters
+/// are not text: their bytes may be anything to the server.
 pub(super) fn statement(request: &HttpRequest) -> Option<(Statement, String)> {
     let HttpRequest { head, body } = request;
+    if !head.is_text {
+        return None;
+    }
     let (text, is_all) = if head.is_plain {
         let beginning = body.get(..decoded::MOST).unwrap_or(body);
         // What follows an INSERT may be bytes.

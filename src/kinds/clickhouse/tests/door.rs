@@ -28,6 +28,7 @@ use crate::{
     kinds::port::DoorSpec,
 };
 
+mod ambiguous;
 mod callers;
 mod hostile;
 mod large;
@@ -36,6 +37,7 @@ mod outage;
 mod packed;
 mod queue;
 mod reads;
+mod repeated;
 mod unusable;
 
 /// What says that a body is packed.

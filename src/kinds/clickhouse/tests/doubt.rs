@@ -87,10 +87,16 @@ async fn a_row_that_cannot_be_parsed_is_in_doubt_behind_blocks_and_not_within_on
         let ended = world.insert("t", &[], rows.clone()).await;
         assert_eq!(ended, end(ErrorClass::Rejected, false, "27"), "{engine:?}");
         assert_eq!(world.count("t").await, 0);
-        let ended = world.insert("t", &BLOCKS_OF_100, rows).await;
+        let ended = world.insert("t", &BLOCKS_OF_100, rows.clone()).await;
         assert_eq!(ended, end(ErrorClass::Rejected, true, "27"), "{engine:?}");
         let there = world.count("t").await;
         assert!((100..=800).contains(&there), "{engine:?}: {there}");
+        // The status line says 200 by then.
+        let progress =
+            [("send_progress_in_http_headers", "1"), ("http_headers_progress_interval_ms", "0")];
+        let settings = [&BLOCKS_OF_100[..], &progress].concat();
+        let ended = world.insert("t", &settings, rows).await;
+        assert_eq!(ended, end(ErrorClass::Rejected, true, "27"), "{engine:?}");
     }
 }
 

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     kinds::clickhouse::protocol::{
         elsewhere::Elsewhere,
-        outcome::{Asked, Came, Exception, WINDOW, written_rows},
+        outcome::{Asked, Came, Exception, Marks, WINDOW, written_rows},
         wire,
     },
     net::http1::Rows,
@@ -65,9 +65,8 @@ impl Exchanged {
     }
 
     pub(super) fn lost(failed: Failed) -> Self {
-        // The query goes on if its answer was too large to be read.
-        let is_unread = failed.error.is(OwnCode::HeadTooLarge);
-        let known = failed.error.class != ErrorClass::Unknown && !is_unread;
+        // Without an answer, a query that was sent may go on, whoever is to blame: the server, or a body that broke off.
+        let known = failed.error.doubt.is_none();
         Self { attempted: Attempted::failed(failed.verdict, failed.error), known }
     }
 }
@@ -166,11 +165,12 @@ async fn answered(
     drop(aboard);
     let (status, headers) = (response.status().as_u16(), response.headers());
     let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
-    if status != 200 {
-        let (code, after) = (http::exception_code(headers), http::retry_after(headers));
+    let (code, after) = (http::exception_code(headers), http::retry_after(headers));
+    // The status line may have left before the exception.
+    if status != 200 || code.is_some() {
         let summary = header("x-clickhouse-summary").filter(|_| asked.summary);
         let handed_on = summary.and_then(|summary| written_rows(&summary));
-        let came = Came { late: false, handed_on };
+        let came = Came { late: status == 200, handed_on };
         let text = match http::text_of(response.into_body()).await {
             Ok(text) => text,
             Err(failed) => return Exchanged::lost(failed),
@@ -192,7 +192,7 @@ async fn answered(
     let tag = header("x-clickhouse-exception-tag");
     let mut gathered = Gathered {
         reply: wire::begin_reply(&format, 1_024),
-        tag,
+        marks: Marks::of(tag.as_deref(), Some(&format)),
         start: 2 + format.len().min(255),
     };
     let most = if streams { HEAD_MAX } else { RESULT_MAX };
@@ -294,7 +294,7 @@ struct Gathered {
     reply: BytesMut,
     /// The beginning of the server's own bytes.
     start: usize,
-    tag: Option<String>,
+    marks: Marks,
 }
 
 impl Gathered {
@@ -318,7 +318,7 @@ impl Gathered {
     fn exception(&self) -> Option<Exception> {
         let rows = self.reply.get(self.start..)?;
         let window = rows.get(rows.len().saturating_sub(WINDOW)..)?;
-        Exception::at_end(window, self.tag.as_deref())
+        Exception::at_end(window, &self.marks)
     }
 
     fn into_parts(
@@ -332,7 +332,8 @@ impl Gathered {
         let from = self.reply.len().saturating_sub(WINDOW).max(self.start);
         let window = BytesMut::from(self.reply.get(from..).unwrap_or_default());
         let guard = reading.map(|reading| Guard::read(reading, None));
-        let rest = Rest::new(body, Behind { window, tag: self.tag, asked, idle, guard, under_way });
+        let marks = self.marks;
+        let rest = Rest::new(body, Behind { window, marks, asked, idle, guard, under_way });
         let mut attempted = Attempted::answered(self.reply.freeze());
         attempted.rest = Some(Box::new(rest));
         attempted

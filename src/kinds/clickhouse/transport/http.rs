@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     kinds::clickhouse::{
-        protocol::outcome::{Asked, Came, Exception},
+        protocol::outcome::{Asked, Came, Exception, Marks},
         settings::ClickHouseSettings,
     },
     net::{
@@ -269,7 +269,7 @@ impl Http {
                 let exception = Exception::of_body(exception_code(&headers), None, text.as_bytes());
                 return Err(failed(exception, status, retry_after(&headers), &asked));
             }
-            match Exception::at_end(text.as_bytes(), None) {
+            match Exception::at_end(text.as_bytes(), &Marks::default()) {
                 Some(exception) => Err(failed(exception, status, None, &asked)),
                 None => Ok(text),
             }

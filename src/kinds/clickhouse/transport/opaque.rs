@@ -4,6 +4,13 @@
 //!  closed? ─▶ (writes) fence ─▶ wire ─▶ head ─┬─ not an error, or one that blames the caller ─▶ an answer, piece by piece
 //!                                             └─ an error that says the server is unwell ─▶ a failure, with the answer
 //! ```
+//! A head with status 200 may have left before the exception: then its number is a header, or it is the body. Such an
+//! answer is a failure. So an INSERT with a token is answered only when the body has ended, and of any other write whose
+//! answer has a body it is not said that it was applied.
+//!
+//! An error of a repetition says nothing of the sending before it. So it is a failure, whoever it blames, and it is not
+//! handed on.
+//!
 //! The bytes of body and headers go both ways as they are: only what belongs to a connection, and who we are, is ours.
 //! What an answer says of the backend is read by the same table as every other ([`outcome`]). The answer is handed on
 //! from its head; behind that, the same table reads its end.
@@ -46,6 +53,7 @@ use super::{
     asking,
     bounds::{GRACE, ambiguous, commutes, is_whole, neutral_unless},
     doubt::note,
+    endings::Name,
     exchange::{self, Bounds, Exchanged},
     fence::Place,
     http::{self, Failed},
@@ -62,7 +70,7 @@ use crate::{
         door_read::QUERY_ID,
         http_form::{self, AnswerHead, HttpRequest},
         opaque,
-        outcome::{self, Asked, Exception, written_rows},
+        outcome::{self, Asked, Exception, Marks, Writing as Writes, written_rows},
     },
     net::{
         http1::{Body, Rows},
@@ -81,6 +89,8 @@ struct Sending {
     /// Nobody reads its body: if there is no query the server answers and closes, in the middle of the body if that
     /// is long. That it breaks off says nothing of the server.
     is_unread: bool,
+    /// Another sending may have been applied.
+    repeats: bool,
     /// Knows what becomes of the answer.
     aboard: Aboard,
 }
@@ -92,19 +102,27 @@ pub(super) async fn carried(
     request: HttpRequest,
     until: Instant,
 ) -> Result<Attempted, Failed> {
-    let session = opaque::session(&request)
-        .and_then(|(id, timeout, puts)| shared.sessions.enter(&id, timeout, puts));
+    let in_session = opaque::session(&request);
+    let session = in_session
+        .as_ref()
+        .and_then(|(id, timeout, puts)| shared.sessions.enter(id, *timeout, *puts));
     if let Some(session) = &session
         && !session.is_kept(until).await
     {
         return Err(not_kept());
+    }
+    let query = request.head.query_id.clone().map(Name::Query);
+    let names: Vec<Name> =
+        query.into_iter().chain(in_session.map(|(id, ..)| Name::Session(id))).collect();
+    if timeout_at(until, shared.endings.over(&names)).await.is_err() {
+        return Err(not_over());
     }
     if attempt.write {
         return write(shared, attempt, request, session, until).await;
     }
     // A server would give it such an id, and nothing of it outlives this run.
     let given = request.head.query_id.clone().unwrap_or_else(uuid);
-    let reading = Reading::new(shared, shared.fence.id(), attempt.board()).under(Some(given));
+    let reading = Reading::new(shared, shared.fence.id(), attempt.board()).under(given, names);
     let sending = sending(shared, &attempt, request, reading.id(), None)?;
     let mut guard = Some(Guard::read(reading, session));
     let mut ended = exchanged(shared, sending, &mut guard).await;
@@ -121,6 +139,12 @@ pub(super) async fn carried(
 fn not_kept() -> Failed {
     let message = "what was put into its session cannot be written down: the disk does not answer";
     Failed::not_executed(ErrorCode::OfKind("session_not_kept"), message, Verdict::Neutral)
+}
+
+/// An abandoned read has the same name, and the server takes no second.
+fn not_over() -> Failed {
+    let message = "a read that was given up under its query_id or in its session has not ended yet";
+    Failed::not_executed(ErrorCode::OfKind("read_not_over"), message, Verdict::Neutral)
 }
 
 async fn write(
@@ -264,11 +288,12 @@ fn sending(
     let whole = is_whole(shared, attempt.timeout);
     let limit = if attempt.write { shared.settings.timeout } else { attempt.timeout };
     let says = whole || attempt.write && progress.is_none();
-    let writing = attempt.write.then_some(outcome::Writing::Statement);
+    let writing = attempt.write.then_some(Writes::Statement);
     let asked = Asked { own, whole, writing, summary: false, elsewhere };
     let asked = protected.map_or(asked, |protected| protected.asked(whole));
     let bounds = Bounds { limit, progress, had_time: says, elsewhere: asked.elsewhere.clone() };
-    Ok(Sending { request: made, asked, bounds, is_unread, aboard: attempt.board() })
+    let (repeats, aboard) = (attempt.doubt.is_some(), attempt.board());
+    Ok(Sending { request: made, asked, bounds, is_unread, repeats, aboard })
 }
 
 /// A random UUID of version 4.
@@ -299,9 +324,9 @@ fn malformed(what: &str) -> Failed {
 
 /// Sends and returns once it is known what the answer is. `guard` is taken by an answer that goes on.
 async fn exchanged(shared: &Arc<Shared>, sending: Sending, guard: &mut Option<Guard>) -> Exchanged {
-    let Sending { request, asked, bounds, is_unread, aboard } = sending;
+    let Sending { request, asked, bounds, is_unread, repeats, aboard } = sending;
     let idle = bounds.limit;
-    let answered = answered(shared, (request, aboard), asked, idle, guard);
+    let answered = answered(shared, (request, aboard), (asked, repeats), idle, guard);
     let mut ended = exchange::bounded(shared, bounds, answered).await;
     if is_unread && !ended.known {
         ended.attempted.verdict = Verdict::Neutral;
@@ -312,7 +337,7 @@ async fn exchanged(shared: &Arc<Shared>, sending: Sending, guard: &mut Option<Gu
 async fn answered(
     shared: &Arc<Shared>,
     (request, aboard): (Request<Body>, Aboard),
-    asked: Asked,
+    (asked, repeats): (Asked, bool),
     idle: Duration,
     guard: &mut Option<Guard>,
 ) -> Exchanged {
@@ -334,48 +359,55 @@ async fn answered(
     let head = head_of(&response);
     let headers = response.headers();
     let (code, after) = (http::exception_code(headers), http::retry_after(headers));
-    let tag = headers.get("x-clickhouse-exception-tag");
-    let tag = tag.and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let marks = Marks::of(header("x-clickhouse-exception-tag"), header("x-clickhouse-format"));
     let mut body = response.into_body();
-    let mut beginning = BytesMut::new();
-    if head.status >= 400 {
-        loop {
-            match body.frame().await {
-                Some(Ok(frame)) => {
-                    let piece = frame.into_data().unwrap_or_default();
-                    beginning.extend_from_slice(&piece);
-                    if beginning.len() > ERROR_MAX {
-                        break;
-                    }
-                }
-                Some(Err(error)) => return Exchanged::lost(http::broken(&error)),
-                None => {
-                    return failed(shared, &head, beginning.freeze(), (code, after), &asked).await;
-                }
-            }
-        }
+    let is_error = head.status >= 400 || code.is_some();
+    // An insert of rows has none in its answer: what comes is an exception.
+    let is_insert = matches!(asked.writing, Some(Writes::Rows { .. }));
+    let wanted = match asked.writing {
+        _ if is_error || is_insert => ERROR_MAX + 1,
+        // Whether there is anything.
+        Some(_) => 1,
+        None => 0,
+    };
+    let (beginning, is_whole) = match begun(&mut body, wanted).await {
+        Ok(begun) => begun,
+        Err(error) => return Exchanged::lost(http::broken(&error)),
+    };
+    if is_whole && (is_error || is_insert && !beginning.is_empty()) {
+        return failed(shared, (&head, beginning.freeze()), (code, after), &asked, repeats).await;
     }
     describe(shared);
     let mut attempted = Attempted::answered(http_form::answer(&head, &beginning));
-    if body.is_end_stream() {
-        // Read to its end, its connection is free again.
-        drop(body.frame().await);
+    if is_whole {
         return Exchanged::known(attempted);
     }
     let window = BytesMut::from(tail_of(&beginning));
     let (guard, under_way) = (guard.take(), shared.http.under_way());
-    let behind = Behind { window, tag, asked, idle, guard, under_way };
+    let behind = Behind { window, marks, asked, idle, guard, under_way };
     attempted.rest = Some(Box::new(Rest::new(body, behind)));
     Exchanged::known(attempted)
 }
 
-/// What an answer with an error's status is: the caller's, or a failure of the server.
+/// The beginning of a body, up to the piece with which it has as many bytes as are wanted; and whether that is all of it.
+/// Read to its end, its connection is free again.
+async fn begun(body: &mut Rows, wanted: usize) -> Result<(BytesMut, bool), hyper::Error> {
+    let mut beginning = BytesMut::new();
+    while body.is_end_stream() || beginning.len() < wanted {
+        let Some(frame) = body.frame().await else { return Ok((beginning, true)) };
+        beginning.extend_from_slice(&frame?.into_data().unwrap_or_default());
+    }
+    Ok((beginning, false))
+}
+
+/// What an answer with an exception is: the caller's, or a failure.
 async fn failed(
     shared: &Arc<Shared>,
-    head: &AnswerHead,
-    body: Bytes,
+    (head, body): (&AnswerHead, Bytes),
     (code, after): (Option<u32>, Option<Duration>),
     asked: &Asked,
+    repeats: bool,
 ) -> Exchanged {
     let answer = http_form::answer(head, &body);
     let of = |wanted: &str| head.headers.iter().find(|(name, _)| name == wanted);
@@ -383,13 +415,14 @@ async fn failed(
     let exception = Exception::of_body(code, coding, &body);
     let summary = of("x-clickhouse-summary");
     let handed_on = summary.filter(|_| asked.summary).and_then(|(_, it)| written_rows(it));
-    let came = outcome::Came { late: false, handed_on };
+    let is_late = head.status < 400;
+    let came = outcome::Came { late: is_late, handed_on };
     let mut ended = exception.ends(head.status, after, asked, came);
-    if ended.verdict == Verdict::Success {
+    if ended.verdict == Verdict::Success && !is_late && !repeats {
         return Exchanged::known(Attempted::answered(answer));
     }
     if let Err(error) = &mut ended.result {
-        error.reply = Some(answer);
+        error.reply = Some(answer).filter(|_| !repeats);
         let failed: Result<(), Failed> =
             Err(Failed { error: error.clone(), verdict: ended.verdict });
         shared.http.note(&failed).await;

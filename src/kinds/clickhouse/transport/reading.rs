@@ -2,7 +2,7 @@
 //!
 //! A read whose answer nobody waits for any more is killed, in the background, and keeps its place until that is done:
 //! it says nothing of a server that ended it, and is a failure if neither it nor the kill was answered within
-//! `timeout`.
+//! `timeout`. What its client calls it is free again only then: [`endings`](super::endings).
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,6 +11,7 @@ use fusebox_state::Verdict;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
+    endings::{Ending, Name},
     fence::{PAUSE, QueryId, SETTLE, quoted},
     http::Failed,
     shared::Shared,
@@ -25,6 +26,8 @@ pub(crate) struct Reading {
     id: QueryId,
     /// The query's id, if its client gave it another one.
     given: Option<String>,
+    /// By what its client calls it.
+    names: Vec<Name>,
     ended: bool,
     aboard: Aboard,
     /// When the backend's `timeout` has passed.
@@ -34,12 +37,13 @@ pub(crate) struct Reading {
 impl Reading {
     pub(crate) fn new(shared: &Arc<Shared>, id: QueryId, aboard: Aboard) -> Self {
         let due = Instant::now() + shared.settings.timeout;
-        Self { shared: Arc::clone(shared), id, given: None, ended: false, aboard, due }
+        let (shared, names) = (Arc::clone(shared), Vec::new());
+        Self { shared, id, given: None, names, ended: false, aboard, due }
     }
 
-    /// The same under an id that its client gave it.
-    pub(crate) fn under(mut self, given: Option<String>) -> Self {
-        self.given = given;
+    /// The same under another id, and under what its client calls it.
+    pub(crate) fn under(mut self, given: String, names: Vec<Name>) -> Self {
+        (self.given, self.names) = (Some(given), names);
         self
     }
 
@@ -66,9 +70,11 @@ impl Drop for Reading {
         let left = due.saturating_duration_since(Instant::now());
         // One that had its whole time has had its place for as long as it may.
         let aboard = (!left.is_zero()).then_some(aboard);
+        let ending = Ending::begin(&shared.endings, std::mem::take(&mut self.names));
         runtime.spawn(async move {
             let time = if aboard.is_some() { left } else { KILL_TIME };
             let killed = end_read(&shared, &id, Instant::now() + time).await;
+            tokio::spawn(ending.settled());
             if let Err(failed) = &killed {
                 let backend = shared.settings.name.as_str();
                 tracing::debug!(backend, error = %failed.error, "an abandoned read was not killed");

@@ -26,7 +26,7 @@ use super::{http, reading::Reading, sessions::InSession, writing::Writing};
 use crate::{
     kinds::clickhouse::protocol::{
         http_form::{self, Fields},
-        outcome::{Asked, Came, Exception, WINDOW},
+        outcome::{Asked, Came, Exception, Marks, WINDOW},
     },
     net::http1::Rows,
 };
@@ -146,7 +146,7 @@ impl Guard {
 pub(super) struct Behind {
     /// The last bytes that came, in which an exception would be.
     pub(super) window: BytesMut,
-    pub(super) tag: Option<String>,
+    pub(super) marks: Marks,
     pub(super) asked: Asked,
     /// The longest without a piece.
     pub(super) idle: Duration,
@@ -159,7 +159,7 @@ pub(super) struct Rest {
     coming: Coming,
     /// The last bytes that came, in which an exception would be.
     window: BytesMut,
-    tag: Option<String>,
+    marks: Marks,
     asked: Asked,
     /// The longest without a piece.
     idle: Duration,
@@ -175,10 +175,21 @@ pub(super) struct Rest {
 impl Rest {
     /// What follows of `body`.
     pub(super) fn new(body: Rows, behind: Behind) -> Self {
-        let Behind { window, tag, asked, idle, guard, under_way } = behind;
+        let Behind { window, marks, asked, idle, guard, under_way } = behind;
         let coming = Coming { body, buffer: BytesMut::new(), end: None, trailers: Fields::new() };
         let alarm = Box::pin(sleep_until(Instant::now() + idle));
-        Self { coming, window, tag, asked, idle, alarm, guard, under_way, over: false, whole: None }
+        Self {
+            coming,
+            window,
+            marks,
+            asked,
+            idle,
+            alarm,
+            guard,
+            under_way,
+            over: false,
+            whole: None,
+        }
     }
 
     async fn piece(&mut self) -> Option<Result<Bytes, AttemptError>> {
@@ -229,7 +240,7 @@ impl Rest {
     }
 
     fn exception(&self) -> Option<AttemptError> {
-        let found = Exception::at_end(&self.window, self.tag.as_deref())?;
+        let found = Exception::at_end(&self.window, &self.marks)?;
         found.ends(500, None, &self.asked, LATE).result.err()
     }
 

@@ -139,7 +139,7 @@ impl Sessions {
         let known = &mut *self.known.lock();
         let Some(dirty) = known.dirty.get_mut(&id) else { return };
         dirty.requests = dirty.requests.saturating_sub(1);
-        let lasts = if is_over { dirty.lasts } else { LONGEST_TIMEOUT };
+        let lasts = if is_over { dirty.lasts } else { dirty.lasts.max(LONGEST_TIMEOUT) };
         dirty.until = dirty.until.max(now + lasts + MARGIN);
     }
 

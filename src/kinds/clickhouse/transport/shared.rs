@@ -3,8 +3,8 @@
 use std::sync::{Arc, atomic::AtomicBool};
 
 use super::{
-    fence::Fence, http::Http, server::Servers, sessions::Sessions, tokens::Tables,
-    usual_database::UsualDatabase,
+    endings::Endings, fence::Fence, http::Http, server::Servers, sessions::Sessions,
+    tokens::Tables, usual_database::UsualDatabase,
 };
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
@@ -19,6 +19,8 @@ pub(crate) struct Shared {
     pub(crate) sessions: Arc<Sessions>,
     /// The database that the server takes for us if none is named.
     pub(crate) usual_database: UsualDatabase,
+    /// Abandoned reads under names that their clients gave them.
+    pub(crate) endings: Arc<Endings>,
     /// The server is being asked who it is, and for that.
     pub(crate) is_describing: AtomicBool,
 }

@@ -32,7 +32,7 @@ fn inserts(query: &str, expected: &str) {
 fn reads_are_told_by_their_first_word() {
     for query in [
         "SELECT 1",
-        "  -- why\n/* not /* so */ */ select 1 ;;",
+        "  -- why\n/* not / so */ select 1 ;;",
         "((SELECT 1) UNION ALL (SELECT 2))",
         "WITH 1 AS x SELECT x",
         "WITH x AS (SELECT 1), y AS (INSERTED) SELECT * FROM x",
@@ -62,6 +62,9 @@ fn what_cannot_be_told_is_a_write_over_every_lane() {
         "SELECT 1; DROP TABLE t",
         "SELECT 1; SELECT 2",
         "/* /* */ SELECT 1",
+        "/* /* */ SELECT 424242 UNION ALL -- */\nSELECT count() FROM hits",
+        "SELECT 1 WHERE url = \u{2018}http://a\u{2019} AND u = 1",
+        "SELECT 0xe--'\n, * FROM hits --'",
         "WITH 1 AS x",
         "(DROP TABLE t)",
         "'SELECT'",
@@ -127,6 +130,16 @@ fn rights_are_the_admins_affair() {
         assert!(other(query).admin, "{query}");
     }
     assert!(!other("DROP TABLE user").admin);
+    // Of what is not read, the words count.
+    for query in [
+        "/* /* */ */ system shutdown",
+        "SYSTEM /* /* */ */ SHUTDOWN",
+        "KILL QUERY WHERE query_id = \u{2018}a\u{2019}",
+        "CREATE /* /* */ */ USER ada",
+    ] {
+        assert!(other(query).admin, "{query}");
+    }
+    assert!(!other("SELECT user FROM t WHERE s = \u{2018}a\u{2019}").admin);
 }
 
 #[test]
@@ -145,8 +158,10 @@ fn a_format_is_what_stands_last() {
 #[test]
 fn settings_of_a_clause_are_read_with_their_values() {
     let set = |query: &str| {
-        let pairs = read(query).settings.into_iter().map(|(name, value)| format!("{name}={value}"));
-        pairs.collect::<Vec<_>>().join(" ")
+        let statement = read(query);
+        let pairs = statement.settings.into_iter().map(|(name, value)| format!("{name}={value}"));
+        let unread = statement.has_unread_settings.then(|| "?".to_owned());
+        unread.into_iter().chain(pairs).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(
         set("SELECT 1 SETTINGS max_execution_time = 1.5, `b` = 'x' FORMAT JSON"),
@@ -165,7 +180,7 @@ fn settings_of_a_clause_are_read_with_their_values() {
         set("INSERT INTO t SETTINGS a={'x':'1','y':'2'},b=0 FORMAT CSV"),
         "a={'x':'1','y':'2'} b=0"
     );
-    assert_eq!(set("INSERT INTO t SETTINGS a b = 2, c = 3 FORMAT CSV"), "?= c=3");
+    assert_eq!(set("INSERT INTO t SETTINGS a b = 2, c = 3 FORMAT CSV"), "? c=3");
 }
 
 #[test]
@@ -182,6 +197,12 @@ fn what_a_cache_must_not_answer_is_told() {
         "SELECT queryID()",
         "CHECK TABLE t",
         "SHOW PROCESSLIST",
+        "SELECT * FROM merge('system', '.*')",
+        "SELECT * FROM merge(REGEXP('sys'), '.*')",
+        "SELECT * FROM cluster('c', 'System', 'processes')",
+        "SELECT * FROM clusterAllReplicas('c', 'system.processes')",
+        "SELECT * FROM remote('h', information_schema, 'tables'), remote('h', 'INFORMATION_SCHEMA.tables')",
+        "SELECT * FROM remoteSecure('h', `system`, x)",
     ] {
         assert!(read(query).volatile, "{query}");
     }
@@ -189,6 +210,8 @@ fn what_a_cache_must_not_answer_is_told() {
         "SELECT now()",
         "SELECT rand FROM t",
         "SELECT 'system.tables'",
+        "SELECT count() FROM t WHERE kind = 'system'",
+        "SELECT * FROM merge('logs', '^systems')",
         "SHOW TABLES",
         "SELECT * FROM generate_series(1, 2)",
     ] {
@@ -205,9 +228,12 @@ fn sessions_and_files_of_a_client_are_refused() {
 
 #[test]
 fn spellings_of_one_query_fold_into_one() {
-    let one = folded("select  a,b -- x\nFROM t WHERE s = 'a  b' ;");
+    let one = folded("select  a,b \nFROM t WHERE s = 'a  b' ;");
     assert_eq!(one, "select a , b FROM t WHERE s = 'a  b'");
-    assert_eq!(folded("select a, b/* */FROM t\nWHERE s='a  b'"), one);
+    assert_eq!(folded("select a, b\tFROM t\nWHERE s='a  b'"), one);
+    for text in ["select a /* x */, b", " select a, b -- x", "select a\n# x"] {
+        assert_eq!(folded(text), text, "servers find the ends of comments in different places");
+    }
     assert_ne!(folded("select a, b FROM t WHERE s='a b'"), one);
 }
 
@@ -250,8 +276,17 @@ fn what_changes_a_session_or_may_do_so_is_known() {
 
 #[test]
 fn a_long_text_is_read_in_a_time_that_grows_with_its_length() {
-    for word in ["SETTINGS,", "SETTINGS ", "SETTINGS a b,", "SETTINGS(", "PARALLEL WITH ", "WITH "]
-    {
+    for word in [
+        "SETTINGS,",
+        "SETTINGS ",
+        "SETTINGS a b,",
+        "SETTINGS(",
+        "SETTINGS`?`=",
+        "PARALLEL WITH ",
+        "WITH ",
+        "$a ",
+        "'system',merge(",
+    ] {
         let query = format!("SELECT {}", word.repeat((64 << 10) / word.len()));
         let began = std::time::Instant::now();
         read(&query);

@@ -1,7 +1,10 @@
 //! Who may call.
 
 use super::*;
-use crate::ingress::callers::{Callers, Known, Right, SecretDigest};
+use crate::{
+    ingress::callers::{Callers, Known, Right, SecretDigest},
+    net::percent,
+};
 
 fn with_callers() -> DoorSettings {
     let mut door = door();
@@ -48,7 +51,7 @@ async fn credentials_end_at_the_door_and_the_server_sees_the_backends() {
 }
 
 #[tokio::test]
-async fn who_may_only_read_is_kept_from_writing_by_the_server() {
+async fn who_may_only_read_is_kept_from_writing() {
     let world = World::with(Duration::from_secs(5), 64, with_callers()).await;
     let mut client = world.client_of(None);
     let reports = "X-ClickHouse-User: reports\r\nX-ClickHouse-Key: 0ther\r\n";
@@ -62,7 +65,44 @@ async fn who_may_only_read_is_kept_from_writing_by_the_server() {
     ] {
         let made =
             client.ask(line, reports, "CREATE TABLE default.no (n Int8) ENGINE = Null").await;
-        assert_eq!(made.header("x-clickhouse-exception-code"), Some("164"), "{line}");
+        assert_eq!(made.header("x-clickhouse-exception-code"), Some("497"), "{line}");
+    }
+    // The server lets it write into these all the same, by GET as well.
+    world.server.ask("CREATE TABLE default.t (n Int8) ENGINE = Memory").await;
+    let address = format!(
+        "http://127.0.0.1:{}/?query=INSERT%20INTO%20default.t%20FORMAT%20CSV",
+        world.server.port
+    );
+    let (into, mut line) =
+        (format!("INSERT INTO FUNCTION url('{address}', CSV, 'n Int8')"), String::new());
+    percent::encode(&format!("{into} SELECT 2"), &mut line);
+    for (line, headers, body) in [
+        ("POST /", "", format!("{into} VALUES (1)").into_bytes()),
+        ("POST /", GZIP, gzip(format!("{into} VALUES (1)"))),
+        ("POST /?a=%FF", "", format!("{into} VALUES (1)").into()),
+        (
+            "POST /?query=INSERT%20INTO%20FUNCTION%20file('x.csv',CSV,'n%20Int8')",
+            "",
+            b"VALUES (1)".into(),
+        ),
+        (&format!("GET /?query={line}"), "", Vec::new()),
+        (&format!("GET /query?a=%FF&query={line}"), "", Vec::new()),
+        ("POST /", "", b"SET max_threads = 1".into()),
+        ("POST /", "Content-Type: multipart/form-data; boundary=B\r\n", b"--B--\r\n".into()),
+    ] {
+        let refused = world.client_of(None).ask(line, &format!("{reports}{headers}"), &body).await;
+        let code = refused.header("x-clickhouse-exception-code");
+        assert_eq!((refused.status, code), (403, Some("497")), "{line} {headers}");
+    }
+    assert_eq!(world.server.ask("SELECT count() FROM default.t").await, "0");
+    for line in [
+        "GET /?query=SELECT%201",
+        "GET /query?query=SHOW%20TABLES%20FROM%20default",
+        "GET /?query=",
+        "GET /",
+        "HEAD /",
+    ] {
+        assert_ne!(client.ask(line, reports, "").await.status, 403, "{line}");
     }
     let admin = client.ask("POST /", reports, "SYSTEM FLUSH LOGS").await;
     assert_eq!((admin.status, admin.header("x-clickhouse-exception-code")), (403, Some("497")));

@@ -5,6 +5,7 @@ use hyper::{
     Request, Response,
     body::{Bytes, Incoming},
     client::conn::http1 as client,
+    http::request::Parts,
     server::conn::http1 as server,
     service::service_fn,
 };
@@ -90,7 +91,7 @@ async fn what_was_read_is_answered_from_the_cache_as_it_was() {
     assert_eq!(client.ask("POST /", gzip, ROWS).await.status, 503);
     assert_eq!(client.ask(&get.replace("=7", "=8"), "", "").await.status, 503);
     assert_eq!(client.ask("POST /?session_id=s&session_check=1", "", ROWS).await.status, 503);
-    assert_eq!(client.ask("POST /?max_threads=2", "", ROWS).await.status, 200);
+    assert_eq!(client.ask("POST /?priority=2", "", ROWS).await.status, 200);
 }
 
 #[tokio::test]
@@ -137,12 +138,21 @@ async fn gathered(
     request: Request<Incoming>,
     asked: Asked,
 ) -> Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     asked.lock().push(body.clone());
+    forwarded(port, head, body).await
+}
+
+/// The answer of the server at `port`, gathered.
+pub(super) async fn forwarded(
+    port: u16,
+    head: Parts,
+    body: Bytes,
+) -> Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
     let request = Request::from_parts(head, Full::new(body));
     let (mut head, body) = sender.send_request(request).await?.into_parts();
     head.headers.remove("transfer-encoding");
@@ -170,4 +180,44 @@ async fn an_answer_that_says_how_long_it_is_is_read_to_its_end() {
         let again = world.client().query(query).await;
         assert_eq!(again.header("x-fusebox-source"), Some("cache"), "{query}");
     }
+}
+
+#[tokio::test]
+async fn what_fails_behind_its_rows_in_their_own_format_is_not_cached() {
+    let mut world = World::open().await;
+    let formats = [
+        "JSON",
+        "JSONCompact",
+        "JSONEachRow",
+        "PrettyJSONEachRow",
+        "JSONCompactEachRow",
+        "JSONObjectEachRow",
+        "JSONEachRowWithProgress",
+        "NDJSON",
+        "XML",
+    ];
+    let query = |limit: u32, format: &str| {
+        format!(
+            "SELECT number, throwIf(number = {limit}) FROM numbers(900) FORMAT {format} \
+             SETTINGS max_block_size = 100"
+        )
+    };
+    let line = "POST /?http_write_exception_in_output_format=1&buffer_size=1000";
+    for format in formats {
+        let failed = world.client().ask(line, "", query(800, format)).await;
+        assert_eq!((failed.status, failed.whole), (200, true), "{format}");
+        assert!(failed.text().contains("Code: 395. DB::Exception"), "{format}");
+        let whole = world.client().ask(line, "", query(900, format)).await;
+        assert!(whole.status == 200 && !whole.text().contains("Code: 395"), "{format}");
+    }
+    let packed = "Accept-Encoding: gzip\r\n";
+    let of_packed = format!("{line}&enable_http_compression=1");
+    world.client().ask(&of_packed, packed, query(900, "JSON")).await;
+    world.loses_its_server().await;
+    for format in formats {
+        assert_eq!(world.client().ask(line, "", query(800, format)).await.status, 503, "{format}");
+        assert_eq!(world.client().ask(line, "", query(900, format)).await.status, 200, "{format}");
+    }
+    // Nobody looks into it.
+    assert_eq!(world.client().ask(&of_packed, packed, query(900, "JSON")).await.status, 503);
 }

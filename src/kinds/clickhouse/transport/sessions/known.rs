@@ -12,8 +12,10 @@ use crate::kinds::clickhouse::{
 
 pub(super) const SESSIONS_MAX: usize = 100_000;
 pub(super) const RECORDS_MAX: usize = 2 * SESSIONS_MAX;
-/// How long one lasts at most: a server allows no more unless it is configured to.
+/// How long one lasts of which nothing more is known: a server allows no more unless it is configured to.
 pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// More than that is not counted; the file cannot say more either.
+const COUNTED_MAX: Duration = Duration::from_secs(0xffff_ffff);
 /// The time between the end of a session here and at the server.
 pub(super) const MARGIN: Duration = Duration::from_secs(5);
 
@@ -127,7 +129,8 @@ impl Known {
         let lasts = bounded(timeout).max(Duration::from_secs(1));
         let until = now + lasts + MARGIN;
         if let Some(dirty) = self.dirty.get_mut(&id) {
-            dirty.until = dirty.until.max(until);
+            // A server may keep to what the first request of the session named.
+            dirty.until = dirty.until.max(now + lasts.max(dirty.lasts) + MARGIN);
             if dirty.lasts < lasts {
                 dirty.lasts = lasts;
                 let record = self.note(id, lasts);
@@ -176,5 +179,5 @@ impl Known {
 }
 
 fn bounded(timeout: Duration) -> Duration {
-    timeout.min(LONGEST_TIMEOUT)
+    timeout.min(COUNTED_MAX)
 }
