@@ -23,6 +23,7 @@ const BEFORE: usize = 5;
 pub(crate) type Fields = Vec<(String, String)>;
 
 /// The head of a request.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one request")]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RequestHead {
     /// The method.

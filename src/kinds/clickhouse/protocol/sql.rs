@@ -77,6 +77,7 @@ pub(crate) struct Other {
 }
 
 /// A statement as far as it was read.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one statement")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Statement {
     /// What it does.
@@ -408,8 +409,7 @@ fn rest_of_read(
     tokens.truncate(end);
     statement.verb = Verb::Read;
     statement.volatile = first.is("CHECK") || names_state_in_call(&tokens);
-    statement.takes_names =
-        tokens.iter().any(|it| *it == Token::Word("Identifier")) || calls_by_name(&tokens);
+    statement.takes_names = tokens.contains(&Token::Word("Identifier")) || calls_by_name(&tokens);
     let mut is_clause_seen = false;
     let mut depth = i64::try_from(brackets).unwrap_or(i64::MAX);
     for (index, token) in tokens.iter().copied().enumerate() {
