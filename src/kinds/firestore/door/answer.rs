@@ -215,12 +215,11 @@ impl Relayed {
                 }
             }
         };
-        let may_write = match &coming.streamed {
-            Some(streamed) => streamed.stops(),
-            None => {
-                let is_known = coming.has_status || self.method.shape == Shape::Lasting;
-                self.method.class == Class::Write && !is_known
-            }
+        let may_write = if let Some(streamed) = &coming.streamed {
+            streamed.stops()
+        } else {
+            let is_known = coming.has_status || self.method.shape == Shape::Lasting;
+            self.method.class == Class::Write && !is_known
         };
         let told = if may_write { self.core.perhaps_executed(told) } else { told };
         self.rest = None;

@@ -41,12 +41,12 @@ use super::{
     class::{Class, Method, Shape},
     core::Core,
     entry::Entered,
-    outcome::{of_http, status_of},
+    outcome::{given_up, of_http, status_of, unknown},
     pool::{Lease, Took, Upstream},
     pumping::{Pump, Writes},
     reading::Begun,
     scope::Scope,
-    streamed::{self, Streamed, UnderWay},
+    streamed::{Streamed, UnderWay},
     telling::Told,
 };
 use crate::{
@@ -241,19 +241,6 @@ impl Core {
     }
 }
 
-/// No answer came within the backend's `timeout`; `sent` is whether anything may have arrived.
-pub(super) fn given_up(sent: bool, timeout: Duration) -> Failed {
-    let (class, code) = if sent {
-        (ErrorClass::Unknown, OwnCode::Timeout)
-    } else {
-        (ErrorClass::NotExecuted, OwnCode::Connect)
-    };
-    let mut failed =
-        Failed::own(Verdict::Failure, class, code, format!("no answer within {timeout:?}"));
-    failed.error.doubt = sent.then(Bytes::new);
-    failed
-}
-
 /// Whether a call that has failed so may be answered otherwise. What blames the call is the answer to it, and so is
 /// what the server leaves to its client to do again.
 fn may_go_on(failed: &Failed) -> bool {
@@ -266,6 +253,31 @@ fn may_go_on(failed: &Failed) -> bool {
         | ErrorClass::Ambiguous
         | ErrorClass::Conflict => false,
     }
+}
+
+/// What a call has under way that may write message by message; `None` for another one.
+///
+/// # Errors
+/// As many as may are open.
+fn under_way(core: &Arc<Core>, method: Method) -> Result<Option<Arc<UnderWay>>, Told> {
+    if method.class == Class::Read || method.shape == Shape::One {
+        return Ok(None);
+    }
+    let place = Arc::clone(&core.alone).try_acquire_owned();
+    let place = place.map_err(|_| Told::full("as many streams that write as may are open"))?;
+    Ok(Some(UnderWay::new(core, place)))
+}
+
+/// It has ended on this side, which says nothing of the server.
+fn not_sent(why: &str) -> Failed {
+    let class = ErrorClass::NotExecuted;
+    Failed::own(Verdict::Neutral, class, OwnCode::Closed, why.to_owned())
+}
+
+/// A call was ended on this side, after some of it was sent.
+fn ended_here(method: Method) -> Failed {
+    let why = "what follows was refused";
+    if method.class == Class::Write { unknown(Verdict::Neutral, why) } else { not_sent(why) }
 }
 
 /// Sends a call, and settles it.
@@ -287,19 +299,15 @@ pub(super) async fn send(
     }
     // What it has said so far writes nothing: each message that does is admitted by itself.
     let is_counted = method.shape == Shape::Lasting && pass.is_none();
-    let under_way = if method.class == Class::Write && method.shape != Shape::One {
-        let Ok(place) = Arc::clone(&core.alone).try_acquire_owned() else {
-            let (neutral, class) = (Verdict::Neutral, ErrorClass::NotExecuted);
-            let what = "as many streams that write as may are open";
-            core.settle(&held, Some(Failed::own(neutral, class, OwnCode::Closed, what)));
+    let under_way = match under_way(&core, method) {
+        Ok(under_way) => under_way,
+        Err(told) => {
+            core.settle(&held, Some(not_sent(told.what())));
             if let Some(pass) = pass {
                 pass.answered();
             }
-            return Err(Told::full(what).into());
-        };
-        Some(UnderWay::new(&core, place))
-    } else {
-        None
+            return Err(told.into());
+        }
     };
     let over = Arc::<Mutex<Option<Told>>>::default();
     let mut took = None;
@@ -342,17 +350,9 @@ pub(super) async fn send(
         }
         // Its client has left before anything was sent, which says nothing of the server.
         Ok(Err(_)) if took.is_none() && left.load(Ordering::Acquire) => {
-            let message = "its client has left";
-            Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, OwnCode::Closed, message)
+            not_sent("its client has left")
         }
-        // It was ended on this side.
-        Ok(Err(_)) if told.is_some() && method.class == Class::Write => {
-            streamed::unknown(Verdict::Neutral, "what follows was refused")
-        }
-        Ok(Err(_)) if told.is_some() => {
-            let message = "what follows was refused";
-            Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, OwnCode::Closed, message)
-        }
+        Ok(Err(_)) if told.is_some() => ended_here(method),
         Ok(Err(status)) => outcome::of(&status, cause::of(&status), behalf),
         Err(_) => {
             let sent = match took {

@@ -1,14 +1,19 @@
 //! What the end of a call says of the backend: its status, read from headers or trailers.
 
+use std::time::Duration;
+
 use base64::{
     Engine,
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
+use bytes::Bytes;
+use fusebox_actors::connector::OwnCode;
+use fusebox_state::{ErrorClass, Verdict};
 use hyper::{HeaderMap, StatusCode};
 use tonic::{Code, Status};
 
-use crate::net::percent;
+use crate::{kinds::firestore::protocol::outcome::Failed, net::percent};
 
 /// Servers leave the padding out, or do not.
 const DETAILS: GeneralPurpose = GeneralPurpose::new(
@@ -43,6 +48,26 @@ pub(super) fn of_http(status: StatusCode) -> Status {
         _ => Code::Ok,
     };
     Status::new(code, format!("HTTP status code {}", status.as_u16()))
+}
+
+/// A write of unknown outcome.
+pub(super) fn unknown(verdict: Verdict, why: &str) -> Failed {
+    let mut failed = Failed::own(verdict, ErrorClass::Unknown, OwnCode::Closed, why.to_owned());
+    failed.error.doubt = Some(Bytes::new());
+    failed
+}
+
+/// No answer came within the backend's `timeout`; `sent` is whether anything may have arrived.
+pub(super) fn given_up(sent: bool, timeout: Duration) -> Failed {
+    let (class, code) = if sent {
+        (ErrorClass::Unknown, OwnCode::Timeout)
+    } else {
+        (ErrorClass::NotExecuted, OwnCode::Connect)
+    };
+    let mut failed =
+        Failed::own(Verdict::Failure, class, code, format!("no answer within {timeout:?}"));
+    failed.error.doubt = sent.then(Bytes::new);
+    failed
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use tokio::{
 use super::{
     class::{Class, Method, Shape},
     core::Core,
-    framing::{Framing, Gathered, MESSAGE_MAX, PREFIX, TooLong, first_message, framed_length},
+    framing::{Framing, Gathered, PREFIX, first_message, framed_length},
     requests::Requests,
     telling::Told,
 };
@@ -77,11 +77,6 @@ fn behind_first(pieces: &[Bytes]) -> usize {
     all.saturating_sub(framed_length(&prefix).unwrap_or(all))
 }
 
-/// What is said of a message that is too large.
-pub(super) fn too_long(TooLong(length): TooLong) -> Told {
-    Told::too_large(format_args!("a message of {length} bytes: at most {MESSAGE_MAX} are taken"))
-}
-
 /// Reads the first message, and the end of the request if there is but one.
 pub(super) async fn begin(core: &Core, method: Method, mut body: Incoming) -> Result<Begun, Told> {
     let (mut framing, mut pieces, mut held) = (Framing::default(), Vec::new(), Vec::new());
@@ -108,7 +103,7 @@ pub(super) async fn begin(core: &Core, method: Method, mut body: Incoming) -> Re
             if is_whole && method.shape == Shape::One && !data.is_empty() {
                 return Err(Told::malformed("this method takes one message"));
             }
-            framing.feed(&data).map_err(too_long)?;
+            framing.feed(&data).map_err(Told::too_long)?;
             if !data.is_empty() {
                 held.push(core.hold(data.len()).await?);
                 pieces.push(data);

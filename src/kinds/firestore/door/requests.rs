@@ -13,7 +13,6 @@ use super::{
     core::Core,
     framing::{Gathered, take_first},
     pool::LASTING_WINDOW,
-    reading::too_long,
     telling::Told,
 };
 
@@ -84,7 +83,7 @@ impl Requests {
             };
             match self.gathered.feed(data) {
                 Ok(whole) => self.here = whole,
-                Err(length) => return Some(Err(too_long(length))),
+                Err(length) => return Some(Err(Told::too_long(length))),
             }
         }
     }

@@ -34,7 +34,7 @@ use super::{
     class::{self, Class, Method},
     core::Core,
     counters::Family,
-    exchange::{Held, Waiting, given_up},
+    exchange::{Held, Waiting},
     framing::MESSAGE_MAX,
     lanes::Touched,
     metadata::{check_metadata, strip},
@@ -258,7 +258,7 @@ async fn send(
             return Ok(answer);
         }
         Ok(Err(failed)) => *failed,
-        Err(_) => given_up(is_sent, timeout),
+        Err(_) => super::outcome::given_up(is_sent, timeout),
     };
     if let Some(pass) = pass
         && failed.error.doubt.is_none()

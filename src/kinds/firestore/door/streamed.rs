@@ -34,8 +34,8 @@ use tonic::{Code, Status};
 use super::{
     core::Core,
     entry::Entered,
-    exchange::given_up,
     framing::{Gathered, take_first},
+    outcome::{given_up, unknown},
     pool::{STREAM_WINDOW, Took},
 };
 use crate::kinds::firestore::{
@@ -323,13 +323,6 @@ impl Streamed {
     pub(super) fn stops(&self) -> bool {
         self.under_way.stops()
     }
-}
-
-/// A write of unknown outcome.
-pub(super) fn unknown(verdict: Verdict, why: &str) -> Failed {
-    let mut failed = Failed::own(verdict, ErrorClass::Unknown, OwnCode::Closed, why.to_owned());
-    failed.error.doubt = Some(Bytes::new());
-    failed
 }
 
 impl Drop for Streamed {

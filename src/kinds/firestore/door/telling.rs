@@ -14,7 +14,10 @@ use prost::Message;
 use serde_json::json;
 use tonic::{Code, Status};
 
-use super::counters::Refused;
+use super::{
+    counters::Refused,
+    framing::{MESSAGE_MAX, TooLong},
+};
 
 /// Says what the source of an answer is.
 const SOURCE: HeaderName = HeaderName::from_static("x-fusebox-source");
@@ -128,6 +131,12 @@ impl Told {
     /// More than may be sent.
     pub(super) fn too_large(what: impl std::fmt::Display) -> Self {
         Self::new(Code::ResourceExhausted, what, Some(Refused::Malformed))
+    }
+
+    /// A message that is larger than any that is taken.
+    pub(super) fn too_long(TooLong(length): TooLong) -> Self {
+        let what = format_args!("a message of {length} bytes: at most {MESSAGE_MAX} are taken");
+        Self::too_large(what)
     }
 
     /// What came is not a request.
