@@ -7,7 +7,6 @@ use base64::{
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use bytes::Bytes;
 use fusebox_actors::connector::OwnCode;
 use fusebox_state::{ErrorClass, Verdict};
 use hyper::{HeaderMap, StatusCode};
@@ -52,9 +51,7 @@ pub(super) fn of_http(status: StatusCode) -> Status {
 
 /// A write of unknown outcome.
 pub(super) fn unknown(verdict: Verdict, why: &str) -> Failed {
-    let mut failed = Failed::own(verdict, ErrorClass::Unknown, OwnCode::Closed, why.to_owned());
-    failed.error.doubt = Some(Bytes::new());
-    failed
+    Failed::own(verdict, ErrorClass::Unknown, OwnCode::Closed, why.to_owned())
 }
 
 /// No answer came within the backend's `timeout`; `sent` is whether anything may have arrived.
@@ -64,10 +61,7 @@ pub(super) fn given_up(sent: bool, timeout: Duration) -> Failed {
     } else {
         (ErrorClass::NotExecuted, OwnCode::Connect)
     };
-    let mut failed =
-        Failed::own(Verdict::Failure, class, code, format!("no answer within {timeout:?}"));
-    failed.error.doubt = sent.then(Bytes::new);
-    failed
+    Failed::own(Verdict::Failure, class, code, format!("no answer within {timeout:?}"))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The door's own connections to the server.
 //!
 //! Four pools: Listens, writes that are one message, everything else that may write, and what only reads. A channel takes
-//! as many streams as its server allows, at most [`STREAMS_MAX`]; then another one is opened. What one client does not read is bounded by its
-//! stream's window, and the connection's window is that of all its streams together: nobody stalls another.
+//! as many streams as its server allows, at most [`STREAMS_MAX`]; then another one is opened. What one client does not
+//! read is bounded by its stream's window, and the connection's window is that of all its streams together: nobody
+//! stalls another.
 //!
 //! **A connection that is closed for a write** without an answer ends what else it carries. So a connection for writes
 //! takes new ones only until half of `timeout` has passed since it had none; then it rests until it has none again, and

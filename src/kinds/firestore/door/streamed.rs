@@ -9,9 +9,10 @@
 //! Answers come in the order of the messages; each has the results of its writes. A stream has a connection to itself,
 //! so that closing it ends nothing else.
 //!
-//! **Of other calls that are not one message** nobody knows what is answered: of a method that is not known, and of a stream
-//! whose first message writes already or cannot be read. They may write anywhere and at any time while their answer comes.
-//! So they are under way, over all documents, until that has ended, and with each piece of the answer the whole cache goes.
+//! **Of other calls that are not one message** nobody knows what is answered: of a method that is not known, and of a
+//! stream whose first message writes already or cannot be read. They may write anywhere and at any time while their
+//! answer comes. So they are under way, over all documents, until that has ended, and with each piece of the answer the
+//! whole cache goes.
 
 use std::{
     collections::VecDeque,
@@ -149,17 +150,15 @@ impl UnderWay {
         }
     }
 
-    /// So many messages are answered.
-    fn answered(&self, count: usize) {
-        for _ in 0..count {
-            let mut state = self.state.lock();
-            let Some(write) = state.writes.pop_front() else { return };
-            if let Some(next) = state.writes.front_mut() {
-                next.since = Instant::now();
-            }
-            drop(state);
-            write.ends(&self.core, None);
+    /// The first of the messages is answered.
+    fn answered(&self) {
+        let mut state = self.state.lock();
+        let Some(write) = state.writes.pop_front() else { return };
+        if let Some(next) = state.writes.front_mut() {
+            next.since = Instant::now();
         }
+        drop(state);
+        write.ends(&self.core, None);
     }
 
     /// The stream is over. What failed it is how the first write that is not answered has ended; those behind that say
@@ -177,9 +176,7 @@ impl UnderWay {
         }
         left
     }
-}
 
-impl UnderWay {
     /// The stream is over. If anything of it may still land its connection is closed, and it is in doubt.
     pub(super) fn closes(&self, took: Option<Took>) {
         let left = self.ends();
@@ -280,7 +277,7 @@ impl Streamed {
                 self.core.estimates.saw(time);
             }
             if has_results(&message) {
-                self.under_way.answered(1);
+                self.under_way.answered();
             }
         }
     }

@@ -331,6 +331,36 @@ async fn a_client_that_reads_nothing_holds_no_place_for_longer_than_an_answer_ma
 }
 
 #[tokio::test]
+async fn a_stream_that_writes_above_the_number_that_may_be_open_is_refused_until_another_ends() {
+    let (server, port) = Played::start().await;
+    let mut handed = hands_over(server, Bytes::new());
+    let world = World::before(port).await;
+    let client = world.connect().await;
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push(Both::begin(&client, &mut handed).await);
+    }
+    let (response, mut asks) = client.begin(WRITE, &[]).await;
+    asks.send_data(framed(b""), false).unwrap();
+    let got = whole(response).await;
+    assert_eq!(got.status(), "14", "{got:?}");
+    assert!(got.message().contains("not executed"), "{got:?}");
+    assert_eq!((world.in_flight(), world.breaker().as_str()), (0, "CLOSED"));
+    drop(open.pop());
+    let ended = async {
+        loop {
+            let (response, mut asks) = client.begin(WRITE, &[]).await;
+            asks.send_data(framed(b""), false).unwrap();
+            tokio::select! {
+                came = handed.recv() => break came.unwrap(),
+                got = whole(response) => assert_eq!(got.status(), "14", "{got:?}"),
+            }
+        }
+    };
+    timeout(PATIENCE, ended).await.expect("one more fits");
+}
+
+#[tokio::test]
 async fn what_http_answers_to_an_unknown_method_leaves_nothing_in_doubt() {
     let (server, port) = Played::start().await;
     server.answer_all(|request, mut respond| async move {
