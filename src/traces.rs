@@ -138,6 +138,7 @@ impl Traces {
             exporter,
             waiting: Arc::clone(&waiting),
             counters: Arc::clone(&counters),
+            emptied: Vec::new(),
             failing: false,
         };
         let task = tokio::spawn(export.run(ordered));
@@ -221,6 +222,9 @@ struct Export {
     exporter: Exporter,
     waiting: Arc<Waiting>,
     counters: Arc<Counters>,
+    /// The list that the calls get in exchange for the one that they filled, so that they need not enlarge
+    /// theirs again after each export.
+    emptied: Vec<Traced>,
     /// The last export failed.
     failing: bool,
 }
@@ -248,9 +252,10 @@ impl Export {
     /// Exports what waits. What comes meanwhile waits for the next time, or is dropped.
     async fn export_all(&mut self) {
         let most = self.waiting.batching.batch_max;
-        let records = std::mem::take(&mut *self.waiting.records.lock());
+        let mut records = std::mem::take(&mut self.emptied);
+        std::mem::swap(&mut records, &mut *self.waiting.records.lock());
         let mut batch = Vec::new();
-        for traced in records {
+        for traced in records.drain(..) {
             batch.extend(spans::of(traced));
             if batch.len() >= most {
                 // Counted and logged if it fails.
@@ -260,6 +265,7 @@ impl Export {
         if !batch.is_empty() {
             self.export(batch).await.ok();
         }
+        self.emptied = records;
     }
 
     async fn export(&mut self, spans: Vec<SpanData>) -> Result<(), String> {
