@@ -186,7 +186,7 @@ impl Connector for ClickHouseConnector {
         if let Some(kept) = door_read::kept(body, reply) {
             return Some(vec![kept]);
         }
-        if http_form::answer_of(reply).is_some() {
+        if http_form::is_answer(reply) {
             return None;
         }
         self.learnt.learn(&slot.key, reply);

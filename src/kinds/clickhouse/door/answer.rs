@@ -55,7 +55,7 @@ const OWN: &str = "X-Fusebox-Source,X-Fusebox-Ack,X-Fusebox-Op-Id,X-Fusebox-Age-
 
 /// The reply to a write that was queued, or that replay has applied, in the form of the server's answer.
 pub(super) fn of_write(reply: Reply, query_id: Option<String>) -> Reply {
-    let is_answer = reply.value.as_ref().is_some_and(|it| http_form::answer_of(it).is_some());
+    let is_answer = reply.value.as_ref().is_some_and(|it| http_form::is_answer(it));
     if is_answer || reply.ack.is_none() {
         return reply;
     }

@@ -30,8 +30,8 @@ use crate::{
     net::linger::lent,
 };
 
-/// Most headers of a request.
-const HEADERS_MAX: usize = 1_000;
+/// Most headers of a request. Hyper takes memory for more of them from the heap, for each request.
+const HEADERS_MAX: usize = 100;
 /// How long a client may leave an answer unread: as long as the server lets it.
 const WRITE_TIME: Duration = Duration::from_secs(30);
 /// How long the next request may be on its way when the daemon stops.

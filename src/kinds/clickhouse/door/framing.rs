@@ -15,6 +15,7 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -249,14 +250,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Strict<S> {
                 this.took(count as u64);
                 return Poll::Ready(Ok(()));
             }
-            let mut bytes = [0; READ];
-            let mut read = ReadBuf::new(&mut bytes);
+            let mut bytes = [MaybeUninit::uninit(); READ];
+            let mut read = ReadBuf::uninit(&mut bytes);
             ready!(Pin::new(&mut this.inner).poll_read(cx, &mut read))?;
             if read.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            let read = read.filled().len();
-            this.take(bytes.get(..read).unwrap_or_default());
+            this.take(read.filled());
         }
     }
 }

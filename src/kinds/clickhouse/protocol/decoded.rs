@@ -29,7 +29,18 @@ mod zstd;
 pub(crate) const MOST: usize = 64 << 10;
 
 /// How a body is packed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    bincode::Encode,
+    bincode::Decode,
+)]
 pub(crate) struct Packing {
     /// Its `Content-Encoding`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,7 +51,9 @@ pub(crate) struct Packing {
 }
 
 /// A `Content-Encoding` that is read here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, bincode::Encode, bincode::Decode,
+)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Coding {
     Gzip,

@@ -1,30 +1,35 @@
 //! A request as a client of the HTTP interface sent it, and the server's answer to it, in wire form.
 //!
 //! ```text
-//! request  2 │ length of the head, 4 bytes, little endian │ head as JSON │ the body, or its beginning
-//! answer   2 │ length of the head, 4 bytes, little endian │ head as JSON │ the body, or its beginning
+//! request  4 │ length of the head, 4 bytes, little endian │ head, by bincode │ the body, or its beginning
+//! answer   4 │ length of the head, 4 bytes, little endian │ head, by bincode │ the body, or its beginning
 //! ```
 //! The bytes of a body are the sender's own. What is known of the request without reading it again is in its head.
-//! Such a request is never queued, so its form outlives no release.
+//! Such a request is never queued, so its form outlives no release. Answers that are kept on disk do: one of version 2,
+//! whose head was JSON, is as if it had not been kept.
 
 use std::borrow::Cow;
 
+use bincode::{Decode, Encode, config};
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{decoded::Packing, wire::WireError};
 
-/// What tells it from a [call](super::wire::Call).
-const VERSION: u8 = 2;
+/// What tells it from a [call](super::wire::Call), whose versions are 1 and 3.
+const VERSION: u8 = 4;
 /// Bytes before the head.
 const BEFORE: usize = 5;
+/// Room that most heads fit into.
+const HEAD_USUAL: usize = 1_024;
+/// More than any head that was written, in bytes of memory: 16 MiB of a request, and what is known of it.
+const HEAD_MAX: usize = 64 << 20;
 
 /// Headers in their order. A value is a character for each byte, so that it may hold any.
 pub(crate) type Fields = Vec<(String, String)>;
 
 /// The head of a request.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about one request")]
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct RequestHead {
     /// The method.
     pub(crate) method: String,
@@ -54,7 +59,7 @@ pub(crate) struct RequestHead {
 }
 
 /// The beginning of a packed body, as far as its statement goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Unpacked {
     /// The text: without the rows of an INSERT.
     pub(crate) text: String,
@@ -71,7 +76,7 @@ pub(crate) struct HttpRequest {
 }
 
 /// The head of an answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct AnswerHead {
     /// The status.
     pub(crate) status: u16,
@@ -105,17 +110,23 @@ pub(crate) fn answer_of(bytes: &Bytes) -> Option<(AnswerHead, Bytes)> {
     read(bytes)?.ok()
 }
 
+/// Whether `bytes` are an answer, by their beginning.
+pub(crate) fn is_answer(bytes: &[u8]) -> bool {
+    is_of_this_form(bytes)
+}
+
 /// Trailers in wire form; empty for none.
 pub(crate) fn trailers(fields: &Fields) -> Bytes {
     if fields.is_empty() {
         return Bytes::new();
     }
-    serde_json::to_vec(fields).unwrap_or_default().into()
+    bincode::encode_to_vec(fields, config::standard()).unwrap_or_default().into()
 }
 
 /// The trailers that `bytes` are.
 pub(crate) fn trailers_of(bytes: &[u8]) -> Fields {
-    serde_json::from_slice(bytes).unwrap_or_default()
+    let limit = config::standard().with_limit::<HEAD_MAX>();
+    bincode::decode_from_slice(bytes, limit).map_or_else(|_| Fields::new(), |(fields, _)| fields)
 }
 
 /// A header's value as text, a character for each byte.
@@ -131,23 +142,33 @@ pub(crate) fn bytes_of(text: &str) -> Cow<'_, [u8]> {
     text.chars().map(|c| u8::try_from(c).unwrap_or(b'?')).collect::<Vec<u8>>().into()
 }
 
-fn form(head: &impl Serialize, body: &[u8]) -> Bytes {
-    // Structs of texts and numbers always have a JSON form.
-    let head = serde_json::to_vec(head).unwrap_or_default();
-    let mut bytes = BytesMut::with_capacity(BEFORE + head.len() + body.len());
-    bytes.put_u8(VERSION);
-    bytes.put_u32_le(u32::try_from(head.len()).unwrap_or(u32::MAX));
-    bytes.put_slice(&head);
+fn form(head: &impl Encode, body: &[u8]) -> Bytes {
+    // Structs of texts and numbers always have such a form.
+    let mut bytes = BytesMut::with_capacity(BEFORE + HEAD_USUAL + body.len()).writer();
+    bytes.get_mut().put_bytes(0, BEFORE);
+    let len = bincode::encode_into_std_write(head, &mut bytes, config::standard()).unwrap_or(0);
+    let mut bytes = bytes.into_inner();
+    let len = u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes();
+    for (at, byte) in bytes.iter_mut().zip([VERSION].into_iter().chain(len)) {
+        *at = byte;
+    }
     bytes.put_slice(body);
     bytes.freeze()
 }
 
-fn read<H: DeserializeOwned>(bytes: &Bytes) -> Option<Result<(H, Bytes), WireError>> {
+/// Whether `bytes` are of this form, as far as their beginning tells.
+fn is_of_this_form(bytes: &[u8]) -> bool {
+    bytes.len() >= BEFORE && bytes.first() == Some(&VERSION)
+}
+
+fn read<H: Decode<()>>(bytes: &Bytes) -> Option<Result<(H, Bytes), WireError>> {
     let (before, behind) = bytes.split_at_checked(BEFORE)?;
     let [VERSION, a, b, c, d] = *before else { return None };
     let head = usize::try_from(u32::from_le_bytes([a, b, c, d])).ok().and_then(|len| {
-        let head = serde_json::from_slice(behind.get(..len)?).ok()?;
-        Some((head, bytes.slice(BEFORE + len..)))
+        let head = behind.get(..len)?;
+        let limit = config::standard().with_limit::<HEAD_MAX>();
+        let (head, read) = bincode::decode_from_slice(head, limit).ok()?;
+        (read == len).then(|| (head, bytes.slice(BEFORE + len..)))
     });
     Some(head.ok_or(WireError::Damaged))
 }
@@ -168,7 +189,7 @@ mod tests {
         let request = HttpRequest { head, body: Bytes::from_static(b"\0\xff") };
         let bytes = request.to_bytes();
         assert_eq!(HttpRequest::of(&bytes), Some(Ok(request)));
-        assert_eq!(wire::Call::of(&bytes), Err(WireError::Version(2)));
+        assert_eq!(wire::Call::of(&bytes), Err(WireError::Version(4)));
         let head = AnswerHead { status: 404, headers: vec![("a".into(), "b".into())] };
         assert_eq!(answer_of(&answer(&head, b"x")), Some((head, Bytes::from_static(b"x"))));
         assert_eq!(&*bytes_of(&text_of(b"caf\xe9")), b"caf\xe9");
@@ -181,8 +202,8 @@ mod tests {
     fn what_is_of_another_form_is_no_request_and_what_is_cut_short_is_damaged() {
         let call = wire::Call { header: wire::Header::default(), data: Bytes::new() }.to_bytes();
         assert_eq!(HttpRequest::of(&call), None);
-        assert_eq!(HttpRequest::of(&Bytes::from_static(b"\x02")), None);
-        for cut in [&b"\x02\x09\0\0\0{}"[..], b"\x02\x02\0\0\0[]", b"\x02\xff\xff\xff\xff"] {
+        assert_eq!(HttpRequest::of(&Bytes::from_static(b"\x04")), None);
+        for cut in [&b"\x04\x09\0\0\0\0\0"[..], b"\x04\x02\0\0\0\0\xff", b"\x04\xff\xff\xff\xff"] {
             let cut = Bytes::copy_from_slice(cut);
             assert_eq!(HttpRequest::of(&cut), Some(Err(WireError::Damaged)));
         }

@@ -117,10 +117,7 @@ impl<'a> Lexer<'a> {
             }
             '#' => return Err(Unread::Unclear),
             quote if is_typographic(quote) => return Err(Unread::Unclear),
-            _ if is_word(first) => {
-                let len = self.rest.find(|c| !is_word(c)).unwrap_or(self.rest.len());
-                Token::Word(self.take(len))
-            }
+            _ if is_word(first) => Token::Word(self.take(word_len(self.rest))),
             mark => {
                 self.take(mark.len_utf8());
                 Token::Mark(mark)
@@ -138,17 +135,15 @@ impl<'a> Lexer<'a> {
     fn skip_blank(&mut self) -> Result<(), Unread> {
         loop {
             self.rest = self.rest.trim_start_matches(is_blank);
-            let line = ["--", "//", "#!", "# "].iter().any(|mark| self.rest.starts_with(mark));
-            let is_comment = line || self.rest.starts_with("/*");
-            self.has_passed_comment |= is_comment;
-            if line {
-                let len = self.rest.find('\n').unwrap_or(self.rest.len());
-                self.take(len);
-            } else if is_comment {
-                self.take(comment_len(self.rest)?);
-            } else {
-                return Ok(());
-            }
+            let len = match self.rest.as_bytes() {
+                [b'-', b'-', ..] | [b'/', b'/', ..] | [b'#', b'!' | b' ', ..] => {
+                    Ok(self.rest.find('\n').unwrap_or(self.rest.len()))
+                }
+                [b'/', b'*', ..] => comment_len(self.rest),
+                _ => return Ok(()),
+            };
+            self.has_passed_comment = true;
+            self.take(len?);
         }
     }
 }
@@ -165,6 +160,15 @@ pub(crate) fn is_blank(c: char) -> bool {
 fn is_word(c: char) -> bool {
     let is_other = || !c.is_ascii() && !is_blank(c) && !is_typographic(c);
     c.is_ascii_alphanumeric() || c == '_' || c == '$' || is_other()
+}
+
+fn word_len(text: &str) -> usize {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$');
+    let end = text.bytes().position(|byte| !is_plain(byte)).unwrap_or(text.len());
+    match text.as_bytes().get(end) {
+        Some(byte) if !byte.is_ascii() => text.find(|c| !is_word(c)).unwrap_or(text.len()),
+        _ => end,
+    }
 }
 
 /// Quotes for servers since 24.5.

@@ -39,6 +39,8 @@ use super::{
 };
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
+/// The settings by which a server tells its progress in the head of an answer.
+const PROGRESS: [&str; 2] = ["send_progress_in_http_headers", "http_headers_progress_interval_ms"];
 /// Why other writes are not queued.
 const REASON: &str = "it is no insert of data";
 
@@ -102,15 +104,33 @@ pub(crate) fn operation(request: &HttpRequest) -> &'static str {
     }
 }
 
-/// By what of the request its exceptions are read: the settings that it brings itself, because what a query limits
-/// itself to says nothing of the server, and other servers that it names.
-pub(crate) fn own_words(request: &HttpRequest) -> (Vec<String>, Elsewhere) {
+/// By what of the request its answer is read.
+#[derive(Debug, Default)]
+pub(crate) struct OwnWords {
+    /// The settings that it brings itself: what a query limits itself to says nothing of the server.
+    pub(crate) settings: Vec<String>,
+    /// Other servers that it names.
+    pub(crate) elsewhere: Elsewhere,
+    /// Whether the head of its answer may be long: it asks for progress in headers, or is not read.
+    pub(crate) has_long_head: bool,
+}
+
+/// See [`OwnWords`].
+pub(crate) fn own_words(request: &HttpRequest) -> OwnWords {
     let statement = statement(request).map(|(statement, _)| statement);
     let elsewhere = Elsewhere::of_request(request, statement.as_ref());
+    let is_unread = statement.is_none();
     let of_statement = statement.map(|it| it.settings).unwrap_or_default();
     let of_statement = of_statement.into_iter().map(|(name, _)| name);
     let of_request = request.head.parameters.iter().map(|(name, _)| name.clone());
-    (of_request.chain(of_statement).collect(), elsewhere)
+    let settings: Vec<String> = of_request.chain(of_statement).collect();
+    let has_long_head = is_unread || tells_progress(settings.iter());
+    OwnWords { settings, elsewhere, has_long_head }
+}
+
+/// Whether one of some settings is about progress in headers.
+pub(crate) fn tells_progress<'a>(mut settings: impl Iterator<Item = &'a String>) -> bool {
+    settings.any(|name| PROGRESS.contains(&name.as_str()))
 }
 
 /// Whether no server changes anything for its sake, on whatever path. `statement` is what is known of its statement.
@@ -321,9 +341,26 @@ mod tests {
     fn a_limit_of_its_own_is_found_in_the_parameters_and_in_the_statement() {
         let mut request = request("POST", "", b"SELECT 1 SETTINGS max_execution_time = 1");
         request.head.parameters = vec![("max_memory_usage".into(), "1".into())];
-        assert_eq!(own_words(&request).0, ["max_memory_usage", "max_execution_time"]);
+        assert_eq!(own_words(&request).settings, ["max_memory_usage", "max_execution_time"]);
         request.head.is_plain = false;
-        assert_eq!(own_words(&request).0, ["max_memory_usage"]);
+        assert_eq!(own_words(&request).settings, ["max_memory_usage"]);
+    }
+
+    #[test]
+    fn an_answer_may_have_a_long_head_if_progress_is_asked_for_or_the_request_is_not_read() {
+        let has_long_head = |request: &HttpRequest| own_words(request).has_long_head;
+        let mut asked = request("POST", "", b"SELECT 1");
+        assert!(!has_long_head(&asked));
+        asked.head.parameters = vec![("http_headers_progress_interval_ms".into(), "1".into())];
+        assert!(has_long_head(&asked));
+        let clause = b"SELECT 1 SETTINGS max_threads = 1, send_progress_in_http_headers = 1";
+        assert!(has_long_head(&request("POST", "", clause)));
+        let mut form = request("POST", "", b"SELECT 1");
+        form.head.is_plain = false;
+        assert!(has_long_head(&form), "its settings may be in the form");
+        let mut bytes = request("POST", "", b"SELECT 1");
+        bytes.head.is_text = false;
+        assert!(has_long_head(&bytes));
     }
 
     #[test]

@@ -119,6 +119,8 @@ const SESSION: &[&str] = &["SET", "USE", "BEGIN", "START", "COMMIT", "ROLLBACK"]
 const SERVER_STATE: &[&str] = &["system", "information_schema"];
 /// What ends a clause of settings.
 const BEHIND_SETTINGS: &[&str] = &["FORMAT", "VALUES", "SELECT", "WITH"];
+/// Room for the tokens of most queries.
+const TOKENS_USUAL: usize = 64;
 const PARALLEL: &str = "PARALLEL";
 /// Table functions that take the name of a database as a text. In small letters.
 const BY_NAME: &[&str] = &["cluster", "clusterallreplicas", "merge", "remote", "remotesecure"];
@@ -395,7 +397,8 @@ fn rest_of_read(
     brackets: usize,
     mut statement: Statement,
 ) -> Result<Statement, Unread> {
-    let mut tokens = vec![first];
+    let mut tokens = Vec::with_capacity(TOKENS_USUAL);
+    tokens.push(first);
     while let Some(token) = lexer.next()? {
         tokens.push(token);
     }
@@ -425,10 +428,12 @@ fn rest_of_read(
             _ if token.is("PROCESSLIST") && first.is("SHOW") => statement.volatile = true,
             _ => {}
         }
-        let name = token.name();
-        let name = name.as_deref().unwrap_or_default();
-        statement.volatile |= next(1) == Some(Token::Mark('.')) && is_server_state(name)
-            || next(1) == Some(Token::Mark('(')) && is_once_only(name);
+        let named = |is: fn(&str) -> bool| token.name().is_some_and(|name| is(&name));
+        statement.volatile |= match next(1) {
+            Some(Token::Mark('.')) => named(is_server_state),
+            Some(Token::Mark('(')) => named(is_once_only),
+            _ => false,
+        };
         let rest = tokens.get(index + 1..).unwrap_or_default();
         if depth == 0 && token.is("SETTINGS") && !is_clause_seen && begins_with_setting(rest) {
             // A column may be called so. The rest is read once, whatever is in it.

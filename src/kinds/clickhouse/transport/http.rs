@@ -43,9 +43,13 @@ const SENDERS_TURN: Duration = Duration::from_secs(3_600);
 /// What is read of an error's text, and of the answer to a question of fusebox's own.
 const TEXT_MAX: usize = 1 << 20;
 
-/// How large the head of an answer to a client's request may be: a server that tells its progress in headers adds one
-/// every 100 ms, of about 150 bytes.
-const HEADS: Heads = Heads { bytes: 1 << 20, headers: 8_192 };
+/// How large the head of an answer may be to a client's request that may have asked for progress in headers, which are
+/// of about 150 bytes.
+const LONG_HEADS: Heads = Heads { bytes: 1 << 20, headers: 8_192 };
+/// Headers of an answer that are not about progress.
+const USUAL_HEADERS: u128 = 64;
+/// How often a server tells its progress unless it is asked for something else.
+const PROGRESS: Duration = Duration::from_millis(100);
 
 /// The rest of a call, and when its last piece was sent.
 pub(crate) type Uploading = (Box<dyn Tail>, Arc<Mutex<Instant>>);
@@ -107,34 +111,50 @@ impl Failed {
 pub(crate) struct Http {
     settings: Arc<ClickHouseSettings>,
     pool: Arc<Pool>,
-    /// For requests of clients, whose answers may have large heads.
+    /// For requests of clients: the answers may have as large heads as [`heads`] says,
     of_clients: Arc<Pool>,
+    /// or [`LONG_HEADS`].
+    long_heads: Arc<Pool>,
     host: HeaderValue,
     password: tokio::sync::Mutex<Option<(Instant, HeaderValue)>>,
     closing: watch::Sender<bool>,
+}
+
+/// How large the head of an answer may be that has to be here within `timeout`. It may be one that tells progress, if
+/// the server does so unasked. Room for all its headers is made, and written to, for each answer.
+fn heads(timeout: Duration) -> Heads {
+    let headers = USUAL_HEADERS + timeout.as_millis() / PROGRESS.as_millis();
+    let headers = usize::try_from(headers).unwrap_or(usize::MAX).min(LONG_HEADS.headers);
+    Heads { headers, ..LONG_HEADS }
 }
 
 impl Http {
     /// Connects when it is first needed.
     pub(crate) fn new(settings: Arc<ClickHouseSettings>) -> Self {
         let pool = Pool::new(Dialer::new(settings.server()));
-        let of_clients = Pool::with_heads(Dialer::new(settings.server()), HEADS);
+        let with_heads = |heads| Pool::with_heads(Dialer::new(settings.server()), heads);
+        let (of_clients, long_heads) =
+            (with_heads(heads(settings.timeout)), with_heads(LONG_HEADS));
         // The host of an address that was read is always a header's value.
         let host = HeaderValue::from_str(&settings.url.to_string())
             .unwrap_or(HeaderValue::from_static(""));
         let password = tokio::sync::Mutex::new(None);
-        Self { settings, pool, of_clients, host, password, closing: watch::Sender::new(false) }
+        let closing = watch::Sender::new(false);
+        Self { settings, pool, of_clients, long_heads, host, password, closing }
     }
 
     /// Connections that are open.
     pub(crate) fn connections(&self) -> usize {
-        self.pool.connections() + self.of_clients.connections()
+        self.pools().into_iter().map(|pool| pool.connections()).sum()
     }
 
     /// Closes what is idle.
     pub(crate) fn give_up_idle(&self) {
-        self.pool.give_up_idle();
-        self.of_clients.give_up_idle();
+        self.pools().into_iter().for_each(|pool| pool.give_up_idle());
+    }
+
+    fn pools(&self) -> [&Arc<Pool>; 3] {
+        [&self.pool, &self.of_clients, &self.long_heads]
     }
 
     /// Held by whatever is under way, and notified when the connector is closed.
@@ -150,8 +170,7 @@ impl Http {
     /// Ends what is under way, and returns once it has ended.
     pub(crate) async fn close(&self) {
         self.closing.send_replace(true);
-        self.pool.close();
-        self.of_clients.close();
+        self.pools().into_iter().for_each(|pool| pool.close());
         self.closing.closed().await;
     }
 
@@ -191,19 +210,21 @@ impl Http {
     }
 
     /// Sends a request of a client, with our own host and credentials, and returns once the head of its response is
-    /// here.
+    /// here, which may be long if `has_long_head`.
     ///
     /// # Errors
     /// As [`Http::send`].
     pub(crate) async fn forward(
         &self,
         mut request: Request<Body>,
+        has_long_head: bool,
     ) -> Result<Response<Rows>, Failed> {
         request.headers_mut().insert(HOST, self.host.clone());
         if let Some(value) = self.authorization().await? {
             request.headers_mut().insert(AUTHORIZATION, value);
         }
-        self.of_clients.send(request).await.map_err(|why| lost(&why))
+        let pool = if has_long_head { &self.long_heads } else { &self.of_clients };
+        pool.send(request).await.map_err(|why| lost(&why))
     }
 
     /// Sees to it that there is a connection. Nothing is sent on it.

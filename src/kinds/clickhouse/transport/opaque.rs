@@ -83,7 +83,8 @@ const ERROR_MAX: usize = 64 * 1024;
 
 /// A request as it is sent.
 struct Sending {
-    request: Request<Body>,
+    /// And whether the head of its answer may be long.
+    request: (Request<Body>, bool),
     asked: Asked,
     bounds: Bounds,
     /// Nobody reads its body: if there is no query the server answers and closes, in the middle of the body if that
@@ -255,8 +256,8 @@ fn sending(
     id: &str,
     protected: Option<&Protected>,
 ) -> Result<Sending, Failed> {
-    let (own, elsewhere) =
-        if protected.is_none() { opaque::own_words(&request) } else { <_>::default() };
+    let own =
+        if protected.is_none() { opaque::own_words(&request) } else { opaque::OwnWords::default() };
     let HttpRequest { head, body } = request;
     let upload = attempt.upload.and_then(Upload::take);
     let progress = upload.as_ref().map(|_| Arc::new(Mutex::new(Instant::now())));
@@ -289,11 +290,15 @@ fn sending(
     let limit = if attempt.write { shared.settings.timeout } else { attempt.timeout };
     let says = whole || attempt.write && progress.is_none();
     let writing = attempt.write.then_some(Writes::Statement);
-    let asked = Asked { own, whole, writing, summary: false, elsewhere };
+    let opaque::OwnWords { settings, elsewhere, has_long_head } = own;
+    let asked = Asked { own: settings, whole, writing, summary: false, elsewhere };
     let asked = protected.map_or(asked, |protected| protected.asked(whole));
+    let of_request = head.parameters.iter().map(|(name, _)| name);
+    let has_long_head = has_long_head || opaque::tells_progress(asked.own.iter().chain(of_request));
     let bounds = Bounds { limit, progress, had_time: says, elsewhere: asked.elsewhere.clone() };
     let (repeats, aboard) = (attempt.doubt.is_some(), attempt.board());
-    Ok(Sending { request: made, asked, bounds, is_unread, repeats, aboard })
+    let request = (made, has_long_head);
+    Ok(Sending { request, asked, bounds, is_unread, repeats, aboard })
 }
 
 /// A random UUID of version 4.
@@ -336,12 +341,12 @@ async fn exchanged(shared: &Arc<Shared>, sending: Sending, guard: &mut Option<Gu
 
 async fn answered(
     shared: &Arc<Shared>,
-    (request, aboard): (Request<Body>, Aboard),
+    ((request, has_long_head), aboard): ((Request<Body>, bool), Aboard),
     (asked, repeats): (Asked, bool),
     idle: Duration,
     guard: &mut Option<Guard>,
 ) -> Exchanged {
-    let response = shared.http.forward(request).await;
+    let response = shared.http.forward(request, has_long_head).await;
     shared.http.note(&response).await;
     let response = match response {
         Ok(response) => response,

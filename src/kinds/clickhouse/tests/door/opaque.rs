@@ -161,6 +161,22 @@ async fn progress_in_headers_may_be_long() {
 }
 
 #[tokio::test]
+async fn a_head_has_room_for_many_headers_where_progress_may_be_among_them() {
+    let world = World::open().await;
+    let headers: Vec<String> = (0..600).map(|at| format!("'x-{at}':'1'")).collect();
+    let line = format!("POST /?http_response_headers=%7B{}%7D", headers.join(","));
+    let mut client = world.client();
+    let answer = client.ask(&line, "", "SELECT 1").await;
+    assert_eq!(answer.header("x-clickhouse-exception-code"), Some("36"), "{}", answer.text());
+    for setting in ["send_progress_in_http_headers=0", "http_headers_progress_interval_ms=9"] {
+        let answer = world.client().ask(&format!("{line}&{setting}"), "", "SELECT 1").await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "1\n"), "{setting}");
+        assert!(answer.headers.len() > 600, "{setting}: {} headers", answer.headers.len());
+    }
+    assert_eq!(world.client().query("SELECT 1").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_request_that_can_be_read_in_two_ways_is_refused() {
     let world = World::open().await;
     for head in [
@@ -192,6 +208,12 @@ async fn a_request_that_can_be_read_in_two_ways_is_refused() {
         let header = if target.is_empty() { "x".repeat(300_000) } else { String::new() };
         client.send(format!("GET /?{target} HTTP/1.1\r\nHost: h\r\nX: {header}\r\n\r\n")).await;
         assert_eq!(client.answer("GET").await.status, status);
+    }
+    for (headers, status) in [(99, 200), (100, 431)] {
+        let mut client = world.client();
+        let more = "X: 1\r\n".repeat(headers);
+        client.send(format!("GET /ping HTTP/1.1\r\nHost: h\r\n{more}\r\n")).await;
+        assert_eq!(client.answer("GET").await.status, status, "{headers} headers and the host");
     }
 }
 
