@@ -106,7 +106,7 @@ pub(crate) fn slot(
     if !is_asked || statement.verb != Verb::Read || is_of_server {
         return None;
     }
-    let mut key = if is_start { START } else { OTHER }.to_owned();
+    let mut key = format!("{}{}/", if is_start { START } else { OTHER }, http_form::VERSION);
     let mut part = |text: &str| {
         // With its length, so that no two requests have one key.
         key.push_str(&text.len().to_string());

@@ -5,8 +5,8 @@
 //! answer   4 │ length of the head, 4 bytes, little endian │ head, by bincode │ the body, or its beginning
 //! ```
 //! The bytes of a body are the sender's own. What is known of the request without reading it again is in its head.
-//! Such a request is never queued, so its form outlives no release. Answers that are kept on disk do: one of version 2,
-//! whose head was JSON, is as if it had not been kept.
+//! Such a request is never queued, so its form outlives no release. Answers that are kept on disk do: the keys of the
+//! cache have the version in them, so that answers of another version are not found.
 
 use std::borrow::Cow;
 
@@ -16,7 +16,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{decoded::Packing, wire::WireError};
 
 /// What tells it from a [call](super::wire::Call), whose versions are 1 and 3.
-const VERSION: u8 = 4;
+pub(super) const VERSION: u8 = 4;
 /// Bytes before the head.
 const BEFORE: usize = 5;
 /// Room that most heads fit into.
@@ -126,7 +126,10 @@ pub(crate) fn trailers(fields: &Fields) -> Bytes {
 /// The trailers that `bytes` are.
 pub(crate) fn trailers_of(bytes: &[u8]) -> Fields {
     let limit = config::standard().with_limit::<HEAD_MAX>();
-    bincode::decode_from_slice(bytes, limit).map_or_else(|_| Fields::new(), |(fields, _)| fields)
+    match bincode::decode_from_slice(bytes, limit) {
+        Ok((fields, read)) if read == bytes.len() => fields,
+        _ => Fields::new(),
+    }
 }
 
 /// A header's value as text, a character for each byte.

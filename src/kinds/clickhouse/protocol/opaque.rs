@@ -32,7 +32,7 @@ use super::http_form::RequestHead;
 use super::{
     door_insert, door_read,
     elsewhere::Elsewhere,
-    http_form::HttpRequest,
+    http_form::{Fields, HttpRequest},
     sql::{Statement, Verb},
     stated::statement,
     wire::WireError,
@@ -111,7 +111,8 @@ pub(crate) struct OwnWords {
     pub(crate) settings: Vec<String>,
     /// Other servers that it names.
     pub(crate) elsewhere: Elsewhere,
-    /// Whether the head of its answer may be long: it asks for progress in headers, or is not read.
+    /// Whether the head of its answer may be long: it asks for progress in headers, or is no query or insert that is
+    /// read.
     pub(crate) has_long_head: bool,
 }
 
@@ -119,18 +120,18 @@ pub(crate) struct OwnWords {
 pub(crate) fn own_words(request: &HttpRequest) -> OwnWords {
     let statement = statement(request).map(|(statement, _)| statement);
     let elsewhere = Elsewhere::of_request(request, statement.as_ref());
-    let is_unread = statement.is_none();
+    let verb = statement.as_ref().map(|it| &it.verb);
+    let is_read = request.head.is_query && matches!(verb, Some(Verb::Read | Verb::Insert(_)));
     let of_statement = statement.map(|it| it.settings).unwrap_or_default();
     let of_statement = of_statement.into_iter().map(|(name, _)| name);
     let of_request = request.head.parameters.iter().map(|(name, _)| name.clone());
-    let settings: Vec<String> = of_request.chain(of_statement).collect();
-    let has_long_head = is_unread || tells_progress(settings.iter());
-    OwnWords { settings, elsewhere, has_long_head }
+    let has_long_head = !is_read || asks_for_progress(&request.head.parameters);
+    OwnWords { settings: of_request.chain(of_statement).collect(), elsewhere, has_long_head }
 }
 
-/// Whether one of some settings is about progress in headers.
-pub(crate) fn tells_progress<'a>(mut settings: impl Iterator<Item = &'a String>) -> bool {
-    settings.any(|name| PROGRESS.contains(&name.as_str()))
+/// Whether a parameter asks for progress in headers. A setting of the statement comes too late for that.
+pub(crate) fn asks_for_progress(parameters: &Fields) -> bool {
+    parameters.iter().any(|(name, _)| PROGRESS.contains(&name.as_str()))
 }
 
 /// Whether no server changes anything for its sake, on whatever path. `statement` is what is known of its statement.
@@ -353,14 +354,19 @@ mod tests {
         assert!(!has_long_head(&asked));
         asked.head.parameters = vec![("http_headers_progress_interval_ms".into(), "1".into())];
         assert!(has_long_head(&asked));
-        let clause = b"SELECT 1 SETTINGS max_threads = 1, send_progress_in_http_headers = 1";
-        assert!(has_long_head(&request("POST", "", clause)));
+        assert!(!has_long_head(&request("POST", "INSERT INTO t FORMAT CSV", b"1")));
+        for other in ["SELECT /* /* */ */ 1", "SET send_progress_in_http_headers = 1", "x"] {
+            assert!(has_long_head(&request("POST", other, b"")), "{other}");
+        }
         let mut form = request("POST", "", b"SELECT 1");
         form.head.is_plain = false;
         assert!(has_long_head(&form), "its settings may be in the form");
         let mut bytes = request("POST", "", b"SELECT 1");
         bytes.head.is_text = false;
         assert!(has_long_head(&bytes));
+        let mut elsewhere = request("POST", "", b"SELECT 1");
+        elsewhere.head.is_query = false;
+        assert!(has_long_head(&elsewhere), "its settings are the server's own");
     }
 
     #[test]

@@ -43,8 +43,8 @@ const SENDERS_TURN: Duration = Duration::from_secs(3_600);
 /// What is read of an error's text, and of the answer to a question of fusebox's own.
 const TEXT_MAX: usize = 1 << 20;
 
-/// How large the head of an answer may be to a client's request that may have asked for progress in headers, which are
-/// of about 150 bytes.
+/// How large the head of an answer to a client's request may be if many of its headers may be about progress, each of
+/// about 150 bytes.
 const LONG_HEADS: Heads = Heads { bytes: 1 << 20, headers: 8_192 };
 /// Headers of an answer that are not about progress.
 const USUAL_HEADERS: u128 = 64;
@@ -396,7 +396,7 @@ fn lost(why: &Lost) -> Failed {
         cause = this.source();
     }
     if error.is_parse_too_large() {
-        // Its caller asked for progress in headers, and for a lot of it.
+        // Most of them are about progress, for which its caller asked.
         let message = "the head of the answer is larger than is taken: it has too many headers";
         let mut error = AttemptError::own(ErrorClass::Rejected, OwnCode::HeadTooLarge, message);
         error.doubt = Some(Bytes::new());

@@ -104,6 +104,9 @@ pub(super) async fn carried(
     until: Instant,
 ) -> Result<Attempted, Failed> {
     let in_session = opaque::session(&request);
+    let is_dirty =
+        |(id, timeout, _): &(String, Duration, bool)| shared.sessions.is_dirty(id, *timeout);
+    let is_dirty = in_session.as_ref().is_some_and(is_dirty);
     let session = in_session
         .as_ref()
         .and_then(|(id, timeout, puts)| shared.sessions.enter(id, *timeout, *puts));
@@ -119,12 +122,12 @@ pub(super) async fn carried(
         return Err(not_over());
     }
     if attempt.write {
-        return write(shared, attempt, request, session, until).await;
+        return write(shared, attempt, request, (session, is_dirty), until).await;
     }
     // A server would give it such an id, and nothing of it outlives this run.
     let given = request.head.query_id.clone().unwrap_or_else(uuid);
     let reading = Reading::new(shared, shared.fence.id(), attempt.board()).under(given, names);
-    let sending = sending(shared, &attempt, request, reading.id(), None)?;
+    let sending = sending(shared, &attempt, (request, is_dirty), reading.id(), None)?;
     let mut guard = Some(Guard::read(reading, session));
     let mut ended = exchanged(shared, sending, &mut guard).await;
     if let Some(guard) = guard.as_mut().filter(|_| ended.known) {
@@ -152,7 +155,7 @@ async fn write(
     shared: &Arc<Shared>,
     attempt: Attempt<'_>,
     request: HttpRequest,
-    session: Option<InSession>,
+    (session, is_dirty): (Option<InSession>, bool),
     until: Instant,
 ) -> Result<Attempted, Failed> {
     let (whole, commutes) = (is_whole(shared, attempt.timeout), commutes(&attempt));
@@ -176,7 +179,7 @@ async fn write(
     let token = protected.as_ref().map(Protected::token);
     let place = shared.fence.enter_under(shared.fence.id_of(token), given.clone(), commutes);
     let id = given.as_deref().unwrap_or_else(|| place.id());
-    let sending = match sending(shared, &attempt, request, id, protected.as_ref()) {
+    let sending = match sending(shared, &attempt, (request, is_dirty), id, protected.as_ref()) {
         Ok(sending) => sending,
         Err(failed) => {
             let mut place = place;
@@ -249,10 +252,11 @@ async fn read_out(attempted: Attempted) {
     }
 }
 
+/// What is sent; something may be in the request's session if `is_dirty`, such as settings.
 fn sending(
     shared: &Shared,
     attempt: &Attempt<'_>,
-    request: HttpRequest,
+    (request, is_dirty): (HttpRequest, bool),
     id: &str,
     protected: Option<&Protected>,
 ) -> Result<Sending, Failed> {
@@ -293,8 +297,11 @@ fn sending(
     let opaque::OwnWords { settings, elsewhere, has_long_head } = own;
     let asked = Asked { own: settings, whole, writing, summary: false, elsewhere };
     let asked = protected.map_or(asked, |protected| protected.asked(whole));
-    let of_request = head.parameters.iter().map(|(name, _)| name);
-    let has_long_head = has_long_head || opaque::tells_progress(asked.own.iter().chain(of_request));
+    // An upload takes as long as its sender likes.
+    let has_long_head = has_long_head
+        || is_dirty
+        || progress.is_some()
+        || opaque::asks_for_progress(&head.parameters);
     let bounds = Bounds { limit, progress, had_time: says, elsewhere: asked.elsewhere.clone() };
     let (repeats, aboard) = (attempt.doubt.is_some(), attempt.board());
     let request = (made, has_long_head);

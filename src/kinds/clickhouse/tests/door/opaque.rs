@@ -173,6 +173,16 @@ async fn a_head_has_room_for_many_headers_where_progress_may_be_among_them() {
         assert_eq!((answer.status, answer.text().as_str()), (200, "1\n"), "{setting}");
         assert!(answer.headers.len() > 600, "{setting}: {} headers", answer.headers.len());
     }
+    // The body of this one is passed on piece by piece.
+    let insert =
+        format!("{line}&query=INSERT%20INTO%20FUNCTION%20null('s%20String')%20FORMAT%20CSV");
+    let rows = "x\n".repeat(1 << 20);
+    assert_eq!(world.client().ask(&insert, "", &rows).await.status, 200);
+    let asked = "SET send_progress_in_http_headers = 1";
+    assert_eq!(world.client().ask("POST /?session_id=s", "", asked).await.status, 200);
+    let in_session = format!("{line}&session_id=s");
+    assert_eq!(world.client().ask(&in_session, "", "SELECT 1").await.status, 200);
+    assert_eq!(world.client().ask(&line, "", "SELECT /* /* */ */ 1").await.status, 200);
     assert_eq!(world.client().query("SELECT 1").await.status, 200);
 }
 
