@@ -71,12 +71,21 @@ pub(crate) struct Marks {
     tag: Option<String>,
     /// The rows are JSON or XML, so that it may be the last value among them.
     in_rows: bool,
+    /// The rows are packed, and the exception with them.
+    is_packed: bool,
 }
 
 impl Marks {
     /// Of an answer with this `X-ClickHouse-Exception-Tag` and `X-ClickHouse-Format`.
-    pub(crate) fn of(tag: Option<&str>, format: Option<&str>) -> Self {
-        Self { tag: tag.map(str::to_owned), in_rows: format.is_some_and(may_hold_exceptions) }
+    pub(crate) fn of(tag: Option<&str>, format: Option<&str>, is_packed: bool) -> Self {
+        let in_rows = format.is_some_and(may_hold_exceptions);
+        Self { tag: tag.map(str::to_owned), in_rows, is_packed }
+    }
+
+    /// Whether there may be an exception that cannot be read in an answer that breaks off: servers that announce a tag
+    /// break off behind it.
+    pub(crate) fn may_hide_one(&self) -> bool {
+        self.is_packed && self.tag.is_some()
     }
 }
 
@@ -633,7 +642,7 @@ mod tests {
     #[test]
     fn an_exception_behind_rows_is_found() {
         let of = |text: &str, tag, format| {
-            let marks = Marks::of(tag, format);
+            let marks = Marks::of(tag, format, false);
             Exception::at_end(text.as_bytes(), &marks).map(|e| e.code)
         };
         let at_end = |text: &str, tag| of(text, tag, Some("TabSeparated"));

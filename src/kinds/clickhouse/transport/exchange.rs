@@ -192,7 +192,7 @@ async fn answered(
     let tag = header("x-clickhouse-exception-tag");
     let mut gathered = Gathered {
         reply: wire::begin_reply(&format, 1_024),
-        marks: Marks::of(tag.as_deref(), Some(&format)),
+        marks: Marks::of(tag.as_deref(), Some(&format), false),
         start: 2 + format.len().min(255),
     };
     let most = if streams { HEAD_MAX } else { RESULT_MAX };

@@ -40,7 +40,7 @@ use http_body_util::BodyExt;
 use hyper::{
     Method, Request, Response, Uri,
     body::Body as _,
-    header::{HeaderName, HeaderValue},
+    header::{CONTENT_ENCODING, HeaderName, HeaderValue},
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -372,7 +372,10 @@ async fn answered(
     let headers = response.headers();
     let (code, after) = (http::exception_code(headers), http::retry_after(headers));
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let marks = Marks::of(header("x-clickhouse-exception-tag"), header("x-clickhouse-format"));
+    let in_frames = asked.own.iter().any(|name| name == "compress");
+    let is_packed = in_frames || headers.contains_key(CONTENT_ENCODING);
+    let tag = header("x-clickhouse-exception-tag");
+    let marks = Marks::of(tag, header("x-clickhouse-format"), is_packed);
     let mut body = response.into_body();
     let is_error = head.status >= 400 || code.is_some();
     // An insert of rows has none in its answer: what comes is an exception.

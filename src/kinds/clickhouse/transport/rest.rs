@@ -220,6 +220,7 @@ impl Rest {
         self.over = true;
         let exception = self.exception();
         match (self.coming.end.take(), exception) {
+            (Some(Err(error)), None) if self.marks.may_hide_one() => Some(Err(unread(&error))),
             (Some(Err(error)), None) => Some(Err(http::broken(&error).error)),
             (end, exception) => {
                 if end.is_none_or(|end| end.is_ok()) {
@@ -255,6 +256,15 @@ impl Rest {
         self.guard = None;
         AttemptError::own(ErrorClass::Unknown, code, message)
     }
+}
+
+/// What is packed has broken off, as it does behind an exception: it says nothing of the server. One that has died
+/// takes no other request either.
+fn unread(error: &hyper::Error) -> AttemptError {
+    let message = format!("{error}; it is packed, so that an exception in it cannot be read");
+    let mut error = AttemptError::own(ErrorClass::Rejected, OwnCode::Reset, message);
+    error.doubt = Some(Bytes::new());
+    error
 }
 
 impl Tail for Rest {

@@ -98,6 +98,24 @@ async fn bodies_go_both_ways_as_they_are() {
 }
 
 #[tokio::test]
+async fn a_querys_own_error_in_what_is_packed_says_nothing_of_the_server() {
+    let world = World::open().await;
+    let thrown =
+        b"SELECT cityHash64(number), throwIf(number = 900000) FROM numbers(1000000) SETTINGS max_block_size = 1000";
+    for (line, accepts) in [
+        ("POST /?enable_http_compression=1", "Accept-Encoding: gzip\r\n"),
+        ("POST /?enable_http_compression=1", "Accept-Encoding: zstd\r\n"),
+        ("POST /?compress=1", ""),
+    ] {
+        for _ in 0..5 {
+            let answer = world.client().ask(line, accepts, thrown).await;
+            assert!(answer.status == 200 && !answer.whole, "{line} {accepts}: {}", answer.status);
+        }
+    }
+    assert_eq!(world.client().query("SELECT 2").await.text(), "2\n", "the breaker is closed");
+}
+
+#[tokio::test]
 async fn a_connection_carries_one_request_after_the_other_and_a_session_stays_one() {
     let world = World::open().await;
     let mut client = world.client();

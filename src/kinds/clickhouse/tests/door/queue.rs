@@ -151,8 +151,13 @@ async fn a_live_insert_bears_a_token_only_if_it_may_be_queued() {
         let summary = answer.header("x-clickhouse-summary").unwrap();
         assert!(summary.contains("\"written_rows\":\"1\""), "{summary}");
     }
-    world.server.ask("SYSTEM FLUSH LOGS").await;
     let sent = "SELECT query_id, length(Settings['insert_deduplication_token']) \
                 FROM system.query_log WHERE type = 'QueryFinish' AND query_id IN ('queues', 'does-not') ORDER BY query_id";
-    assert_eq!(world.server.ask(sent).await, "does-not\t0\nqueues\t26");
+    // The server answers before it logs that it has finished.
+    let logged = || async {
+        world.server.ask("SYSTEM FLUSH LOGS").await;
+        world.server.ask(sent).await
+    };
+    until("both are logged", || async { logged().await.lines().count() == 2 }).await;
+    assert_eq!(logged().await, "does-not\t0\nqueues\t26");
 }
