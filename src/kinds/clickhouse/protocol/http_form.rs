@@ -112,7 +112,7 @@ pub(crate) fn answer_of(bytes: &Bytes) -> Option<(AnswerHead, Bytes)> {
 
 /// Whether `bytes` are an answer, by their beginning.
 pub(crate) fn is_answer(bytes: &[u8]) -> bool {
-    is_of_this_form(bytes)
+    bytes.len() >= BEFORE && bytes.first() == Some(&VERSION)
 }
 
 /// Trailers in wire form; empty for none.
@@ -157,11 +157,6 @@ fn form(head: &impl Encode, body: &[u8]) -> Bytes {
     }
     bytes.put_slice(body);
     bytes.freeze()
-}
-
-/// Whether `bytes` are of this form, as far as their beginning tells.
-fn is_of_this_form(bytes: &[u8]) -> bool {
-    bytes.len() >= BEFORE && bytes.first() == Some(&VERSION)
 }
 
 fn read<H: Decode<()>>(bytes: &Bytes) -> Option<Result<(H, Bytes), WireError>> {

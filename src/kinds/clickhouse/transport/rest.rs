@@ -261,10 +261,7 @@ impl Rest {
 /// What is packed has broken off, as it does behind an exception: it says nothing of the server. One that has died
 /// takes no other request either.
 fn unread(error: &hyper::Error) -> AttemptError {
-    let message = format!("{error}; it is packed, so that an exception in it cannot be read");
-    let mut error = AttemptError::own(ErrorClass::Rejected, OwnCode::Reset, message);
-    error.doubt = Some(Bytes::new());
-    error
+    AttemptError { class: ErrorClass::Rejected, ..http::broken(error).error }
 }
 
 impl Tail for Rest {
