@@ -2,6 +2,7 @@
 
 pub(crate) mod callers;
 pub(crate) mod door;
+pub(crate) mod door_thread;
 pub(crate) mod gate;
 pub(crate) mod handed;
 pub(crate) mod listener;

@@ -14,6 +14,9 @@
 //! which resets the connection ([`super::http1_dial`]); only an answer that was read to its end, on a connection
 //! that is then ready for another request, gives it back.
 //!
+//! **Which thread.** The runtime on which a connection was dialled sees what arrives on it. So an exchange takes an idle
+//! connection of its own runtime, and dials another one if there is none: the daemon's own and that of a door are two.
+//!
 //! **Idle connections** are polled by nobody. One is polled once before it is used, and not used if the
 //! server has closed it, or if it has been idle for [`IDLE_MAX`]: servers close theirs after 3 s and more,
 //! and a write that meets the closing is of unknown outcome. If hyper gives a request back that was meant
@@ -39,7 +42,10 @@ use hyper::{
     },
 };
 use parking_lot::Mutex;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    runtime::{self, Handle},
+    time::{Instant, sleep_until},
+};
 
 use super::http1_dial::{DialError, Dialer, Socket};
 
@@ -155,10 +161,15 @@ impl Pool {
         }
     }
 
-    /// The idle connection that was used last, if it is still open.
+    /// The idle connection of this runtime that was used last, if it is still open.
     fn take(&self) -> Option<Box<Line>> {
+        let here = Handle::current().id();
         loop {
-            let (since, mut line) = self.idle.lock().lines.pop()?;
+            let (since, mut line) = {
+                let lines = &mut self.idle.lock().lines;
+                let last = lines.iter().rposition(|(_, line)| line.runtime == here)?;
+                lines.remove(last)
+            };
             if since.elapsed() < IDLE_MAX && line.is_free() {
                 return Some(line);
             }
@@ -199,6 +210,8 @@ async fn sweep(pool: Weak<Pool>) {
 
 /// A connection, and what its requests are handed to.
 struct Line {
+    /// The runtime on which it was dialled.
+    runtime: runtime::Id,
     sender: SendRequest<Body>,
     /// None once it has ended.
     connection: Option<Connection<Socket, Body>>,
@@ -212,7 +225,8 @@ impl Line {
             None => builder.max_buf_size(READ_MAX),
         };
         let (sender, connection) = builder.handshake(socket).await?;
-        Ok(Self { sender, connection: Some(connection) })
+        let runtime = Handle::current().id();
+        Ok(Self { runtime, sender, connection: Some(connection) })
     }
 
     async fn carry(
@@ -368,6 +382,28 @@ mod tests {
         drop(begun(&listener, &pool).await);
         tokio::time::sleep(Duration::from_millis(50)).await;
         drop(begun(&listener, &pool).await);
+    }
+
+    #[tokio::test]
+    async fn an_exchange_takes_no_connection_of_another_runtime() {
+        let (listener, pool) = played().await;
+        let mut own = begun(&listener, &pool).await;
+        let there = Arc::clone(&pool);
+        let elsewhere = tokio::task::spawn_blocking(move || {
+            let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(answered(&there));
+            assert_eq!(there.connections(), 2);
+        });
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_to(&mut stream, "SELECT 1").await;
+            stream.write_all(SHORT).await.unwrap();
+            stream
+        };
+        let (ended, _stream) = tokio::join!(elsewhere, server);
+        ended.unwrap();
+        exchange(&pool, &mut own).await;
+        assert_eq!(pool.connections(), 1, "that of a runtime that has ended is closed");
     }
 
     #[tokio::test]

@@ -20,22 +20,26 @@
 //! 5. A request that two parsers could read in two ways is not read at all ([`framing`]).
 //!
 //! # Threads
-//! A connection is a task of the daemon's runtime, with one request at a time. If its client leaves, the request that
-//! is under way is dropped: a read is killed at the server, a write goes on as any call's does.
+//! A door has a thread of its own ([`DoorThread`]). A connection is a task there, with one request at a time. If its
+//! client leaves, the request that is under way is dropped: a read is killed at the server, a write goes on as any
+//! call's does.
 
-use std::{pin::Pin, sync::Arc};
+use std::{io, pin::Pin, sync::Arc};
 
 use fusebox_actors::view::DoorView;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    runtime::Handle,
+    net::{TcpStream, UnixStream},
     sync::watch,
 };
 use tokio_util::task::TaskTracker;
 
-use self::{service::Service, visitor::Visitor};
+use self::{counters::Closed, service::Service, visitor::Visitor};
 use crate::{
-    ingress::door::{Connection, DoorStream, WireDoor},
+    ingress::{
+        door::{Connection, DoorStream, WireDoor},
+        door_thread::DoorThread,
+    },
     kinds::port::DoorSpec,
 };
 
@@ -62,30 +66,41 @@ pub(crate) struct ClickHouseDoor {
     service: Arc<Service>,
     tasks: TaskTracker,
     stopping: watch::Sender<bool>,
-    runtime: Handle,
+    thread: DoorThread,
 }
 
 impl ClickHouseDoor {
     /// Opens the door of `spec`.
-    pub(crate) fn open(spec: DoorSpec) -> Self {
-        let DoorSpec { settings, backend, runtime, .. } = spec;
+    ///
+    /// # Errors
+    /// There is no thread for it.
+    pub(crate) fn open(spec: DoorSpec) -> Result<Self, String> {
+        let DoorSpec { settings, backend, .. } = spec;
+        let thread = DoorThread::start(backend.name())?;
         let stopping = watch::Sender::new(false);
         let service = Arc::new(Service::new(settings, backend, stopping.subscribe()));
-        Self { service, tasks: TaskTracker::new(), stopping, runtime }
+        Ok(Self { service, tasks: TaskTracker::new(), stopping, thread })
     }
 
-    fn serve(
+    /// Serves the connection that `opened` makes of what was accepted.
+    fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        opened: impl FnOnce() -> io::Result<S> + Send + 'static,
         visitor: Visitor,
     ) {
         let service = Arc::clone(&self.service);
         service.counters.came();
         let serving = async move {
-            let closed = connection::serve(&service, stream, visitor).await;
+            let closed = match opened() {
+                Ok(stream) => connection::serve(&service, stream, visitor).await,
+                Err(error) => {
+                    tracing::debug!(%error, "a connection cannot be served");
+                    Closed::Client
+                }
+            };
             service.counters.went(closed);
         };
-        drop(self.tasks.spawn_on(serving, &self.runtime));
+        drop(self.tasks.spawn_on(serving, self.thread.runtime()));
     }
 }
 
@@ -94,8 +109,13 @@ impl WireDoor for ClickHouseDoor {
         let Connection { stream, who, account, part } = connection;
         let visitor = |is_local| Visitor::new(who, is_local, account, part);
         match stream {
-            DoorStream::Unix(stream) => self.serve(stream, visitor(true)),
-            DoorStream::Tcp(stream) => self.serve(stream, visitor(false)),
+            // They are registered with the runtime that accepted them.
+            DoorStream::Unix(stream) => {
+                self.serve(|| UnixStream::from_std(stream.into_std()?), visitor(true));
+            }
+            DoorStream::Tcp(stream) => {
+                self.serve(|| TcpStream::from_std(stream.into_std()?), visitor(false));
+            }
         }
     }
 

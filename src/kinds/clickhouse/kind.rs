@@ -127,7 +127,7 @@ impl Kind for ClickHouse {
     }
 
     fn door(&self, spec: DoorSpec) -> Option<Result<Arc<dyn WireDoor>, String>> {
-        Some(Ok(Arc::new(ClickHouseDoor::open(spec))))
+        Some(ClickHouseDoor::open(spec).map(|door| Arc::new(door) as Arc<dyn WireDoor>))
     }
 
     fn call_from_json(&self, json: &[u8], _: &HeaderMap) -> Result<JsonCall, String> {

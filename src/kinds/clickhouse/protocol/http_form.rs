@@ -134,6 +134,9 @@ pub(crate) fn trailers_of(bytes: &[u8]) -> Fields {
 
 /// A header's value as text, a character for each byte.
 pub(crate) fn text_of(value: &[u8]) -> String {
+    if let Some(text) = str::from_utf8(value).ok().filter(|text| text.is_ascii()) {
+        return text.to_owned();
+    }
     value.iter().map(|byte| char::from(*byte)).collect()
 }
 

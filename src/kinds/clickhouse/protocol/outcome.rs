@@ -50,6 +50,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fusebox_actors::connector::{AttemptError, Attempted, ErrorCode};
 use fusebox_state::{ErrorClass, Verdict, Words, dependencies::Fault};
+use memchr::memmem;
 
 pub(crate) use self::proof::{Came, SUMMARY_SINCE, Writing, written_rows};
 use super::{elsewhere::Elsewhere, wire};
@@ -148,7 +149,7 @@ impl Exception {
 
     fn tagged(window: &[u8], tag: &str) -> Option<Self> {
         let end = window.trim_ascii_end().strip_suffix(MARKER)?;
-        let start = find_last(end, MARKER)?;
+        let start = memmem::rfind(end, MARKER)?;
         let block = String::from_utf8_lossy(end.get(start + MARKER.len()..)?).into_owned();
         let block = block.trim().strip_prefix(tag)?.trim_start();
         // The last line is the length and the tag again.
@@ -157,7 +158,7 @@ impl Exception {
     }
 
     fn untagged(window: &[u8]) -> Option<Self> {
-        let start = find_last(window, b"Code: ")?;
+        let start = memmem::rfind(window, b"Code: ")?;
         let text = String::from_utf8_lossy(window.get(start..)?).into_owned();
         let text = text.trim_end();
         let older = text.contains(", e.displayText() = DB::Exception")
@@ -252,10 +253,6 @@ fn code_of(text: &str) -> Option<u32> {
     let rest = text.strip_prefix("Code: ")?;
     let end = rest.find(|c: char| !c.is_ascii_digit())?;
     rest.get(..end)?.parse().ok()
-}
-
-fn find_last(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    text.windows(wanted.len()).rposition(|window| window == wanted)
 }
 
 /// The words of a call's own by which it ends with `code`: limits that it sets itself, and what it names.

@@ -112,7 +112,7 @@ impl World {
         let gate = Gate::of_door(100, settings.in_bytes, Sharing::Users);
         let settings = Arc::new(settings);
         let spec = DoorSpec { settings, backend, kin: Vec::new(), runtime: Handle::current() };
-        Self { server, door: ClickHouseDoor::open(spec), gate, fusebox, _state: state }
+        Self { server, door: ClickHouseDoor::open(spec).unwrap(), gate, fusebox, _state: state }
     }
 
     /// A client of the door.

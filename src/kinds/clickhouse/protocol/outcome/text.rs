@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use memchr::memmem;
+
 use super::super::decoded::{self, Coding, Packing};
 
 /// What a server's errors have in them.
@@ -31,7 +33,7 @@ pub(super) fn of<'a>(coding: Option<&str>, body: &'a [u8]) -> Option<Cow<'a, [u8
 
 /// Whether a server's error is in `bytes` as it is.
 fn is_error(bytes: &[u8]) -> bool {
-    let first = bytes.windows(CODE.len()).position(|window| window == CODE);
+    let first = memmem::find(bytes, CODE);
     first.and_then(|at| bytes.get(..at)).is_some_and(is_text)
 }
 

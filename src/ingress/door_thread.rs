@@ -1,0 +1,71 @@
+//! The thread of a door.
+//!
+//! A door's connections, and what they call, run on one thread with a runtime of its own. On the daemon's own runtime
+//! a task that wakes itself, as one that reads a body does, would wake another worker, which takes longer than what the
+//! door itself does for a small call.
+//!
+//! What a call has begun may outlive its connection: a write goes on without its client. So the thread lives for as
+//! long as its door, and not only until the last connection has ended.
+
+use std::thread;
+
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::oneshot,
+};
+
+/// A thread with a runtime, which ends when this is dropped, and with it what still runs there.
+pub(crate) struct DoorThread {
+    runtime: Handle,
+    _alive: oneshot::Sender<()>,
+}
+
+impl DoorThread {
+    /// Starts the thread of the door to the backend of that name.
+    ///
+    /// # Errors
+    /// The system has no thread or no descriptors for it.
+    pub(crate) fn start(backend: &str) -> Result<Self, String> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| format!("no runtime for a door: {error}"))?;
+        let handle = runtime.handle().clone();
+        let (alive, ended) = oneshot::channel();
+        let thread = thread::Builder::new().name(format!("door-{backend}")).spawn(move || {
+            // An error is that the other end was dropped, which is how it ends.
+            drop(runtime.block_on(ended));
+            // What blocks must not keep a stopped daemon alive.
+            runtime.shutdown_background();
+        });
+        thread.map_err(|error| format!("no thread for a door: {error}"))?;
+        Ok(Self { runtime: handle, _alive: alive })
+    }
+
+    /// The runtime of this thread.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_runs_there_ends_with_it() {
+        let thread = DoorThread::start("cache").unwrap();
+        let (held, gone) = oneshot::channel::<()>();
+        let name = thread.runtime().spawn(async { thread::current().name().map(str::to_owned) });
+        let task = thread.runtime().spawn(async move {
+            std::future::pending::<()>().await;
+            drop(held);
+        });
+        assert_eq!(name.await.unwrap().as_deref(), Some("door-cache"));
+        drop(thread);
+        let gone = timeout(Duration::from_secs(5), gone).await.expect("it was dropped");
+        assert!(gone.is_err() && task.await.unwrap_err().is_cancelled());
+    }
+}
