@@ -92,11 +92,14 @@ fn outdated(base: &Config, change: &Change, now: SystemTime) -> Option<String> {
         return Some("there is no such setting, so it is left out".to_owned());
     };
     if setting.facts.takes != Takes::Patch {
-        return Some(format!("it takes a {} now, so it is left out", setting.facts.takes.as_str()));
+        return Some(format!(
+            "it now takes effect only after a {}, so it is left out",
+            setting.facts.takes.as_str()
+        ));
     }
     let in_file = leaf_of(&base.file_table, &change.path);
     (in_file != change.replaced.as_ref())
-        .then(|| "the file says something else since, and the file wins".to_owned())
+        .then(|| "the file was changed since then, so it is left out".to_owned())
 }
 
 /// The origin of a setting's value, in a word; `default` if nothing sets it.

@@ -155,7 +155,7 @@ async fn ask(command: Command, client: &Arc<Client>) -> Done {
         | Command::Simulate(_)
         | Command::SelftestWriter { .. }
         | Command::Completions { .. }
-        | Command::Man => Err(Failure::usage("this command asks no daemon")),
+        | Command::Man => Err(Failure::usage("this command does not use a daemon")),
     }
 }
 

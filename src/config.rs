@@ -364,7 +364,7 @@ fn check_backends(
         }
     }
     if enabled.is_empty() {
-        checker.problem("backends", "must have one that is enabled, got none");
+        checker.problem("backends", "must have at least one enabled backend, got none");
     }
     check_dependencies(&backends, &enabled, &left_out, checker);
     (backends, enabled)
@@ -397,14 +397,13 @@ fn check_dependencies(
                     ),
                 );
             } else if list != "depends_on" && settings.depends_on.contains(other) {
-                checker.problem(&key, format_args!("names {other:?}, which depends_on names too"));
+                checker.problem(&key, format_args!("names {other:?}, which depends_on also names"));
             }
             on.push(other);
         }
     }
     if let Some(cycle) = depends::cycle(&edges) {
-        checker
-            .problem("depends_on", format_args!("must not lead back to where it began: {cycle}"));
+        checker.problem("depends_on", format_args!("must not form a cycle: {cycle}"));
     }
 }
 

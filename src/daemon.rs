@@ -241,7 +241,7 @@ impl Daemon {
             return Ok(());
         }
         Err(AdminError::Conflict(format!(
-            "the store of {} is not known to be gone",
+            "there is no alert about a lost store of {}",
             backend.name()
         )))
     }
@@ -256,11 +256,13 @@ impl Daemon {
         self.fusebox.accept_clone();
         if was_paused {
             tracing::warn!(
-                "an operator accepts that the state directory is a copy: replay goes on"
+                "an operator accepts that the state directory is a copy: replay resumes"
             );
             return Ok(());
         }
-        Err(AdminError::Conflict("this state directory is not known to be a copy".to_owned()))
+        Err(AdminError::Conflict(
+            "there is no alert that this state directory is a copy".to_owned(),
+        ))
     }
 
     /// Another daemon has our name: takes another one, and replays nothing until an operator has looked.
@@ -319,7 +321,7 @@ pub(crate) async fn outlive_earlier_runs(daemon: Arc<Daemon>) {
         Ok(())
     });
     if let Err(error) = forgotten.await {
-        tracing::warn!(%error, "the timeouts of earlier runs are kept");
+        tracing::warn!(%error, "the timeouts of earlier runs could not be removed from the disk");
     }
 }
 
@@ -331,7 +333,7 @@ pub(crate) async fn leave_the_name_to_twins(daemon: Arc<Daemon>) {
         if let Err(error) = daemon.take_new_name().await {
             tracing::error!(
                 error,
-                "another daemon has our name, and not all connections have a new one yet"
+                "another daemon has the same instance name, and not all connections have a new name yet"
             );
             tokio::time::sleep(Duration::from_secs(5)).await;
         }

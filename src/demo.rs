@@ -47,8 +47,8 @@ pub(crate) async fn run(options: DemoOptions) -> anyhow::Result<ExitCode> {
     let mut stage = Stage::set().await?;
     let screen = Arc::new(Screen::new(Duration::from_secs(options.seconds.into())));
     screen.print(
-        "fusebox demo: a real daemon, stand-ins for Redis, ClickHouse and Firestore, and callers that know\n\
-         nothing of what is to come.",
+        "fusebox demo: a real daemon, stand-ins for Redis, ClickHouse and Firestore, and callers that do not\nknow \
+         what will happen.",
     );
     let story = Box::pin(Story::new(options, Arc::clone(&screen), &mut stage).tell());
     let told = tokio::select! {

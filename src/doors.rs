@@ -57,7 +57,10 @@ pub(crate) async fn bind(
         }
     }
     for name in handed.rest() {
-        tracing::warn!(name, "a socket is handed over that nobody serves: its clients wait");
+        tracing::warn!(
+            name,
+            "systemd passes a socket that fusebox does not use: its clients get no answer"
+        );
     }
     make_room(&bound);
     Ok(bound)
@@ -80,7 +83,10 @@ async fn listen(
             (Listener::Tcp(listener.with_context(|| format!("cannot listen at {address}"))?), None)
         }
         (None, DoorAddress::Handed(name)) => {
-            bail!("no socket is handed over as {name} (FileDescriptorName=); {}", handed.there())
+            bail!(
+                "systemd passes no socket with the name {name} (FileDescriptorName=); {}",
+                handed.there()
+            )
         }
     };
     Ok(Bound { settings, listener, own })
@@ -117,7 +123,7 @@ fn make_room(doors: &[Bound]) {
         tracing::info!(
             files = soft.max(most),
             wanted,
-            "the process may open fewer files than its doors may have connections (LimitNOFILE, ulimit -n)"
+            "the process may open fewer files than its doors may have connections; raise LimitNOFILE or ulimit -n"
         );
     }
 }
@@ -205,7 +211,7 @@ mod tests {
         door.listen = DoorAddress::Handed("redis".to_owned());
         let error = bind(&[Arc::new(door)], &socket, None, &mut handed).await.map(|_| ());
         let said = format!("{:#}", error.unwrap_err());
-        assert!(said.contains("no socket is handed over as redis"), "{said}");
+        assert!(said.contains("systemd passes no socket with the name redis"), "{said}");
     }
 
     #[tokio::test]

@@ -190,7 +190,7 @@ fn deeper(depth: usize) -> Result<usize, String> {
 
 /// What is said of a name that occurs twice.
 fn named_twice(name: &str) -> String {
-    format!("`{}` is named twice", quoted(name))
+    format!("`{}` appears twice", quoted(name))
 }
 
 fn twice(members: &[(Cow<'_, str>, Json<'_>)]) -> String {
@@ -335,8 +335,8 @@ mod tests {
     #[test]
     fn what_has_no_one_meaning_is_refused_by_its_place() {
         for (text, why) in [
-            (r#"{"a":{"b":1,"c":2,"b":3}}"#, "a: `b` is named twice"),
-            (r#"{"a":1,"\u0061":2}"#, "`a` is named twice"),
+            (r#"{"a":{"b":1,"c":2,"b":3}}"#, "a: `b` appears twice"),
+            (r#"{"a":1,"\u0061":2}"#, "`a` appears twice"),
             (r#"[0,"\ud800"]"#, r#"[1]: "\ud800" is not Unicode text"#),
             (r#"{"\udc00x":1}"#, r#""\udc00x" is not Unicode text"#),
             (r#"{"a":01}"#, "invalid number"),
@@ -366,7 +366,7 @@ mod tests {
         let texts: Vec<_> = read.0.iter().map(|(name, raw)| (name.as_str(), raw.get())).collect();
         assert_eq!(texts, [("b", "1e3"), ("a", "[ -0 ]")]);
         let error = serde_json::from_str::<Members<'_>>(r#"{"a":1,"a":2}"#).unwrap_err();
-        assert!(error.to_string().starts_with("`a` is named twice"), "{error}");
+        assert!(error.to_string().starts_with("`a` appears twice"), "{error}");
     }
 
     #[test]

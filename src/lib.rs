@@ -137,7 +137,8 @@ fn note_settings(state_dir: &StateDir, config: &Config) {
         Err(error) => Err(error.into()),
     };
     if let Err(error) = noted {
-        tracing::warn!(%error, "the settings of this release are not noted: an earlier one may refuse some of them");
+        tracing::warn!(%error, "the list of this release's settings could not be saved: an earlier release may refuse \
+                                some of them");
     }
 }
 
@@ -203,7 +204,7 @@ async fn until_stopped(daemon: &Arc<Daemon>, signals: &mut Signals) -> ExitCode 
         let order = tokio::select! {
             order = signals.next() => order,
             why = &mut failed => {
-                tracing::error!(why, "the core failed: the process ends, to be started again");
+                tracing::error!(why, "the core failed: the process ends and must be restarted");
                 return ExitCode::FAILURE;
             }
         };

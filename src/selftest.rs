@@ -93,13 +93,13 @@ fn sentence(disk: &Syncs, kills: &Rounds) -> String {
     let Rounds { kills: count, acknowledged, faults, .. } = kills;
     match faults.first() {
         None => format!(
-            "Acknowledged writes survive here: {count} kills, {acknowledged} acknowledged calls, none lost; a sync takes \
-             {} at the median and {} at worst of a hundred.",
+            "Acknowledged writes survive here: {count} kills, {acknowledged} acknowledged calls, none lost; of a \
+             hundred syncs, the median takes {} and the slowest {}.",
             Millis(disk.median),
             Millis(disk.worst_of_hundred),
         ),
         Some(first) => format!(
-            "Acknowledged writes do NOT survive here: {} of {count} kills showed a fault, the first: {first}",
+            "Acknowledged writes do NOT survive here: {} of {count} kills showed a fault; the first fault: {first}",
             faults.len()
         ),
     }
@@ -125,8 +125,8 @@ mod tests {
         let good = Rounds { kills: 24, acknowledged: 18_234, ..Rounds::default() };
         assert_eq!(
             sentence(&disk, &good),
-            "Acknowledged writes survive here: 24 kills, 18234 acknowledged calls, none lost; a sync takes 0.81 ms at \
-             the median and 3.10 ms at worst of a hundred."
+            "Acknowledged writes survive here: 24 kills, 18234 acknowledged calls, none lost; of a hundred syncs, the \
+             median takes 0.81 ms and the slowest 3.10 ms."
         );
         let bad = Rounds { faults: vec!["call 7 was acknowledged and is lost".into()], ..good };
         let said = sentence(&disk, &bad);

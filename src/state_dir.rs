@@ -120,7 +120,7 @@ impl StateDir {
             let why = format!("this state directory is a copy ({why})");
             self.former = Some(std::mem::replace(&mut self.instance, new_name()));
             if let Err(error) = write_name(&self.path, &self.instance) {
-                tracing::error!(%error, "the copy's new name is not kept: the next start takes another");
+                tracing::error!(%error, "the new instance name of the copy could not be saved: the next start chooses another one");
             }
             found.paused = Some(why);
         }
@@ -133,7 +133,7 @@ impl StateDir {
     /// Writes the origin. If that fails, what is in memory holds for this run.
     fn keep(&self) {
         if let Err(error) = origin::write(&self.path, &self.origin.lock()) {
-            tracing::error!(%error, path = %self.path.display(), "the origin is not kept");
+            tracing::error!(%error, path = %self.path.display(), "the origin file could not be written");
         }
     }
 
@@ -142,8 +142,8 @@ impl StateDir {
         let origin = self.origin.lock();
         let why = origin.paused.as_ref()?;
         Some(format!(
-            "{why}: replay is paused, as another daemon may have the same calls. If none has, or it must not \
-             replay them: `fusebox backend accept-clone`"
+            "{why}: replay is paused, because another daemon may have the same calls. If no other daemon has them or \
+             will replay them, run `fusebox backend accept-clone`"
         ))
     }
 
@@ -162,9 +162,9 @@ impl StateDir {
     pub(crate) fn take_new_name(&self) -> String {
         let name = new_name();
         if let Err(error) = write_name(&self.path, &name) {
-            tracing::error!(%error, "the new name is not kept: the next start has the old one");
+            tracing::error!(%error, "the new instance name could not be saved: the next start has the old one");
         }
-        let why = "another daemon has this one's name (its connections come back after they were killed), so \
+        let why = "another daemon has the same instance name (its connections come back after they were killed), so \
                    one of the two has a copy of the other's state directory";
         self.origin.lock().paused = Some(why.to_owned());
         self.keep();
@@ -186,13 +186,13 @@ impl StateDir {
                 (self.store_dir(name, then.as_deref()), self.store_dir(name, elsewhere.as_deref()));
             let what = if was != is && origin::has_store(&was) {
                 format!(
-                    "the store is missing: calls may wait in {}, and {} is a new one",
+                    "the store is missing: calls may wait in {}, but {} is a new store",
                     was.display(),
                     is.display()
                 )
             } else {
                 format!(
-                    "the store is gone: it was in {}, and what waited in it is lost",
+                    "the store is gone: it was in {}, and the calls that waited in it are lost",
                     was.display()
                 )
             };
@@ -272,7 +272,7 @@ impl StateDir {
         let origin = self.origin.lock();
         let told = |(name, what): (&String, &String)| {
             let order = format!("`fusebox backend accept-loss {name}`");
-            (name.clone(), format!("{what}; {order} ends this alert"))
+            (name.clone(), format!("{what}; run {order} to end this alert"))
         };
         origin.lost.iter().map(told).collect()
     }
@@ -340,7 +340,7 @@ fn keep_others_out(dir: &Path) {
     if !done {
         tracing::warn!(
             path = %dir.display(),
-            "the state directory is open to others and holds what callers wrote; make it mode 0700"
+            "other users can read the state directory, which contains what callers wrote; set its mode to 0700"
         );
     }
 }
@@ -354,7 +354,7 @@ fn instance(dir: &Path) -> anyhow::Result<String> {
             if ulid::Ulid::from_string(text).is_ok() {
                 return Ok(text.to_owned());
             }
-            "it holds no name".to_owned()
+            "it contains no name".to_owned()
         }
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         Err(error) => error.to_string(),
@@ -522,7 +522,7 @@ mod tests {
         let first = StateDir::open(dir.path()).unwrap();
         let name = first.take_new_name();
         assert_ne!(name, first.instance);
-        assert!(first.copied().unwrap().contains("has this one's name"));
+        assert!(first.copied().unwrap().contains("has the same instance name"));
         drop(first);
         let again = StateDir::open(dir.path()).unwrap();
         assert_eq!((again.instance.clone(), again.copied().is_some()), (name, true));

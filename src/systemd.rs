@@ -40,7 +40,7 @@ pub(crate) async fn watchdog(daemon: Arc<Daemon>) {
         if daemon.fusebox.is_alive() {
             tell(&[NotifyState::Watchdog]);
         } else {
-            tracing::error!("the actors do not report: the watchdog is not notified");
+            tracing::error!("the actors do not answer: the watchdog is not notified");
         }
     }
 }

@@ -180,7 +180,7 @@ impl Traces {
         };
         if timeout(END_MAX, ended).await.is_err() {
             aborting.abort();
-            tracing::warn!("the collector did not take the last spans in time");
+            tracing::warn!("the collector did not accept the last spans in time");
         }
     }
 }
@@ -280,7 +280,7 @@ impl Export {
             Ok(()) => {
                 exported.fetch_add(count, Ordering::Relaxed);
                 if self.failing {
-                    tracing::info!("the collector takes spans again");
+                    tracing::info!("the collector accepts spans again");
                 }
             }
             Err(why) => {
@@ -288,7 +288,7 @@ impl Export {
                 if !self.failing {
                     tracing::warn!(
                         why,
-                        "the collector takes no spans; they are dropped and counted"
+                        "the collector does not accept spans; they are dropped and counted"
                     );
                 }
             }

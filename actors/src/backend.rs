@@ -255,9 +255,9 @@ impl BackendState {
         if changed {
             let (backend, at) = (circuit.name.as_str(), circuit.clock.unix());
             if offline {
-                tracing::warn!(backend, "taken offline by an operator's order");
+                tracing::warn!(backend, "an operator took the backend offline");
             } else {
-                tracing::info!(backend, "taken online by an operator's order");
+                tracing::info!(backend, "an operator took the backend online");
             }
             self.args.bus.publish(at, Some(backend), EventKind::Offline { offline });
             if circuit.breaker.state().0 == State::Closed {
@@ -325,9 +325,9 @@ impl BackendState {
     fn tell_fallback(&self, at: UnixMillis, active: bool) {
         let backend = self.args.shared.circuit.name.as_str();
         if active {
-            tracing::warn!(backend, "fallbacks answer in its stead");
+            tracing::warn!(backend, "fallbacks answer instead of the backend");
         } else {
-            tracing::info!(backend, "fallbacks no longer answer in its stead");
+            tracing::info!(backend, "fallbacks no longer answer instead of the backend");
         }
         self.args.bus.publish(at, Some(backend), EventKind::Fallback { active });
     }

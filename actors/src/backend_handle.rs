@@ -361,7 +361,7 @@ impl Backend {
                     ("says that it is overloaded", usual.overloaded)
                 };
                 return Err(AdminError::Invalid(format!(
-                    "faults[{at}].code: {code:?} is none by which a {} {what}, such as {such}",
+                    "faults[{at}].code: {code:?} is not a code with which a {} {what}, such as {such}",
                     self.kind()
                 )));
             }
@@ -375,7 +375,7 @@ impl Backend {
     ) -> Result<T, AdminError> {
         match self.health.call(make, Some(ADMIN_PATIENCE)).await {
             Ok(CallResult::Success(value)) => Ok(value),
-            Ok(_) | Err(_) => Err(failed("health does not answer")),
+            Ok(_) | Err(_) => Err(failed("the health actor does not answer")),
         }
     }
 
@@ -404,8 +404,9 @@ impl Backend {
         make: impl FnOnce(ractor::RpcReplyPort<T>) -> BackendMessage,
     ) -> Result<T, AdminError> {
         let actor = self.entry.actor.load_full();
-        let actor =
-            actor.ok_or_else(|| failed("its actor was given up on: take it online first"))?;
+        let actor = actor.ok_or_else(|| {
+            failed("its actor failed too often and was stopped: take the backend online first")
+        })?;
         match actor.call(make, Some(ADMIN_PATIENCE)).await {
             Ok(CallResult::Success(value)) => Ok(value),
             Ok(CallResult::Timeout) => Err(failed("its actor did not answer in time")),
@@ -423,5 +424,5 @@ pub(crate) fn failed(why: &str) -> AdminError {
 
 /// An order that a restart would forget.
 fn not_remembered(why: String) -> AdminError {
-    AdminError::Failed(format!("it is in effect, but not remembered: {why}"))
+    AdminError::Failed(format!("it is in effect, but a restart will undo it: {why}"))
 }

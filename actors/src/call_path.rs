@@ -240,7 +240,8 @@ impl BackendShared {
     }
 
     fn shed() -> NoAnswer {
-        let detail = "low-priority calls are shed in this system state".to_owned();
+        let detail = "the system is CRITICAL or EMERGENCY: calls of priority low are not sent to backends; try again \
+                      later, or with priority normal".to_owned();
         NoAnswer::Rejected { code: "shed", detail }
     }
 

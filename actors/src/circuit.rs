@@ -388,7 +388,8 @@ impl Circuit {
             (State::Closed, _) => {
                 let forced = self.breaker.forced_since()?;
                 let answered = Moment::from_millis(self.answered_at.load(Ordering::Relaxed));
-                (answered < forced).then_some("forced closed, and no ping answered since")
+                (answered < forced)
+                    .then_some("the breaker was forced closed, and no ping was answered since")
             }
         }
     }

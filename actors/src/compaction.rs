@@ -19,7 +19,7 @@ impl Backend {
             // Who asked may have left.
             sender.send(result).ok();
         }));
-        let done = done.await.map_err(|_| failed("the store went away"))?;
+        let done = done.await.map_err(|_| failed("the store was closed"))?;
         done.map_err(|error| AdminError::Failed(format!("the log was not compacted: {error}")))?;
         Ok((before, store.status().disk_bytes))
     }

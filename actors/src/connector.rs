@@ -401,7 +401,8 @@ pub trait Connector: Any + Send + Sync {
     fn attempt_group<'a>(&'a self, attempts: Vec<Attempt<'a>>) -> Answer<'a, Attempted> {
         let count = attempts.len();
         Box::pin(async move {
-            let message = format!("this kind of backend takes no groups, got one of {count}");
+            let message =
+                format!("this kind of backend does not support groups, got one of {count}");
             let error = AttemptError::own(ErrorClass::NotExecuted, OwnCode::Group, message);
             Attempted::failed(Verdict::Neutral, error)
         })

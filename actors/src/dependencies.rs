@@ -123,17 +123,17 @@ fn because(roster: &Roster, head: &Head, together: &[usize]) -> String {
         What::Backend(at) => at,
     };
     let mut because =
-        vec!["it is down, and nothing that it depends on was when it went".to_owned()];
+        vec!["it is down, and everything that it depends on was up when it went down".to_owned()];
     if !head.uses.is_empty() {
         let uses = roster.names(&head.uses).join(", ");
-        because.push(format!("what it uses and can do without is down as well: {uses}"));
+        because.push(format!("backends that it uses but can do without are down as well: {uses}"));
     }
     if !together.is_empty() {
         let host = host_of(roster, at);
         let same = together.iter().all(|other| host_of(roster, *other) == host);
         let same = if same { " on the same host" } else { "" };
         let others = roster.names(together).join(", ");
-        because.push(format!("it went within 5 s of {others}{same}"));
+        because.push(format!("it went down within 5 s of {others}{same}"));
     }
     because.join("; ")
 }
@@ -171,13 +171,15 @@ pub(crate) fn told_of(roster: &Roster, at: usize) -> Vec<String> {
             What::Backend(of) if of == at => {
                 if !head.impairs.is_empty() {
                     let with = roster.names(&head.impairs).join(", ");
-                    told.push(format!("It takes others with it: {with}."));
+                    told.push(format!("Other backends are down because of it: {with}."));
                 }
                 let graph = roster.graph();
                 let together = findings.together_with(at, &graph);
                 if !head.after.is_empty() {
                     let after = roster.names(&head.after).join(", ");
-                    told.push(format!("What it depends on was down and is up again: {after}."));
+                    told.push(format!(
+                        "Backends that it depends on were down and are up again: {after}."
+                    ));
                 } else if graph.is_bound(at) || !together.is_empty() {
                     let because = because(roster, head, &together);
                     told.push(format!("It is a root cause: {because}."));

@@ -39,7 +39,7 @@ impl BackendShared {
         let told = Sentences { shared: self, shot: &shot, breaker: &breaker, now: clock.unix() };
         let chaos = self.circuit.chaos.armed();
         let chaos =
-            chaos.map(|armed| format!("Faults on purpose strike it: {}.", armed.told_alone()));
+            chaos.map(|armed| format!("Faults on purpose are set for it: {}.", armed.told_alone()));
         let story = [
             ours(told.present()),
             ours(chaos.into_iter().collect()),
@@ -130,21 +130,24 @@ fn waiting(queue: &QueueView) -> Vec<String> {
     let about = |seconds: f64| lasting(Duration::from_secs_f64(seconds.max(0.0)));
     match (&queue.replay_paused, queue.drain_seconds) {
         (Some(why), _) => {
-            told.push(format!("Nothing replays {them}: {why}."));
+            told.push(format!("Replay does not send {them}: {why}."));
             match queue.full_seconds {
                 _ if queue.fill_percent >= 100.0 => told.push("The queue is full.".to_owned()),
                 Some(full) => {
-                    told.push(format!("At this pace the queue is full in about {}.", about(full)));
+                    told.push(format!(
+                        "At this pace, the queue will be full in about {}.",
+                        about(full)
+                    ));
                 }
                 None => {}
             }
         }
         (None, Some(seconds)) => told.push(format!(
-            "{:.0} a second are replayed: the queue is drained in about {}.",
+            "{:.0} a second are replayed: the queue will be empty in about {}.",
             queue.replayed_per_second,
             about(seconds)
         )),
-        (None, None) => told.push("Replay is at work.".to_owned()),
+        (None, None) => told.push("Replay is running.".to_owned()),
     }
     told
 }
@@ -162,7 +165,10 @@ impl Sentences<'_> {
         let (name, state, since) =
             (&self.shared.circuit.name, &self.breaker.state, self.breaker.since);
         let lasts = lasting(self.now.since(since));
-        vec![format!("The breaker of {name} is {state} since {}, for {lasts}.", seconds_of(since))]
+        vec![format!(
+            "The breaker of {name} has been {state} since {}, for {lasts}.",
+            seconds_of(since)
+        )]
     }
 
     /// What brought the breaker into its state, and what the outage began with if that is another.
@@ -198,7 +204,7 @@ impl Sentences<'_> {
                 };
                 format!(
                     "It opened because {failures} of {calls} calls failed within {} ({}; it trips at \
-                     {failure_threshold} failures{rate} there)",
+                     {failure_threshold} failures{rate} in this time)",
                     lasting(window / part),
                     percent(transition.failure_rate)
                 )
@@ -215,8 +221,8 @@ impl Sentences<'_> {
             }
             Reason::PingsFailed => {
                 format!(
-                    "It opened because {failure_threshold} pings in a row, or two of them and what callers \
-                     gave up meanwhile, were not answered"
+                    "It opened because {failure_threshold} pings in a row were not answered, or two of them and calls \
+                     that callers gave up in the meantime"
                 )
             }
             Reason::ProbeFailed | Reason::ProbeTimeout | Reason::ProbeSlow => {
@@ -240,7 +246,7 @@ impl Sentences<'_> {
                 "It went half-open because its pings are answered again".to_owned()
             }
             Reason::DependencyReturned => {
-                "It went half-open because what it depends on is back".to_owned()
+                "It went half-open because the backends that it depends on are back".to_owned()
             }
             Reason::ForcedRecovery => {
                 "It went half-open because an operator asked for a recovery".to_owned()
@@ -251,8 +257,8 @@ impl Sentences<'_> {
             ),
             Reason::ForcedOpen => "An operator forced it open".to_owned(),
             Reason::ForcedClosed => "An operator forced it closed".to_owned(),
-            Reason::Released => "An operator lifted a force".to_owned(),
-            Reason::ForceExpired => "The time of a force was over".to_owned(),
+            Reason::Released => "An operator released it".to_owned(),
+            Reason::ForceExpired => "The time for which it was forced was over".to_owned(),
             Reason::Reset => "An operator reset it".to_owned(),
         }
     }
@@ -299,11 +305,12 @@ impl Sentences<'_> {
 
     fn outlook(&self) -> String {
         if self.shared.circuit.holds().opening {
-            return "Its queue is large and is being opened: until then no calls, no pings, no replay."
+            return "Its queue is large and is still being opened: until it is open, there are no calls, pings or \
+                    replay."
                 .into();
         }
         if self.shot.offline {
-            return "It is offline until an operator takes it online: no calls, no pings, no replay."
+            return "It is offline: there are no calls, pings or replay until an operator takes it online."
                 .to_owned();
         }
         if let Some(force) = &self.breaker.forced {
@@ -316,7 +323,7 @@ impl Sentences<'_> {
         let breaker = self.breaker;
         match (self.shot.state, breaker.open_until) {
             (State::Open, Some(until)) => format!(
-                "It half-opens at {}, in {}, and lets {} probes through; that many successes close it.",
+                "It becomes half-open at {}, in {}, and then lets {} probes through; if they all succeed, it closes.",
                 seconds_of(until),
                 self.left(until),
                 breaker.success_threshold
@@ -326,12 +333,14 @@ impl Sentences<'_> {
                     .to_owned()
             }
             (State::HalfOpen, _) => format!(
-                "It closes after {} successful probes in a row and opens again on the first that fails.",
+                "It closes after {} successful probes in a row, and opens again if a probe fails.",
                 breaker.success_threshold
             ),
             (State::Closed, _) => {
                 let rate = match breaker.failure_rate_threshold {
-                    rate if rate > 0.0 => format!(" that are {:.0} % of the calls", rate * 100.0),
+                    rate if rate > 0.0 => {
+                        format!(" that are at least {:.0} % of the calls", rate * 100.0)
+                    }
                     _ => String::new(),
                 };
                 let slow = match breaker.window_slow {
@@ -341,11 +350,12 @@ impl Sentences<'_> {
                         breaker.slow_call_ms,
                         match breaker.slow_rate_threshold {
                             rate if rate > 0.0 => format!(
-                                "; it would trip at {} that are {:.0} % of the calls",
+                                "; it would trip at {} that are at least {:.0} % of the calls",
                                 breaker.failure_threshold,
                                 rate * 100.0
                             ),
-                            _ => ", which trips nothing (breaker.slow_call_rate is 0)".to_owned(),
+                            _ => ", which does not trip the breaker (breaker.slow_call_rate is 0)"
+                                .to_owned(),
                         }
                     ),
                 };
@@ -368,7 +378,7 @@ impl Sentences<'_> {
         let causes = entries.impaired_by(self.shared);
         let mut told = match causes.as_slice() {
             [] => Vec::new(),
-            causes => vec![format!("It depends on what is down: {}.", causes.join(", "))],
+            causes => vec![format!("It is impaired by {}.", causes.join(", "))],
         };
         told.extend(
             entries
@@ -404,23 +414,23 @@ impl Sentences<'_> {
         }
         if holds.retarget {
             advice.push(format!(
-                "`fusebox backend accept-retarget {name}` lets what waits go to the new address."
+                "`fusebox backend accept-retarget {name}` lets the waiting calls go to the new address."
             ));
         }
         if self.shot.forced.is_some() {
-            advice.push(format!("`fusebox breaker {name} release` lifts the force."));
+            advice.push(format!("`fusebox breaker {name} release` ends the forced state."));
         } else if self.shot.state == State::Open && !self.shot.offline {
             advice.push(format!("`fusebox recover {name}` tries a recovery now."));
         }
         if queue.replay_paused.is_some() && self.shared.circuit.replay_barred().is_none() {
             advice.push(format!(
-                "`fusebox queue replay {name}` replays again once the cause is mended."
+                "`fusebox queue replay {name}` resumes replay once you have removed the cause."
             ));
         }
         if queue.dead_letters > 0 {
             advice.push(format!(
-                "`fusebox queue ls {name} --dead` lists the dead letters; `queue requeue` and `queue \
-                 discard` settle them."
+                "`fusebox queue ls {name} --dead` lists the dead letters; use `queue requeue` or `queue discard` for \
+                 each."
             ));
         }
         advice
@@ -512,7 +522,7 @@ mod tests {
             ..QueueView::default()
         };
         let last = |queue: &QueueView| waiting(queue).pop().unwrap();
-        assert_eq!(last(&of(95.0, 7.0)), "At this pace the queue is full in about 7.0 s.");
+        assert_eq!(last(&of(95.0, 7.0)), "At this pace, the queue will be full in about 7.0 s.");
         assert_eq!(last(&of(100.0, 0.0)), "The queue is full.");
     }
 

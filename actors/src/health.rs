@@ -362,8 +362,10 @@ impl HealthState {
             found.assessment = assessment.clone();
             if assessment.state < state {
                 let (held, better) = (state.as_str(), assessment.state.as_str());
-                let reason =
-                    format!("it is {held} until it has been {better} for {} s", HOLD.as_secs());
+                let reason = format!(
+                    "the state stays {held} until it would have been {better} for {} s",
+                    HOLD.as_secs()
+                );
                 found.assessment.reasons.push(reason);
             }
             found.assessment.reasons.extend(chaos);
@@ -464,8 +466,8 @@ impl HealthState {
             Child::Recovery => "recovery".to_owned(),
         };
         restarts.push_back(now);
-        tracing::error!(actor = name, why, "an actor failed and is started again");
-        self.publish_actor(&name, format!("it failed ({why}) and is started again"));
+        tracing::error!(actor = name, why, "an actor failed and is restarted");
+        self.publish_actor(&name, format!("it failed ({why}) and is restarted"));
         let wait = RESTART_BACKOFF * (1 << count.min(5));
         drop(myself.send_after(wait, move || HealthMessage::RestartDue(child)));
     }

@@ -114,7 +114,7 @@ impl Backend {
             let why = match synced.await {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => error.to_string(),
-                Err(_) => "the store went away".to_owned(),
+                Err(_) => "the store was closed".to_owned(),
             };
             if let Some(result) = results.get_mut(place) {
                 *result = Imported::Refused(why);
@@ -171,7 +171,7 @@ impl Backend {
         let dead = import.dead.or_else(|| {
             lost.then(|| DeadMark {
                 reason: DeadReason::Ambiguous,
-                detail: "it may have been applied before it was imported, and nothing tells a repetition"
+                detail: "it may have been applied before it was imported, and a repetition would not be recognised"
                     .into(),
                 at: self.entry.shared.circuit.clock.unix(),
                 attempts: 0,

@@ -321,7 +321,7 @@ impl Passage {
         }
         self.count(said, None, ended.since(self.began), None);
         let error = (told == Verdict::Failure).then(|| {
-            let message = "its caller had left, and no answer came";
+            let message = "its caller no longer waited, and no answer came";
             AttemptError::own(ErrorClass::Unknown, OwnCode::Unanswered, message)
         });
         let outcome = Outcome { verdict: told, slow: self.is_slow(ended.moment()) };

@@ -145,7 +145,7 @@ pub enum AppendError {
     #[error("the dead letters are full")]
     DeadFull,
     /// It did not arrive whole.
-    #[error("the call did not arrive whole: {0}")]
+    #[error("the call did not arrive completely: {0}")]
     BrokenOff(AttemptError),
 }
 
@@ -454,8 +454,8 @@ impl Queue {
                 tracing::warn!(backend, alert, "{message}");
                 message
             } else {
-                tracing::info!(backend, alert, "the alert is over");
-                format!("over: {alert}").into()
+                tracing::info!(backend, alert, "the alert has ended");
+                format!("alert ended: {alert}").into()
             };
             self.publish(EventKind::Alert { message });
         }

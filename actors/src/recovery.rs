@@ -142,7 +142,11 @@ impl RecoveryState {
             let shared = &entry.shared;
             let dropped = shared.cache.load().sweep(shared.circuit.clock.now());
             if dropped > 0 {
-                tracing::debug!(backend = shared.circuit.name, dropped, "swept the cache");
+                tracing::debug!(
+                    backend = shared.circuit.name,
+                    dropped,
+                    "removed expired entries from the cache"
+                );
             }
         }
     }
@@ -189,7 +193,7 @@ impl RecoveryState {
             match replay.await {
                 Err(error) if error.is_panic() => {
                     let name = entry.name();
-                    tracing::error!(backend = name, %error, "replay panicked and is started again");
+                    tracing::error!(backend = name, %error, "replay panicked and is restarted");
                     drop(myself.send_message(RecoveryMessage::ReplayEnded(entry)));
                 }
                 // It was stopped with the actor, or the daemon is stopping.

@@ -146,7 +146,7 @@ fn tell_closed(shared: &BackendShared, why: &NotOpen, told: &mut String) {
     }
     why.word().clone_into(told);
     tracing::error!(backend = shared.circuit.name, %why, "the store does not open");
-    let alert = format!("the store does not open ({told}: {why}); it is tried again and again");
+    let alert = format!("the store does not open ({told}: {why}); fusebox keeps trying");
     shared.queue.alert(Alert::Closed, Some(alert.into()));
 }
 
@@ -168,7 +168,7 @@ fn prepare_folder(dir: &Path) -> std::io::Result<bool> {
     } else if is_open {
         tracing::warn!(
             path = %dir.display(),
-            "the store's folder is open to others and holds what callers wrote; make it mode 0700"
+            "other users can read the store's folder, which contains what callers wrote; set its mode to 0700"
         );
     }
     Ok(names.iter().all(|name| name == "lock" || name == "ballast"))
@@ -194,7 +194,7 @@ pub(crate) fn stray_stores(state_dir: &Path, entries: &[BackendEntry]) -> Vec<St
     for name in &names {
         tracing::warn!(
             store = name,
-            "a store's backend is not configured: what waits in it waits on"
+            "a store belongs to no configured backend: its calls keep waiting"
         );
     }
     names
@@ -247,8 +247,8 @@ pub(crate) fn hold_copied(shared: &BackendShared, told: &str) {
 /// The alert while calls wait for another target.
 pub(crate) fn retarget_alert(name: &str, previous: &Target, target: &Target) -> String {
     format!(
-        "calls wait for {previous}, but {name} is {target} now: `fusebox backend accept-retarget {name}` \
-         lets them go there"
+        "calls wait for {previous}, but {name} is {target} now: `fusebox backend accept-retarget {name}` lets them go \
+         to the new address"
     )
 }
 

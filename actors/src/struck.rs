@@ -99,7 +99,7 @@ impl Acting {
             left = timeout.saturating_sub(time);
             if left.is_zero() {
                 // Its time is its caller's own: the backend is not to blame for that.
-                let what = "chaos: delayed until its time was over; nothing was sent";
+                let what = "chaos: delayed until the timeout; nothing was sent";
                 let error = AttemptError::own(ErrorClass::NotExecuted, OwnCode::Timeout, what);
                 return Err((Verdict::Neutral, error));
             }
@@ -169,7 +169,7 @@ impl Acting {
             }
             Kind::StaleConnection => {
                 connector.give_up_connections();
-                let what = "chaos: the connection was dead already; nothing was sent";
+                let what = "chaos: the connection was already dead; nothing was sent";
                 Some((Verdict::Failure, not_executed(what)))
             }
             Kind::Timeout | Kind::ResetAfter | Kind::Latency | Kind::SlowDrip => None,

@@ -141,12 +141,15 @@ impl Watch {
             of_queue(backend, &mut add);
             if counters.refused.within(REFUSED_FOR, now) {
                 let why = backend.queue.store_refuses.as_deref();
-                let why = why.unwrap_or("its queue is full, or sheds low priorities");
+                let why =
+                    why.unwrap_or("its queue is full, or too full for writes of low priority");
                 add(&WRITES_REFUSED, None, format!("writes of {name} are refused: {why}"));
             }
             if counters.became_dead.within(GROWING_FOR, now) {
                 let dead = backend.queue.dead_letters;
-                let what = format!("queued calls of {name} become dead letters; {dead} wait");
+                let what = format!(
+                    "queued calls of {name} are becoming dead letters; there are {dead} now"
+                );
                 add(&DEAD_GROWING, None, what);
             }
             if counters.is_stalled(now) {
@@ -197,13 +200,12 @@ fn of_the_whole(view: &ResilienceView) -> BTreeMap<Key, Found> {
         }
     }
     for root in view.root_causes.iter().filter(|root| root.backend.starts_with("host:")) {
-        let what =
-            format!("{} is the likely cause of what is down: {}", root.backend, root.because);
+        let what = format!("{} is the likely cause of the outage: {}", root.backend, root.because);
         add(&HOST_CAUSE, Some(&root.backend), Found::Holds(what));
     }
     if !view.settings_left_out.is_empty() {
         let count = view.settings_left_out.len();
-        let what = format!("changes of settings that are not in effect: {count}");
+        let what = format!("changes of settings at run time that are not in effect: {count}");
         add(&LEFT_OUT, None, Found::Holds(what));
     }
     found
@@ -221,7 +223,8 @@ fn of_breaker(
     if !is_closed && breaker.forced.is_none() && backend.impaired_by.is_empty() {
         let with_it = view.root_causes.iter().find(|root| root.backend == *name);
         let with_it = with_it.map(|root| root.impairs.join(", ")).filter(|it| !it.is_empty());
-        let with_it = with_it.map(|it| format!("; down with it: {it}")).unwrap_or_default();
+        let with_it =
+            with_it.map(|it| format!("; also down because of it: {it}")).unwrap_or_default();
         add(&BREAKER_OPEN, None, format!("the breaker of {name} is {}{with_it}", breaker.state));
     }
     if backend.prediction.state.known() == Some(predict::State::AtRisk) {
@@ -250,7 +253,13 @@ fn of_queue(backend: &BackendView, add: &mut dyn FnMut(&'static Kind, Option<&st
     }
     if queue.dead_letters > 0 {
         let dead = queue.dead_letters;
-        add(&DEAD_WAITING, None, format!("{dead} dead letters of {name} wait for a decision"));
+        add(
+            &DEAD_WAITING,
+            None,
+            format!(
+                "{dead} dead letters of {name} wait for an operator to requeue or discard them"
+            ),
+        );
     }
     if let Some(why) = &queue.store_refuses {
         add(&STORE_REFUSES, None, format!("the store of {name} takes no writes: {why}"));

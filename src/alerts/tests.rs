@@ -122,7 +122,7 @@ fn what_is_down_for_another_s_sake_is_part_of_that_one_s_alert() {
     }];
     let found = Watch::default().look(&view, at(0));
     let found: Vec<_> = found.values().collect();
-    let what = "the breaker of redis is OPEN; down with it: sessions";
+    let what = "the breaker of redis is OPEN; also down because of it: sessions";
     assert_eq!(found, [&Found::Holds(what.into())]);
 }
 

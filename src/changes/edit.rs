@@ -147,7 +147,7 @@ fn names_each_once(named: &[Named]) -> Result<(), Refusal> {
 fn no_setting(config: &Config, path: &str) -> Refusal {
     if let Some((list, takes)) = config.declared.list_of(path) {
         return Refusal::Locked(format!(
-            "{list} cannot be changed at run time: change [[{list}]] in the file, and then it takes a {}",
+            "{list} cannot be changed at run time: change [[{list}]] in the file; the change takes effect after a {}",
             takes.as_str()
         ));
     }
@@ -203,13 +203,16 @@ fn may_change(config: &Config, path: &str) -> Result<(), Refusal> {
     if takes.is_some_and(|takes| takes != Takes::Patch) {
         let takes = takes.map_or("", Takes::as_str);
         return Err(Refusal::Locked(format!(
-            "{path} cannot be changed at run time: change it in the file, and then it takes a {takes}"
+            "{path} cannot be changed at run time: change it in the file; the change takes effect after a {takes}"
         )));
     }
     match config.origins.get(path) {
-        Some(origin @ (Origin::Variable(_) | Origin::Flag(_))) => Err(Refusal::Overridden(
-            format!("{path} is set by {}, which wins over a change at run time", origin.word()),
-        )),
+        Some(origin @ (Origin::Variable(_) | Origin::Flag(_))) => {
+            Err(Refusal::Overridden(format!(
+                "{path} is set by {}, which takes precedence over a change at run time",
+                origin.word()
+            )))
+        }
         _ => Ok(()),
     }
 }
@@ -226,7 +229,7 @@ fn is_safe(path: &str, value: &Value) -> Result<(), Refusal> {
     if time.is_some_and(|time| time < least) {
         let least = humantime::format_duration(least);
         return Err(Refusal::Unsafe(format!(
-            "{path} should be at least {least}, got {value}; `force` accepts it all the same"
+            "{path} should be at least {least}, got {value}; `force` accepts it anyway"
         )));
     }
     Ok(())
@@ -253,7 +256,8 @@ pub(crate) fn holds_what_waits(
         if limit < was && limit < held {
             let shown = |count| if is_size { size(count) } else { count.to_string() };
             return Err(Refusal::Unsafe(format!(
-                "backends.{}.queue.{key} should be at least {}, which is held now, got {}; `force` accepts it all the same",
+                "backends.{}.queue.{key} should be at least {}, which the queue holds now, got {}; `force` accepts it \
+                 anyway",
                 backend.name,
                 shown(held),
                 shown(limit)

@@ -43,11 +43,11 @@ pub(crate) fn read(dir: &Path) -> Result<Found, String> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::default()),
         Err(error) => return Err(format!("{shown} cannot be read: {error}")),
     };
-    let content: Content<Value> = serde_json::from_slice(&bytes)
-        .map_err(|error| format!("{shown} is not what was written there: {error}"))?;
+    let content: Content<Value> =
+        serde_json::from_slice(&bytes).map_err(|error| format!("{shown} is damaged: {error}"))?;
     if content.version != VERSION {
         return Err(format!(
-            "{shown} has the form {}, and this release reads {VERSION}",
+            "{shown} has the format {}, but this release reads only {VERSION}",
             content.version
         ));
     }
@@ -80,7 +80,7 @@ pub(crate) fn write(dir: &Path, changes: &[Change]) -> std::io::Result<()> {
         // Until the new file takes its place it stays in its place as well: some of it may be good.
         let from = dir.join(NAME);
         std::fs::hard_link(&from, &aside).or_else(|_| std::fs::rename(&from, &aside))?;
-        tracing::warn!(file = %aside.display(), "the file in place of the run-time settings was set aside");
+        tracing::warn!(file = %aside.display(), "the unusable file of the run-time settings was set aside");
     }
     let content = Content { version: VERSION, changes };
     let mut text = serde_json::to_vec_pretty(&content).map_err(std::io::Error::other)?;

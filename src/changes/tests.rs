@@ -95,7 +95,7 @@ fn what_is_outdated_is_dropped_and_told_and_the_rest_is_kept() {
     assert_eq!((threshold(&config), config.pings.interval), (6, Duration::from_secs(9)));
     let all = told.join("\n");
     for part in [
-        "failure_threshold, changed at run time by user 0: the file says something else since",
+        "failure_threshold, changed at run time by user 0: the file was changed since then",
         "retry.attempts, changed at run time by user 0: its time is over",
         "treshold, changed at run time by user 0: there is no such setting",
         "url, changed at run time by user 0: it takes a reload now",
@@ -292,10 +292,9 @@ fn the_file_of_changes_is_replaced_whole_and_what_is_no_such_file_says_so() {
     assert_eq!((read.changes, read.odd.len()), (vec![kept], 2));
     let [first, second] = read.odd.as_slice() else { panic!("there are two") };
     assert!(first.starts_with("change 1 in ") && second.starts_with("a.b in "), "{second}");
-    for (text, part) in [
-        ("{", "is not what was written there"),
-        ("{\"version\":2,\"changes\":[]}", "has the form 2"),
-    ] {
+    for (text, part) in
+        [("{", "is damaged"), ("{\"version\":2,\"changes\":[]}", "has the format 2")]
+    {
         std::fs::write(dir.path().join(file::NAME), text).unwrap();
         let why = file::read(dir.path()).unwrap_err();
         assert!(why.contains(part) && why.contains("settings.json"), "{why}");

@@ -16,13 +16,13 @@ use crate::telemetry::LogFormat;
                   the socket, 4 backend unavailable and no fallback, 5 damage found (queue check)."
 )]
 pub(crate) struct Cli {
-    /// The configuration file [default: /etc/fusebox/fusebox.toml if it is there]
+    /// The configuration file [default: /etc/fusebox/fusebox.toml if it exists]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-    /// The folder of stores and caches
+    /// The state directory, which contains the stores and caches
     #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) state_dir: Option<PathBuf>,
-    /// The command socket
+    /// The path of the command socket
     #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) socket: Option<PathBuf>,
     #[command(subcommand)]
@@ -32,18 +32,18 @@ pub(crate) struct Cli {
 /// What is simulated.
 #[derive(Debug, Args)]
 pub(crate) struct Simulated {
-    /// What all chance starts from: the same seed, the same hash [default: any]
+    /// The seed of all random choices: the same seed gives the same hash [default: random]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
     /// Simulated hours of faults, 1 to 8760
     #[arg(long, default_value_t = 24, value_name = "H",
           value_parser = clap::value_parser!(u32).range(1..=8_760))]
     pub(crate) hours: u32,
-    /// How many seeds, from that one on
+    /// How many simulations to run, each with the next seed
     #[arg(long, default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) runs: u32,
-    /// Prints all that happens
+    /// Print every event
     #[arg(long, conflicts_with = "json")]
     pub(crate) events: bool,
     #[command(flatten)]
@@ -54,81 +54,81 @@ pub(crate) struct Simulated {
 pub(crate) enum Command {
     /// Runs the daemon
     Run {
-        /// Listen on this TCP address too: health, metrics, status page
+        /// Listen also on this TCP address, for health, metrics and the status page
         #[arg(long, value_name = "ADDR")]
         http: Option<String>,
-        /// How the log is written
+        /// The format of the log
         #[arg(long, value_enum, default_value_t)]
         log_format: LogFormat,
-        /// End when this process ends, which started it
+        /// End when this process, which started the daemon, ends
         #[arg(long, value_name = "PID", hide = true)]
         parent: Option<u32>,
     },
     /// Shows an outage, a killed daemon and a recovery, with stand-ins for Redis, ClickHouse and Firestore
     Demo {
-        /// How long it takes, about, and at least 15: the recovery alone takes some 12
+        /// About how many seconds the demo takes, at least 15: the recovery alone takes about 12
         #[arg(long, default_value_t = 20, value_name = "N",
               value_parser = clap::value_parser!(u32).range(3..=600))]
         seconds: u32,
-        /// What its random choices start from
+        /// The seed of the random choices
         #[arg(long, default_value_t = 1, value_name = "N")]
         seed: u64,
     },
-    /// Validates the configuration and prints the effective one, secrets masked
+    /// Validates the configuration and prints the effective one, with secrets masked
     Check {
-        /// Fail only on what would stop the daemon (for `ExecStartPre`)
+        /// Fail only on errors that would stop the daemon (for `ExecStartPre`)
         #[arg(long)]
         startup: bool,
         #[command(flatten)]
         output: Output,
     },
-    /// The state of the system and of every backend
+    /// Shows the state of the system and of every backend
     Status {
-        /// Show it as it changes, on the whole terminal; with --json an object a line, every second
+        /// Update it continuously, on the whole terminal; with --json, print one object a line, every second
         #[arg(long, conflicts_with = "exit_code")]
         watch: bool,
-        /// End with 0 for HEALTHY, 1 DEGRADED, 2 CRITICAL, 3 EMERGENCY
+        /// Set the exit code: 0 for HEALTHY, 1 for DEGRADED, 2 for CRITICAL, 3 for EMERGENCY
         #[arg(long)]
         exit_code: bool,
         #[command(flatten)]
         output: Output,
     },
-    /// Why a backend's breaker is in its state
+    /// Explains why a backend's breaker is in its state
     Explain {
         /// The backend's name, as `fusebox status` shows it
         backend: String,
         #[command(flatten)]
         output: Output,
     },
-    /// What happened, or with --follow what happens
+    /// Shows past events and, with --follow, new ones
     Events(EventsArgs),
-    /// Sends a call; for redis a command, such as: fusebox call redis -- GET key
+    /// Sends a call; for Redis, a command such as: fusebox call redis -- GET key
     Call(CallArgs),
     /// Forces, releases or resets a breaker
     Breaker {
         /// The backend's name, as `fusebox status` shows it
         backend: String,
-        /// What is done with it
+        /// What to do with the breaker
         #[arg(value_enum)]
         order: BreakerOrder,
-        /// Why; kept and shown
+        /// The reason, which is stored and shown
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
-        /// For how long it is forced [default: until released]
+        /// How long the breaker stays forced [default: until it is released]
         #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
         lasting: Option<Duration>,
     },
-    /// Tries to recover now, one backend or every open one
+    /// Tries a recovery now, for one backend or for every open one
     Recover {
         /// The backend's name [default: every backend whose breaker is open]
         backend: Option<String>,
     },
-    /// Sends one trace, and says whether the collector took it
+    /// Sends one trace and shows whether the collector accepted it
     TraceTest {
         #[command(flatten)]
         output: Output,
     },
-    /// Takes a backend offline: no calls, pings or replay until it is online again
+    /// Takes a backend offline: it gets no calls, pings or replay until it is taken online
     Offline {
         /// The backend's name, as `fusebox status` shows it
         backend: String,
@@ -138,48 +138,48 @@ pub(crate) enum Command {
         /// The backend's name, as `fusebox status` shows it
         backend: String,
     },
-    /// Says that what an alert about an address, a copy or a lost store tells is meant to be
+    /// Confirms that a changed address, a copied state directory or a lost store is intended
     #[command(subcommand)]
     Backend(BackendOrder),
-    /// Faults on purpose, for a while: to see what an outage does before one comes
+    /// Causes faults on purpose, for a limited time, to find out what an outage does
     #[command(subcommand)]
     Chaos(ChaosOrder),
-    /// The queue of writes that wait, and its dead letters
+    /// Manages the queue of waiting writes, and its dead letters
     Queue(QueueArgs),
-    /// Does an acknowledged write survive here? Kills, reopens and verifies, on the state directory's own disk
+    /// Tests whether acknowledged writes survive on the state directory's disk: kills, reopens and verifies
     Selftest {
-        /// How long
+        /// How long the test runs
         #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
         time: Duration,
         #[command(flatten)]
         output: Output,
     },
-    /// The real actors through simulated hours of faults: does what they promise hold?
+    /// Runs the real actors through simulated hours of faults, and checks that their guarantees hold
     Simulate(Simulated),
-    /// What `selftest` kills
+    /// The process that `selftest` kills
     #[command(hide = true)]
     SelftestWriter {
-        /// The store
+        /// The folder of the store
         dir: PathBuf,
     },
-    /// The daemon's configuration
+    /// Shows and changes the daemon's configuration
     #[command(subcommand)]
     Config(ConfigOrder),
-    /// What the daemon logs; with a filter, changes it until the next start
+    /// Shows the filter of the log; with FILTER, changes it until the next start
     LogLevel {
-        /// Such as info, or debug,fusebox=trace
+        /// The new filter, such as info, or debug,fusebox=trace
         filter: Option<String>,
-        /// For how long [default: until the next start]
+        /// How long the filter applies [default: until the next start]
         #[arg(long = "for", value_name = "DURATION", requires = "filter",
               value_parser = humantime::parse_duration)]
         lasting: Option<Duration>,
-        /// Back to what is usual
+        /// Restore the usual filter
         #[arg(long, conflicts_with = "filter")]
         usual: bool,
     },
-    /// Prints a shell's completions
+    /// Prints the completions for a shell
     Completions {
-        /// Which shell
+        /// The shell
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
@@ -196,16 +196,16 @@ pub(crate) struct Output {
 
 #[derive(Debug, Args)]
 pub(crate) struct EventsArgs {
-    /// Go on with what happens from now on
+    /// Continue with new events
     #[arg(long, short)]
     pub(crate) follow: bool,
-    /// From then on: a duration such as 2h, or a time such as 2026-11-23T16:00:00Z
+    /// Show events since then: a duration such as 2h, or a time such as 2026-11-23T16:00:00Z
     #[arg(long, value_name = "WHEN")]
     pub(crate) since: Option<String>,
-    /// Only of this backend, and what concerns all
+    /// Show only events of this backend, and events that concern all backends
     #[arg(long)]
     pub(crate) backend: Option<String>,
-    /// At most so many of the past [default: 20, with --since all]
+    /// Show at most this many past events [default: 20; with --since, all]
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u32>,
     #[command(flatten)]
@@ -219,21 +219,21 @@ pub(crate) struct CallArgs {
     /// Give up after this long
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) deadline: Option<Duration>,
-    /// The oldest fallback value to take
+    /// The greatest age that a value from the cache may have
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) max_stale: Option<Duration>,
-    /// How much it matters when something must be shed
+    /// The priority of the call: when the system must shed calls, it sheds those of priority low
     #[arg(long, value_enum)]
     pub(crate) priority: Option<PriorityArg>,
-    /// What a write's reply must promise
+    /// What the reply to a write must promise
     #[arg(long, value_enum)]
     pub(crate) min_ack: Option<MinAckArg>,
-    /// The write's name, a ULID
+    /// The op_id of the write, a ULID
     #[arg(long)]
     pub(crate) op_id: Option<fusebox_state::OpId>,
     #[command(flatten)]
     pub(crate) output: Output,
-    /// The call
+    /// The call, as its kind of backend writes it
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     pub(crate) args: Vec<OsString>,
 }
@@ -253,27 +253,27 @@ pub(crate) enum MinAckArg {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BreakerOrder {
-    /// Lets no call through, whatever the backend does
+    /// Lets no call through, even if the backend works
     ForceOpen,
-    /// Lets every call through, however often it fails
+    /// Lets every call through, even if calls fail
     ForceClose,
-    /// Ends what was forced
+    /// Ends the forced state
     Release,
-    /// Closes it, ends what was forced, and forgets what it counted
+    /// Closes it, ends the forced state and resets the counts
     Reset,
 }
 
 #[derive(Debug, Subcommand)]
 #[expect(clippy::enum_variant_names, reason = "they are the commands' own names")]
 pub(crate) enum BackendOrder {
-    /// Lets calls that wait for the old address go to the new one
+    /// Lets calls that wait for the old address go to the new address
     AcceptRetarget {
         /// The backend's name, as `fusebox status` shows it
         backend: String,
     },
-    /// Lets this state directory replay though it is a copy, or has one: no other daemon may replay the same calls
+    /// Allows replay although this state directory is a copy or was copied: no other daemon may replay the same calls
     AcceptClone,
-    /// Ends the alert that a backend's store was gone at a start
+    /// Ends the alert that a backend's store was missing at a start
     AcceptLoss {
         /// The backend's name, as `fusebox status` shows it
         backend: String,
@@ -282,16 +282,16 @@ pub(crate) enum BackendOrder {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ChaosOrder {
-    /// Lists what is set, with its hits
+    /// Lists the faults that are set, and how often each was used
     Ls {
         /// The backend [default: all]
         backend: Option<String>,
         #[command(flatten)]
         output: Output,
     },
-    /// Sets faults in place of those that are set
+    /// Sets faults, which replace those that are set
     Set(Box<ChaosSet>),
-    /// Ends them
+    /// Ends all faults of a backend
     Clear {
         /// The backend
         backend: String,
@@ -302,7 +302,7 @@ pub(crate) enum ChaosOrder {
 pub(crate) struct ChaosSet {
     /// The backend
     pub(crate) backend: String,
-    /// What happens: see docs/chaos.md
+    /// The kind of fault: see docs/chaos.md
     #[arg(
         long,
         value_name = "error|reject|timeout|reset_before|reset_after|latency|slow_drip|stale_connection",
@@ -310,52 +310,52 @@ pub(crate) struct ChaosSet {
         conflicts_with = "file"
     )]
     pub(crate) kind: Option<String>,
-    /// To which share of attempts, such as 0.05
+    /// The share of attempts that the fault affects, such as 0.05
     #[arg(long, required_unless_present = "file", conflicts_with = "file")]
     pub(crate) rate: Option<f64>,
-    /// How long it takes, for kinds that delay
+    /// The delay, for kinds that delay attempts
     #[arg(long, value_name = "DURATION", conflicts_with = "file")]
     pub(crate) latency: Option<String>,
-    /// By how much that is more or less
+    /// By how much the delay varies
     #[arg(long, value_name = "DURATION", conflicts_with = "file")]
     pub(crate) jitter: Option<String>,
-    /// The server's own code, for error and reject
+    /// The server's own error code, for error and reject
     #[arg(long, conflicts_with = "file")]
     pub(crate) code: Option<String>,
-    /// What is struck: read, write, ping or replay [default: reads and writes]
+    /// Which attempts the fault affects: read, write, ping or replay [default: reads and writes]
     #[arg(long, conflicts_with = "file")]
     pub(crate) class: Option<String>,
-    /// Only what this user calls
+    /// Only calls of the user with this uid
     #[arg(long, conflicts_with = "file")]
     pub(crate) uid: Option<u32>,
-    /// Only calls with this member in its baggage, such as chaos=1
+    /// Only calls with this member in their baggage, such as chaos=1
     #[arg(long, value_name = "MEMBER", conflicts_with = "file")]
     pub(crate) baggage: Option<String>,
-    /// Takes the whole order from JSON, several faults perhaps; `-` reads standard input
+    /// Read the whole order, with one or more faults, from a JSON file; `-` reads standard input
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) file: Option<PathBuf>,
-    /// For how long, at most 1h [default: 5m]
+    /// How long the faults last, at most 1h [default: 5m]
     #[arg(long = "for", value_name = "DURATION")]
     pub(crate) lasting: Option<String>,
-    /// What decides which attempts are struck [default: random]
+    /// The seed that decides which attempts are affected [default: random]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// What happens does not count for the breaker
+    /// Failures that the faults cause do not count for the breaker
     #[arg(long)]
     pub(crate) no_count: bool,
-    /// Why; kept and shown
+    /// The reason, which is stored and shown
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
-    /// Also a critical backend, a rate above 0.5, beside another backend's
+    /// Allow a critical backend, a rate above 0.5, and faults of more than one backend at a time
     #[arg(long)]
     pub(crate) force: bool,
-    /// How many attempts are held up at once [default: 10]
+    /// How many attempts may be delayed at once [default: 10]
     #[arg(long, value_name = "N")]
     pub(crate) max_active: Option<u32>,
-    /// Which state of the system ends them: critical, or with --force emergency or never [default: critical]
+    /// The state of the system that ends the faults: critical, or with --force, emergency or never [default: critical]
     #[arg(long, value_name = "STATE")]
     pub(crate) abort_on: Option<String>,
-    /// The share of failed calls that ends them
+    /// The share of failed calls above which the faults end
     #[arg(long, value_name = "SHARE")]
     pub(crate) abort_above: Option<f64>,
     #[command(flatten)]
@@ -364,9 +364,9 @@ pub(crate) struct ChaosSet {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigOrder {
-    /// Prints the settings in effect, secrets masked
+    /// Prints the settings in effect, with secrets masked
     Show {
-        /// One line a setting, with the origin of its value
+        /// Print one line for each setting, with the origin of its value
         #[arg(long)]
         sources: bool,
         #[command(flatten)]
@@ -378,22 +378,22 @@ pub(crate) enum ConfigOrder {
         /// `redis breaker.failure_threshold=7`
         #[arg(value_name = "[BACKEND] KEY=VALUE", required = true)]
         settings: Vec<String>,
-        /// Takes it back after this time
+        /// Undo the change after this time
         #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
         lasting: Option<Duration>,
-        /// Keeps it over restarts
+        /// Keep the change after a restart
         #[arg(long)]
         persist: bool,
-        /// Only shows what would change
+        /// Only show what would change
         #[arg(long)]
         dry_run: bool,
-        /// Takes a value that endangers the service
+        /// Accept a value that endangers the service
         #[arg(long)]
         force: bool,
         #[command(flatten)]
         output: Output,
     },
-    /// Takes back what was changed by `set`
+    /// Undoes changes that were made with `set`
     Unset {
         /// KEYs of the daemon; or a backend, and KEYs of its section
         #[arg(value_name = "[BACKEND] KEY", required = true)]
@@ -403,9 +403,9 @@ pub(crate) enum ConfigOrder {
     },
     /// Reads the configuration again, as SIGHUP does
     Reload,
-    /// Prints all settings that there are, with their bounds and defaults; needs no daemon
+    /// Prints all settings with their bounds and defaults; needs no daemon
     Schema {
-        /// How
+        /// The format
         #[arg(long, value_enum, default_value_t)]
         format: SchemaFormat,
     },
@@ -417,7 +417,7 @@ pub(crate) enum SchemaFormat {
     /// A JSON schema, for editors
     #[default]
     Json,
-    /// A configuration file with every default, explained
+    /// A configuration file with every default and an explanation of each setting
     Toml,
     /// The page docs/configuration.md
     Markdown,
@@ -425,7 +425,7 @@ pub(crate) enum SchemaFormat {
 
 #[derive(Debug, Args)]
 pub(crate) struct QueueArgs {
-    /// Which backend's queue [default: all; a call is found by its name]
+    /// The backend whose queue is meant [default: all; a call is found by its op_id]
     #[arg(long, global = true)]
     pub(crate) backend: Option<String>,
     #[command(subcommand)]
@@ -434,14 +434,14 @@ pub(crate) struct QueueArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum QueueCommand {
-    /// Lists what waits
+    /// Lists the waiting calls
     Ls {
-        /// The backend, as --backend
+        /// The backend, the same as --backend
         name: Option<String>,
         /// List dead letters
         #[arg(long)]
         dead: bool,
-        /// At most this many
+        /// List at most this many
         #[arg(long, default_value_t = 100, value_name = "N")]
         limit: u32,
         #[command(flatten)]
@@ -449,68 +449,68 @@ pub(crate) enum QueueCommand {
     },
     /// Shows one call
     Show {
-        /// The call's name, as `fusebox queue ls` shows it
+        /// The call's op_id, as `fusebox queue ls` shows it
         op_id: fusebox_state::OpId,
     },
-    /// Replays now: forgets backoffs and lifts a pause
+    /// Replays now: ends the waiting time before a retry, and a pause
     Replay {
-        /// The backend, as --backend
+        /// The backend, the same as --backend
         name: Option<String>,
     },
     /// Puts a dead letter back at the tail of its lane
     Requeue {
-        /// The dead letter's name, as `fusebox queue ls --dead` shows it
+        /// The dead letter's op_id, as `fusebox queue ls --dead` shows it
         #[arg(required_unless_present = "from", conflicts_with = "from")]
         op_id: Option<fusebox_state::OpId>,
-        /// Also if the lane has been written since
+        /// Requeue the call even if its lane has been written since
         #[arg(long)]
         force: bool,
-        /// You have checked that it was not applied: forgets that it may have been, and sends it as new
+        /// You have checked that the call was not applied: send it as a new call
         #[arg(long, conflicts_with = "from")]
         not_applied: bool,
-        /// Sends the calls of an export or repair as new writes; `-` reads standard input
+        /// Send the calls of an export or repair as new writes; `-` reads standard input
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         from: Option<PathBuf>,
     },
     /// Discards a call for good
     Discard {
-        /// The call's name, as `fusebox queue ls` shows it
+        /// The call's op_id, as `fusebox queue ls` shows it
         op_id: fusebox_state::OpId,
     },
-    /// Gives back the disk space of calls that have left the queue
+    /// Frees the disk space of calls that have left the queue
     Compact {
-        /// The backend, as --backend
+        /// The backend, the same as --backend
         name: Option<String>,
-        /// Leave nothing of these calls in the state directory: also deletes stores that were set aside
+        /// Leave nothing of these calls in the state directory: delete also stores that were set aside
         #[arg(long)]
         purge: bool,
     },
-    /// Writes a store's calls as JSON lines; wants no daemon
+    /// Writes a store's calls as JSON lines; needs no daemon
     Export,
-    /// Looks for damage in the stores, changing nothing; wants no daemon
+    /// Looks for damage in the stores and changes nothing; needs no daemon
     Check {
         #[command(flatten)]
         output: Output,
     },
-    /// Replays what waits in a state directory that no daemon has; exits with 1 if something is left
+    /// Replays the waiting calls of a state directory that no daemon uses; exits with 1 if some are left
     Drain(DrainArgs),
-    /// Takes the calls of an export or a repair into a queue, at its tail, under their own names
+    /// Adds the calls of an export or a repair to the end of a queue, with their own op_ids
     Import {
-        /// The lines; `-` reads standard input
+        /// The file with the exported lines; `-` reads standard input
         #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
-        /// Also calls whose lane was, or may have been, written since: they will overwrite that
+        /// Import also calls whose lane was, or may have been, written since: they will overwrite these writes
         #[arg(long)]
         force: bool,
-        /// Also calls that were accepted for another address
+        /// Import also calls that were accepted for another address
         #[arg(long)]
         retarget: bool,
         #[command(flatten)]
         output: Output,
     },
-    /// Writes the stores of a stopped daemon in the format of the release before; wants no daemon
+    /// Writes the stores of a stopped daemon in the format of the previous release; needs no daemon
     Downgrade,
-    /// Recovers what can be read of a store that was set aside
+    /// Recovers the calls that can be read from a store that was set aside
     Repair {
         /// The folder of the store that was set aside
         #[arg(value_hint = ValueHint::DirPath)]
@@ -520,13 +520,13 @@ pub(crate) enum QueueCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct DrainArgs {
-    /// Give up when nothing has moved for so long
+    /// Give up if there is no progress for this long
     #[arg(long, default_value = "1m", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) patience: Duration,
-    /// The directory is a copy, and no other daemon has or will replay the same calls
+    /// Replay although the directory is a copy: no other daemon has the same calls or will replay them
     #[arg(long)]
     pub(crate) accept_clone: bool,
-    /// Calls that wait for another address go to the one in the configuration
+    /// Send calls that wait for another address to the address in the configuration
     #[arg(long)]
     pub(crate) accept_retarget: bool,
     #[command(flatten)]

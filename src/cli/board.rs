@@ -358,7 +358,7 @@ pub(crate) fn notes(backend: &BackendView) -> Vec<String> {
     let is_closed = breaker.state.known() == Some(State::Closed);
     if breaker.pings_failed > 0 && is_closed {
         let (pings, most) = (breaker.pings_failed, breaker.failure_threshold);
-        notes.push(format!("{pings} pings in a row have failed; its breaker opens at {most}"));
+        notes.push(format!("failed pings in a row: {pings}; the breaker opens at {most}"));
     }
     if let Some(forced) = &breaker.forced {
         let until = forced.until.map(|until| format!("until {until}"));
@@ -396,12 +396,12 @@ pub(crate) fn all_notes(view: &ResilienceView) -> Vec<String> {
         })
         .collect();
     all.extend(view.stray_stores.iter().map(|store| {
-        format!("the store {store} belongs to no backend: what waits in it waits on")
+        format!("the store {store} belongs to no configured backend: its calls keep waiting")
     }));
     all.extend(
-        view.settings_left_out
-            .iter()
-            .map(|why| format!("a change of settings is not in effect: {}", why.whole())),
+        view.settings_left_out.iter().map(|why| {
+            format!("a change of settings at run time is not in effect: {}", why.whole())
+        }),
     );
     if let Some(why) = &view.alert_command_fails {
         all.push(format!("the alert command fails: {}", why.whole()));

@@ -94,9 +94,7 @@ fn stray_stores(config: &Config) -> Vec<String> {
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| !config.backends.iter().any(|backend| backend.settings.name == *name))
         .map(|name| {
-            format!(
-                "the store of {name:?} is there, but no such backend is: what waits in it stays"
-            )
+            format!("there is a store of {name:?}, but no such backend: its calls keep waiting")
         })
         .collect()
 }
@@ -128,6 +126,6 @@ mod tests {
         assert_eq!(report.problems, Vec::<String>::new());
         assert_eq!(report.warnings.len(), 2, "{:?}", report.warnings);
         assert!(report.warnings[0].starts_with("client_group names \"no such group\""));
-        assert!(report.warnings[1].starts_with("the store of \"gone\" is there"));
+        assert!(report.warnings[1].starts_with("there is a store of \"gone\""));
     }
 }

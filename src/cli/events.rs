@@ -73,7 +73,8 @@ fn print(event: &Value, output: Output) -> Result<bool, Failure> {
 async fn follow_on(mut body: Incoming, last: u64, output: Output) -> Done {
     let mut reader = Reader::default();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Failure::failed(format!("the stream broke: {error}")))?;
+        let frame = frame
+            .map_err(|error| Failure::failed(format!("the stream was interrupted: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         let events = reader.read(&data).into_iter();
         for event in events.filter(|event| EventView::of(event).id.is_none_or(|id| id > last)) {
@@ -130,12 +131,13 @@ mod tests {
             (
                 json!({ "at": at, "backend": "redis", "event": "replay", "phase": "drained",
                     "replayed": 7, "waiting": 0 }),
-                "2026-09-21T14:13:20.000Z  redis         nothing waits any more: 7 replayed\n",
+                "2026-09-21T14:13:20.000Z  redis         the queue is empty: 7 replayed\n",
             ),
             (
                 json!({ "at": at, "backend": "redis", "event": "replay", "phase": "paused",
                     "replayed": 7, "waiting": 3, "reason": "the breaker is open" }),
-                "2026-09-21T14:13:20.000Z  redis         replay pauses, since the breaker is open: 7 replayed, 3 wait\n",
+                "2026-09-21T14:13:20.000Z  redis         replay pauses, because the breaker is open: 7 replayed, 3 \
+                 wait\n",
             ),
             (
                 json!({ "at": at, "event": "reload", "by": "user 7", "changed": ["a", "b.c"] }),
@@ -144,7 +146,7 @@ mod tests {
             (
                 json!({ "at": at, "event": "reload", "by": "SIGHUP", "changed": [],
                     "refused": "a is odd" }),
-                "2026-09-21T14:13:20.000Z                the configuration was not reloaded, by SIGHUP: a is odd\n",
+                "2026-09-21T14:13:20.000Z                a reload by SIGHUP was refused: a is odd\n",
             ),
             (
                 json!({ "at": at, "backend": "redis", "event": "fallback", "active": true }),

@@ -53,11 +53,11 @@ pub(crate) async fn recover(client: &Client, backend: Option<&str>) -> Done {
     if !tried.is_empty() {
         say(&format!("half-open: {}\n", tried.join(", ")))?;
     } else if held.is_empty() {
-        say("nothing was open\n")?;
+        say("no breaker was open\n")?;
     }
     let failed = tried.is_empty() && !held.is_empty();
     for Held { backend: name, by, release } in held {
-        complain(&format!("{name} is {by}, which no recovery ends: `{release}`"));
+        complain(&format!("{name} is {by}, and a recovery cannot change that: run `{release}`"));
     }
     // What was asked for did not come about.
     Ok(ExitCode::from(u8::from(failed)))
@@ -75,11 +75,13 @@ pub(crate) async fn trace_test(client: &Client, json: bool) -> Done {
     if taken {
         let trace = trace_id.unwrap_or_default();
         say(&format!(
-            "the collector at {endpoint} ({protocol}) took trace {trace} in {took_ms} ms\n"
+            "the collector at {endpoint} ({protocol}) accepted trace {trace} in {took_ms} ms\n"
         ))?;
     } else {
         let error = error.unwrap_or_default();
-        say(&format!("the collector at {endpoint} ({protocol}) did not take it: {error}\n"))?;
+        say(&format!(
+            "the collector at {endpoint} ({protocol}) did not accept the trace: {error}\n"
+        ))?;
     }
     Ok(code)
 }
@@ -96,14 +98,14 @@ pub(crate) async fn offline(client: &Client, backend: &str, offline: bool) -> Do
 pub(crate) async fn accept_retarget(client: &Client, backend: &str) -> Done {
     let path = format!("/admin/backends/{}/accept-retarget", segment(backend)?);
     let view: BackendView = read(&client.post(&path, None).await?)?;
-    say(&format!("calls that wait go to {}\n", view.target))?;
+    say(&format!("waiting calls now go to {}\n", view.target))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// `fusebox backend accept-clone`
 pub(crate) async fn accept_clone(client: &Client) -> Done {
     client.post("/admin/backends/accept-clone", None).await?;
-    say("replay goes on\n")?;
+    say("replay resumes\n")?;
     Ok(ExitCode::SUCCESS)
 }
 

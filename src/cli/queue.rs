@@ -60,7 +60,7 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
             let body = json!({ "force": force, "not_applied": not_applied });
             let path = format!("/admin/backends/{backend}/queue/{op_id}/requeue");
             client.post(&path, Some(&body)).await?;
-            say(&format!("{op_id} waits again\n"))?;
+            say(&format!("{op_id} is queued again\n"))?;
             Ok(ExitCode::SUCCESS)
         }
         QueueCommand::Discard { op_id } => {
@@ -75,7 +75,7 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
         | QueueCommand::Downgrade
         | QueueCommand::Drain(_)
         | QueueCommand::Import { .. }
-        | QueueCommand::Repair { .. } => Err(Failure::usage("this command asks no daemon")),
+        | QueueCommand::Repair { .. } => Err(Failure::usage("this command does not use a daemon")),
     }
 }
 

@@ -69,7 +69,7 @@ pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArg
         None => found.iter().filter(|name| !is_known(name)).cloned().collect(),
         Some(only) if config.backends.is_empty() => {
             return Err(Failure::usage(format!(
-                "{}/backends has no store of a backend {only} that the configuration has",
+                "{}/backends has no store of {only}, or the configuration has no such backend",
                 dir.display()
             )));
         }
@@ -84,9 +84,9 @@ pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArg
     tokio::select! {
         () = until_still(&fusebox, wanted.patience) => {}
         () = identity.twins.proven() => complain(
-            "another daemon has this directory's name: it was copied, and the copy is in use"
+            "another daemon uses the instance name of this directory: the directory was copied, and the copy is in use"
         ),
-        () = signals.stop() => complain("interrupted: the rest waits on"),
+        () = signals.stop() => complain("interrupted: the remaining calls keep waiting"),
     }
     let mut left = BTreeMap::new();
     for backend in fusebox.backends() {
@@ -108,7 +108,7 @@ fn accept_copy(state_dir: &StateDir, dir: &Path, accepted: bool) -> Result<(), F
     if !accepted {
         let (why, _) = told.split_once(": replay").unwrap_or((&told, ""));
         return Err(Failure::failed(format!(
-            "{why}: if no other daemon has, or will replay, the same calls, say so with --accept-clone"
+            "{why}: if no other daemon has the same calls or will replay them, use --accept-clone"
         )));
     }
     let accepted = state_dir.accept_clone();
@@ -119,8 +119,9 @@ fn accept_copy(state_dir: &StateDir, dir: &Path, accepted: bool) -> Result<(), F
 /// The names of the stores in the directory. One that is not there is not made.
 fn stores(dir: &Path) -> Result<Vec<String>, Failure> {
     let base = dir.join("backends");
-    let entries = std::fs::read_dir(&base)
-        .map_err(|error| Failure::failed(format!("{} holds no stores: {error}", dir.display())))?;
+    let entries = std::fs::read_dir(&base).map_err(|error| {
+        Failure::failed(format!("there are no stores in {}: {error}", dir.display()))
+    })?;
     let mut names: Vec<String> = entries
         .filter_map(|entry| {
             let entry = entry.ok()?;
@@ -139,7 +140,7 @@ async fn release(fusebox: &Fusebox, accept_retarget: bool) {
             complain(&format!("{name}: {error}"));
         }
         if accept_retarget && backend.accept_retarget().await.is_ok() {
-            complain(&format!("{name}: what waits goes to {}", backend.view().target));
+            complain(&format!("{name}: the waiting calls go to {}", backend.view().target));
         }
     }
 }
@@ -226,7 +227,7 @@ fn as_text(left: &BTreeMap<String, Left>, stray: &[String]) -> String {
         out.extend([match (waiting, dead.len()) {
             (0, 0) => format!("{name}: {replayed} replayed, nothing left\n"),
             (waiting, dead) => {
-                format!("{name}: {replayed} replayed, {waiting} wait, {dead} dead letters\n")
+                format!("{name}: {replayed} replayed, {waiting} waiting, {dead} dead letters\n")
             }
         }]);
         out.extend(why.iter().map(|why| format!("  {why}\n")));
@@ -252,9 +253,8 @@ mod tests {
         ]);
         assert_eq!(
             as_text(&left, &["c".to_owned()]),
-            "a: 3 replayed, nothing left\n\
-             b: 1 replayed, 2 wait, 1 dead letters\n  it is down\n  01J  k  rejected: WRONGTYPE\n\
-             c: no such backend in the configuration\n"
+            "a: 3 replayed, nothing left\nb: 1 replayed, 2 waiting, 1 dead letters\n  it is down\n  01J  k  rejected: \
+             WRONGTYPE\nc: no such backend in the configuration\n"
         );
         let json = as_json(&left, &[]);
         assert_eq!(json["backends"]["b"]["dead"][0]["op_id"], "01J");

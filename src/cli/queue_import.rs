@@ -85,7 +85,8 @@ pub(super) async fn run(
         say_json(&json!({ "counts": sums, "lanes_written": written, "refused": refused }))?;
     } else {
         say(&text_of(&sums))?;
-        let wants_force = "its lane was, or may have been, written since: --force takes it";
+        let wants_force =
+            "its lane was, or may have been, written since: --force imports it anyway";
         for line in &written {
             let ImportLine { line, op_id, .. } = read(line)?;
             complain(&format!("line {line}, {op_id}: {wants_force}"));
@@ -110,7 +111,7 @@ async fn send(client: &Client, part: &Part, asks: &str) -> Result<Value, Failure
 fn text_of(sums: &BTreeMap<&str, u64>) -> String {
     let count = |name: &str| sums.get(name).copied().unwrap_or(0);
     let mut out = format!(
-        "{} calls wait ({} of them may have been applied), {} are dead letters, {} were there already\n",
+        "{} calls wait ({} of them may have been applied), {} are dead letters, {} were already there\n",
         count("imported"),
         count("in_doubt"),
         count("dead"),
@@ -118,7 +119,7 @@ fn text_of(sums: &BTreeMap<&str, u64>) -> String {
     );
     if count("salvaged") > 0 {
         out.extend([format!(
-            "{} were salvaged: among them may be calls that were delivered long ago\n",
+            "{} come from a repair: some of them may have been delivered long ago\n",
             count("salvaged")
         )]);
     }

@@ -203,7 +203,10 @@ fn downgrade_all(stores: &[Store]) -> Done {
         };
         let done = fusebox_state::store::downgrade(&settings);
         let done = done.map_err(|error| Failure::failed(format!("{}: {error}", store.name)))?;
-        say(&format!("{}: {} calls, for the release before\n", store.name, done.calls))?;
+        say(&format!(
+            "{}: {} calls, in the format of the previous release\n",
+            store.name, done.calls
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -219,7 +222,7 @@ fn repair(dir: &Path) -> Done {
     }
     let summary = summary.map_err(|error| Failure::failed(error.to_string()))?;
     complain(&format!(
-        "{} whole calls, {} incomplete; those that were delivered long ago are among them",
+        "{} complete calls, {} incomplete; some of them may have been delivered long ago",
         summary.calls, summary.incomplete
     ));
     Ok(ExitCode::from(if summary.incomplete > 0 { DAMAGE } else { 0 }))

@@ -49,8 +49,8 @@ fn told(verdict: &Verdict, state_dir: &Path) -> String {
         writeln!(text, "note              {note}").ok();
     }
     text.push_str(
-        "A kill leaves the operating system's cache: whether the disk keeps what it acknowledged when the power goes is \
-         not tested.\n",
+        "A kill does not affect the operating system's cache: this test does not show whether the disk keeps \
+         acknowledged data in a power failure.\n",
     );
     text
 }

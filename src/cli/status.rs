@@ -189,11 +189,11 @@ store*    clickhouse  OPEN           3m 20s  half-opens in 48s   5/6 83%  5 and 
 * the system is CRITICAL while it is down
 
   queue: 3 dead letters wait for an operator
-  queue: at risk: p90 118 ms of a timeout of 200 ms for 4 s; if it goes on like this, p90 reaches the timeout in 20 s
+  queue: at risk: p90 118 ms of a timeout of 200 ms for 4 s; if this continues, p90 reaches the timeout in 20 s
   sessions: forced open until 2026-09-21T14:20:00.000Z: a drill\\u{1b}[2J
   sessions: impaired by store
   sessions: replay is paused: the breaker is open
-  the store gone belongs to no backend: what waits in it waits on
+  the store gone belongs to no configured backend: its calls keep waiting
 "
         );
     }
@@ -232,7 +232,7 @@ store*    OPEN           3m 20s  5/6 83%       -       0  -                  0
   sessions: forced open until 2026-09-21T14:20:00.000Z: a drill\\u{1b}[2J
   sessions: impaired by store
   sessions: replay is paused: the breaker is open
-  the store gone belongs to no backend: what waits in it waits on
+  the store gone belongs to no configured backend: its calls keep waiting
 "
         );
     }

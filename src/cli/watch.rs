@@ -84,8 +84,9 @@ pub(crate) async fn run(client: &Arc<Client>) -> Done {
     let mut sources = JoinSet::new();
     sources.spawn(poll(Arc::clone(client), selected, sender.clone()));
     sources.spawn(listen(Arc::clone(client), sender.clone()));
-    let heard =
-        |kind| signal(kind).map_err(|error| Failure::failed(format!("no signals: {error}")));
+    let heard = |kind| {
+        signal(kind).map_err(|error| Failure::failed(format!("cannot wait for signals: {error}")))
+    };
     let (mut terminated, mut hung_up) =
         (heard(SignalKind::terminate())?, heard(SignalKind::hangup())?);
     let mut terminal = Terminal::take()?;

@@ -32,7 +32,7 @@ pub(super) fn check(raw: RawAlerts, checker: &mut Checker) -> AlertSettings {
         }
     }
     if raw.command.iter().any(|word| word.contains('\0')) {
-        checker.problem(KEY, "must have no NUL character");
+        checker.problem(KEY, "must not contain a NUL character");
     }
     AlertSettings {
         command: raw.command,

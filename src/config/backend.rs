@@ -135,7 +135,10 @@ fn kind<'a>(
         let known: Vec<&str> = sections.iter().map(|section| section.name()).collect();
         checker.problem(
             &format!("{base}.kind"),
-            format_args!("{name:?} is not in this release, which knows: {}", known.join(", ")),
+            format_args!(
+                "{name:?} is not supported by this release, which supports: {}",
+                known.join(", ")
+            ),
         );
     }
     found.copied()

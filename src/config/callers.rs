@@ -55,11 +55,11 @@ pub(super) fn read(path: &Path, warnings: &mut Vec<String>) -> Result<Callers, V
         let name = raw.name.clone();
         let known = check(raw, warnings).and_then(|known| {
             if callers.iter().any(|other| other.name == known.name) {
-                return Err("is named twice".to_owned());
+                return Err("appears twice".to_owned());
             }
             // Who sends no name is known by the secret alone.
             match callers.iter().find(|other| other.secret == known.secret) {
-                Some(other) => Err(format!("has the secret of {:?}", other.name)),
+                Some(other) => Err(format!("has the same secret as {:?}", other.name)),
                 None => Ok(known),
             }
         });
@@ -156,11 +156,11 @@ mod tests {
             ),
             (
                 "name = 'a'\nsha256 = 'HEX'\n[[callers]]\nname = 'a'\npassword_file = 'DIR/web'",
-                "the caller \"a\" is named twice",
+                "the caller \"a\" appears twice",
             ),
             (
                 "name = 'a'\nsha256 = 'HEX'\n[[callers]]\nname = 'b'\npassword_file = 'DIR/web'",
-                "the caller \"b\" has the secret of \"a\"",
+                "the caller \"b\" has the same secret as \"a\"",
             ),
         ] {
             let told =

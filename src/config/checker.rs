@@ -79,7 +79,7 @@ impl Checker {
             let shown = path.display();
             self.problem(
                 key,
-                format_args!("must be a folder, and {shown} is a file: name another place"),
+                format_args!("must be a folder, but {shown} is a file: name another folder"),
             );
         }
     }
@@ -156,7 +156,7 @@ mod tests {
         checker.folder("cache.dir", Some(Path::new("/nowhere/yet")));
         checker.folder("cache.dir", None);
         let [only] = checker.problems.as_slice() else { panic!("{:?}", checker.problems) };
-        assert!(only.starts_with("queue.dir must be a folder, and /"), "{only}");
+        assert!(only.starts_with("queue.dir must be a folder, but /"), "{only}");
         assert!(only.ends_with("(set by FIRESTORE_QUEUE_FILE)"), "{only}");
     }
 

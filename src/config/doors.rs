@@ -144,13 +144,13 @@ pub(super) fn check(
         let key = format!("{base}.listen");
         if let Some(other) = doors.iter().find(|other| other.listen == door.listen) {
             let other = other.key.clone().unwrap_or_default();
-            checker.problem(&key, format_args!("is that of {other}, too: {}", door.listen));
+            checker.problem(&key, format_args!("is also that of {other}: {}", door.listen));
         }
         if door.listen == DoorAddress::Unix(backing.socket.to_owned()) {
-            checker.problem(&key, "is that of the command socket, too: name another one");
+            checker.problem(&key, "is also that of the command socket: name another one");
         }
         if backing.http.is_some_and(|http| door.listen == DoorAddress::Tcp(http)) {
-            checker.problem(&key, "is that of http.listen, too: name another one");
+            checker.problem(&key, "is also that of http.listen: name another one");
         }
         doors.push(Arc::new(door));
     }
@@ -171,7 +171,7 @@ fn by_default(
         let name = &backend.name;
         let path = beside(backing.socket, name);
         let in_the_way = if path == backing.socket {
-            Some("the command socket is there".to_owned())
+            Some("the command socket has this path".to_owned())
         } else {
             too_long(&path).map(|why| format!("the path {why}"))
         };
@@ -232,14 +232,14 @@ fn check_one(
             }
         }
         if door.auth != Auth::Token {
-            let what = format!("is of no use: auth is {:?}", door.auth.as_str());
+            let what = format!("has no effect: auth is {:?}", door.auth.as_str());
             checker.warnings.push(format!("{base}.callers_file {what}"));
         }
     }
     check_limits(base, &raw, &mut door, checker);
     door.projects = raw.projects.unwrap_or_default();
     if !door.projects.is_empty() && door.kind != "firestore" {
-        checker.problem(&format!("{base}.projects"), "is for doors to Firestore");
+        checker.problem(&format!("{base}.projects"), "is only for doors to Firestore");
     }
     Some(door)
 }
@@ -262,7 +262,7 @@ fn check_backend(
         let with_door = backing.sections.iter().filter(|section| section.has_door());
         let with_door: Vec<&str> = with_door.map(|section| section.name()).collect();
         let what = format!(
-            "{kind:?} is not in this release, whose doors are of: {}",
+            "{kind:?} has no door in this release, which has doors of: {}",
             with_door.join(", ")
         );
         checker.problem(&format!("{base}.kind"), what);
@@ -270,7 +270,7 @@ fn check_backend(
     }
     if !backing.enabled.iter().any(|enabled| enabled == name) {
         let there = backing.enabled.join(", ");
-        let what = format!("names {name:?}, which is no enabled backend; there are: {there}");
+        let what = format!("names {name:?}, which is not an enabled backend; there are: {there}");
         checker.problem(&format!("{base}.backend"), what);
         return None;
     }
@@ -278,7 +278,7 @@ fn check_backend(
     let backend = backing.backends.iter().find(|backend| backend.settings.name == name)?;
     let kind = backend.settings.kind;
     if let Some(asked) = raw.kind.as_deref().filter(|asked| *asked != kind) {
-        let what = format!("is {asked:?}, and the kind of the backend {name} is {kind:?}");
+        let what = format!("is {asked:?}, but the kind of the backend {name} is {kind:?}");
         checker.problem(&format!("{base}.kind"), what);
         return None;
     }
@@ -447,8 +447,7 @@ impl DoorSettings {
             return match self.auth {
                 Auth::Peer | Auth::Token => Ok(None),
                 Auth::Open => {
-                    let why =
-                        "\"open\" is for TCP: on a Unix socket callers are known by their user";
+                    let why = "\"open\" is only for TCP: on a Unix socket, callers are identified by their user";
                     Err(("auth", why.to_owned()))
                 }
             };
@@ -458,15 +457,16 @@ impl DoorSettings {
             return Err((
                 "listen",
                 format!(
-                    "must be an address of loopback, got {address}: beyond it others can read what goes over \
-                     it, and plaintext = true accepts that"
+                    "must be a loopback address, got {address}: on any other address, others can read the traffic; \
+                     plaintext = true accepts that"
                 ),
             ));
         }
         match self.auth {
             Auth::Token => Ok(None),
             Auth::Peer => {
-                let why = "\"peer\" is for Unix sockets: over TCP nobody's user is known";
+                let why =
+                    "\"peer\" is only for Unix sockets: over TCP, the caller's user is not known";
                 Err(("auth", why.to_owned()))
             }
             Auth::Open if is_loopback => Ok(Some(format!(
@@ -474,7 +474,7 @@ impl DoorSettings {
                 self.backend
             ))),
             Auth::Open => {
-                let why = "\"open\" is for loopback: beyond it callers must show a secret";
+                let why = "\"open\" is only for loopback: on any other address, callers must send a secret";
                 Err(("auth", why.to_owned()))
             }
         }

@@ -51,8 +51,8 @@ pub(super) fn check(raw: RawHttp, checker: &mut Checker) -> Option<HttpSettings>
     let settings = HttpSettings { listen, token, tls };
     if settings.is_exposed() && !raw.plaintext && !wants_tls {
         let what = format!(
-            "must be an address of loopback, got {listen}: beyond it set http.tls.cert_file and \
-             http.tls.key_file, or http.plaintext = true, which leaves the admin routes out there"
+            "must be a loopback address, got {listen}: for any other address, set http.tls.cert_file and \
+             http.tls.key_file, or set http.plaintext = true, which disables the admin routes there"
         );
         checker.problem("http.listen", what);
     }

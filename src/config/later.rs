@@ -103,7 +103,8 @@ pub(super) fn settle(state_dir: &Path, unknown: Vec<Unknown>, checker: &mut Chec
     for it in unknown {
         match &later {
             Some(known) if known.has(&it.path) => checker.warnings.push(format!(
-                "{} a setting of release {}, which has run here, and not of this one, {VERSION}: left out",
+                "{} a setting of release {}, which has run here before, but not of this release, {VERSION}: it is \
+                 ignored",
                 it.subject, known.version
             )),
             _ => problems.push(it.said()),
@@ -150,7 +151,8 @@ mod tests {
         );
         let said = |path: &str| {
             format!(
-                "{path} is a setting of release {later}, which has run here, and not of this one, {VERSION}: left out"
+                "{path} is a setting of release {later}, which has run here before, but not of this release, \
+                 {VERSION}: it is ignored"
             )
         };
         assert_eq!(warnings, paths[..3].iter().map(|path| said(path)).collect::<Vec<_>>());

@@ -120,8 +120,7 @@ impl Merged {
                 for name in sections.iter().map(|section| section.name()) {
                     if backends.is_some_and(|backends| !backends.contains_key(name)) {
                         self.notes.push(format!(
-                            "the backend {name} is there by default; backends.{name}.enabled = \
-                             false leaves it out"
+                            "the backend {name} exists by default; backends.{name}.enabled = false leaves it out"
                         ));
                     }
                 }
@@ -199,7 +198,7 @@ impl Merged {
             }
             if rest.starts_with("DOORS__") {
                 self.problems
-                    .push(format!("{name}: doors are set in the file, and not by variables"));
+                    .push(format!("{name}: doors can be set only in the file, not by variables"));
                 continue;
             }
             let path = self.path_of(rest);

@@ -278,7 +278,8 @@ fn every_reference_has_its_message() {
         ),
         (
             "[backends.db]\nkind = 'postgres'",
-            "backends.db.kind \"postgres\" is not in this release, which knows: clickhouse, firestore, redis",
+            "backends.db.kind \"postgres\" is not supported by this release, which supports: clickhouse, firestore, \
+             redis",
         ),
         (
             "[backends.\"A b\"]\nkind = 'redis'",
@@ -286,7 +287,7 @@ fn every_reference_has_its_message() {
         ),
         (
             "[backends]\nredis.enabled = false\nclickhouse.enabled = false\nfirestore.enabled = false",
-            "backends must have one that is enabled, got none",
+            "backends must have at least one enabled backend, got none",
         ),
         (
             "[backends.redis]\ndepends_on = ['db']",
@@ -298,11 +299,11 @@ fn every_reference_has_its_message() {
         ),
         (
             "[backends.redis]\ndepends_on = ['b']\n[backends.b]\nkind = 'redis'\ndepends_on = ['redis']",
-            "depends_on must not lead back to where it began: b -> redis -> b",
+            "depends_on must not form a cycle: b -> redis -> b",
         ),
         (
             "[backends.redis]\ndepends_on_optional = ['b']\n[backends.b]\nkind = 'redis'\ndepends_on = ['redis']",
-            "depends_on must not lead back to where it began: b -> redis -> b",
+            "depends_on must not form a cycle: b -> redis -> b",
         ),
         (
             "[backends.redis]\ndepends_on_optional = ['db']",
@@ -310,7 +311,7 @@ fn every_reference_has_its_message() {
         ),
         (
             "[backends.redis]\ndepends_on = ['b']\ndepends_on_optional = ['b']\n[backends.b]\nkind = 'redis'",
-            "backends.redis.depends_on_optional names \"b\", which depends_on names too",
+            "backends.redis.depends_on_optional names \"b\", which depends_on also names",
         ),
         (
             "[backends.clickhouse]\non_miss = 'nil'",
@@ -431,7 +432,7 @@ fn a_default_that_is_in_the_way_can_be_left_out() {
     let config = good("[backends.b]\nkind = 'redis'", &[]);
     assert_eq!(names(&config).len(), all.len() + 1);
     for name in all {
-        let note = format!("the backend {name} is there by default");
+        let note = format!("the backend {name} exists by default");
         assert!(config.notes.iter().any(|told| told.starts_with(&note)), "{name}");
     }
 }
@@ -456,7 +457,7 @@ fn the_tcp_listener_beyond_loopback_wants_tls_or_a_written_plaintext() {
     for listen in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "[::ffff:10.0.0.1]:1"] {
         let errors = listens(listen, "plaintext = false").map(|_| ()).unwrap_err();
         assert!(
-            errors.problems[0].starts_with("http.listen must be an address of loopback"),
+            errors.problems[0].starts_with("http.listen must be a loopback address"),
             "{errors}"
         );
         let http = listens(listen, "plaintext = true").unwrap();

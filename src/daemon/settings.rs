@@ -72,7 +72,7 @@ impl Daemon {
         let now = revision(&old);
         if let Some(expected) = expected.filter(|expected| *expected != now) {
             return Err(Refusal::Stale(format!(
-                "the settings are at revision {now}, and no longer at {expected}: look at them again"
+                "the settings are at revision {now}, no longer at {expected}: read them again"
             )));
         }
         let next = self.sources.with(&old, edit.changes(&old)?)?;
@@ -114,7 +114,7 @@ impl Daemon {
             match write(&next).await {
                 // On the disk it is one whose time is over: whoever reads it drops it.
                 Err(error) if why.is_some() => {
-                    tracing::warn!(%error, "a change whose time is over stays on the disk");
+                    tracing::warn!(%error, "a change whose time is over could not be removed from the disk");
                 }
                 other => other.map_err(|error| Refusal::Failed(error.to_string()))?,
             }
@@ -155,13 +155,14 @@ impl Daemon {
         let system = old.system(self.identity.load().instance.clone());
         if let Err(error) = self.fusebox.retune(system, retuned(next, old)).await {
             // What has not taken the new settings need not take the old ones.
-            tracing::debug!(%error, "settings were given back in part");
+            tracing::debug!(%error, "only some of the previous settings were restored");
         }
         let written = if is_written { write(old).await } else { Ok(()) };
         Refusal::Failed(match written {
             Ok(()) => format!("nothing was changed: {why}"),
             Err(error) => format!(
-                "{why}; and the change could not be taken out of the state directory ({error}): it is in effect after a restart"
+                "{why}; and the change could not be removed from the state directory ({error}): it will be in effect \
+                 after a restart"
             ),
         })
     }
@@ -195,7 +196,7 @@ impl Daemon {
             changes::file::write(&config.state_dir, &config.changes)
         });
         if let Err(error) = kept.await {
-            tracing::warn!(%error, "changes of settings that are not in effect stay on the disk");
+            tracing::warn!(%error, "changes of settings that are not in effect could not be removed from the disk");
         }
     }
 
@@ -230,7 +231,7 @@ impl Daemon {
                 Ok(fitting) => next = fitting,
                 Err(why) => {
                     kept.pop();
-                    tracing::warn!(key = change.path, %why, "a change of settings no longer fits: it is taken back");
+                    tracing::warn!(key = change.path, %why, "a change of settings is no longer valid: it is undone");
                 }
             }
         }
@@ -269,7 +270,7 @@ pub(crate) async fn take_back_in_time(daemon: Arc<Daemon>) {
             continue;
         }
         if let Err(error) = daemon.take_back().await {
-            tracing::error!(%error, "a change of settings whose time is over could not be taken back");
+            tracing::error!(%error, "a change of settings whose time is over could not be undone");
             tokio::time::sleep(Duration::from_secs(5)).await;
         }
     }

@@ -123,7 +123,7 @@ impl Verdict {
         }
         for refused in told.refused.intersection(&there) {
             self.refused_but_applied += 1;
-            self.problems.push(format!("{name} {refused} was refused and yet applied"));
+            self.problems.push(format!("{name} {refused} was refused, but it was applied"));
         }
         let mut newest = None;
         for applied in log.iter().copied() {
@@ -176,13 +176,13 @@ impl Verdict {
         for (id, times) in there {
             if told.refused.contains(&id) {
                 self.refused_but_applied += 1;
-                self.problems.push(format!("row {id} was refused and yet inserted"));
+                self.problems.push(format!("row {id} was refused, but it was inserted"));
             } else if !told.acknowledged.contains(&id) && !told.unknown.contains(&id) {
-                self.problems.push(format!("row {id} is there and nobody wrote it"));
+                self.problems.push(format!("row {id} exists, but nobody wrote it"));
             }
             if times > 1 {
                 self.applied_twice += times - 1;
-                self.problems.push(format!("row {id} is there {times} times"));
+                self.problems.push(format!("row {id} exists {times} times"));
             }
         }
     }
@@ -305,7 +305,7 @@ mod tests {
     fn a_row_that_is_there_twice_is_found() {
         let verdict = judge_rows(&[1, 2, 1, 1]);
         assert_eq!((verdict.applied_twice, verdict.holds()), (2, false));
-        assert_eq!(verdict.problems, ["row 1 is there 3 times"]);
+        assert_eq!(verdict.problems, ["row 1 exists 3 times"]);
         assert_eq!(judge_rows(&[1, 2, 5, 5]).applied_twice, 1, "also one of unknown outcome");
     }
 
@@ -313,7 +313,7 @@ mod tests {
     fn a_row_that_was_refused_or_that_nobody_wrote_is_found() {
         let verdict = judge_rows(&[1, 2, 3]);
         assert_eq!((verdict.refused_but_applied, verdict.holds()), (1, false));
-        assert_eq!(judge_rows(&[1, 2, 9]).problems, ["row 9 is there and nobody wrote it"]);
+        assert_eq!(judge_rows(&[1, 2, 9]).problems, ["row 9 exists, but nobody wrote it"]);
     }
 
     #[test]

@@ -30,8 +30,8 @@ fn answered(call: &Call, answer: &Answer) -> String {
         (Some(Source::Queued), Some(AckLevel::Durable)) => {
             ", durable: synced to this disk".to_owned()
         }
-        (Some(Source::Queued), _) => ": from the writes that wait".to_owned(),
-        (Some(Source::Empty), _) => ": nothing, in the right form".to_owned(),
+        (Some(Source::Queued), _) => ": from the queued writes".to_owned(),
+        (Some(Source::Empty), _) => ": an empty result".to_owned(),
         (Some(Source::Bypass), _) => ": the caller computes it".to_owned(),
         (Some(Source::Cache | Source::Stale) | None, _) => format!(": as it was {age:.1} s ago"),
     };
@@ -87,7 +87,7 @@ mod tests {
         check(Call::insert(1..2), Source::Live, json!({ "written_rows": "1" }), "200 live");
         let document = json!({ "path": "d/a", "data": { "value": 2 }, "update_time": null });
         let get = Call::get(Backend::Documents, "d/a");
-        let expected = "200 queued, {\"value\":2}: from the writes that wait";
+        let expected = "200 queued, {\"value\":2}: from the queued writes";
         check(get, Source::Queued, document, expected);
         let refused = line(&Call::select("n"), &Ended::Refused("503 read-only".into()));
         assert!(

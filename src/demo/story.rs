@@ -73,7 +73,7 @@ impl<'a> Story<'a> {
     /// # Errors
     /// The story could not be played to its end.
     pub(super) async fn tell(mut self) -> anyhow::Result<bool> {
-        self.screen.heading("1  Everything is well: calls go straight to the backends.");
+        self.screen.heading("1  Everything works: calls go straight to the backends.");
         self.who_is_who();
         let watching = watch::start(&self.screen, &self.caller, self.stage.socket());
         for backend in [Backend::Keys, Backend::Documents] {
@@ -85,7 +85,7 @@ impl<'a> Story<'a> {
         self.kill().await?;
         self.recovery().await?;
         workload.stop().await;
-        self.wait("all is replayed", DRAIN_DEADLINE, |health| {
+        self.wait("everything is replayed", DRAIN_DEADLINE, |health| {
             let is_well =
                 |is: &Condition| is.queued == 0 && is.breaker.known() == Some(State::Closed);
             health.backends.iter().all(|(_, is)| is_well(is))
@@ -103,10 +103,10 @@ impl<'a> Story<'a> {
                 .note(&format!("a stand-in for {title}, inside this process, is at {address}"));
         }
         let id = self.stage.daemon_id().unwrap_or_default();
-        self.screen.note(&format!("the daemon, a real one, is process {id}"));
+        self.screen.note(&format!("the daemon is a real one, process {id}"));
         self.screen.note(
-            "stock clients use the three through the daemon's doors; what asks for more than they can say \
-             goes over the command socket",
+            "ordinary clients use the three backends through the daemon's doors; calls that need more than these \
+             clients can express go over the command socket",
         );
     }
 
@@ -122,21 +122,20 @@ impl<'a> Story<'a> {
 
     async fn outages(&mut self) -> anyhow::Result<()> {
         self.screen.heading(
-            "2  One after the other they fail: callers go on, and their writes wait on the disk.",
+            "2  One after the other, they fail: callers go on, and their writes wait on the disk.",
         );
         for ((backend, state), part) in OUTAGES.into_iter().zip([0.2, 0.4, 0.67]) {
             let title = backend.title();
             self.stage.lose_answers(backend);
-            self.screen.note(&format!(
-                "{title} fails: it still does what it is asked, but no answer arrives"
-            ));
+            self.screen
+                .note(&format!("{title} fails: it still executes calls, but no answer arrives"));
             self.wait(&format!("the system is {state}"), TRIP_DEADLINE, |health| {
                 let is_open = health.backends.get(backend).breaker.known() == Some(State::Open);
                 is_open && health.state.known().is_some_and(|now| now >= state)
             })
             .await?;
             self.stage.stop(backend);
-            self.screen.note(&format!("{title} is gone altogether"));
+            self.screen.note(&format!("{title} is gone completely"));
             for call in calls_in_outage(backend) {
                 self.show(&call).await;
             }
@@ -147,7 +146,7 @@ impl<'a> Story<'a> {
 
     async fn kill(&mut self) -> anyhow::Result<()> {
         self.screen.heading(
-            "3  In the middle of the outage the daemon is killed with -9 and started again.",
+            "3  In the middle of the outage, the daemon is killed with kill -9 and started again.",
         );
         let replayed = watch::replayed(&self.client).await.context("the daemon does not answer")?;
         let id = self.stage.kill_daemon().await?;
@@ -179,7 +178,7 @@ impl<'a> Story<'a> {
 
     async fn recovery(&mut self) -> anyhow::Result<()> {
         self.screen.heading(
-            "4  The stand-ins are back: what waits is replayed, then calls go straight again.",
+            "4  The stand-ins are back: the waiting writes are replayed, then calls go straight to the backends again.",
         );
         let waiting = watch::health(&self.client).await.context("the daemon does not answer")?;
         let waiting = waiting.backends.iter().map(|(_, is)| is.queued).sum();
@@ -197,8 +196,8 @@ impl<'a> Story<'a> {
             .await
             .is_some_and(|health| health.state.known() == Some(SystemState::Emergency))
         {
-            self.screen.note("in EMERGENCY new writes still go over the disk");
-            self.screen.note("a better state is believed once it has held for 5 s");
+            self.screen.note("in EMERGENCY, new writes are still stored on the disk first");
+            self.screen.note("the state improves only when it would have been better for 5 s");
         }
         self.wait("the system is HEALTHY", HEALTHY_DEADLINE, |health| {
             health.state.known() == Some(SystemState::Healthy)
@@ -233,7 +232,9 @@ impl<'a> Story<'a> {
                 found.push("more was written than the stand-in remembers".into());
             }
             if figures.durable_at_kill == 0 {
-                found.push("nothing waited when the daemon was killed: this shows nothing".into());
+                found.push(
+                    "nothing waited when the daemon was killed, so the demo proves nothing".into(),
+                );
             }
             problems.extend(found.iter().map(|problem| format!("{}: {problem}", backend.name())));
         }
@@ -243,9 +244,8 @@ impl<'a> Story<'a> {
         let (seed, seconds) = (self.options.seed, self.screen.elapsed().as_secs_f64());
         let text = if holds {
             format!(
-                "PROVEN: every acknowledged write to all three arrived or was overtaken by a newer one of its \
-                 key, in order, none twice \
-                 (seed {seed}, {seconds:.1} s)"
+                "PROVEN: every acknowledged write to all three backends was applied or was replaced by a newer write \
+                 to its key, in order, none twice (seed {seed}, {seconds:.1} s)"
             )
         } else {
             let shown: Vec<&str> = problems.iter().take(20).map(String::as_str).collect();
@@ -281,7 +281,7 @@ impl<'a> Story<'a> {
                 return Ok(());
             }
             if self.screen.elapsed() > until {
-                bail!("what waited is not replayed after {} s", DRAIN_DEADLINE.as_secs());
+                bail!("the waiting writes were not replayed within {} s", DRAIN_DEADLINE.as_secs());
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
@@ -296,7 +296,7 @@ impl<'a> Story<'a> {
         let until = self.screen.elapsed() + deadline;
         while !watch::health(&self.client).await.as_ref().is_some_and(&met) {
             if self.screen.elapsed() > until {
-                bail!("waited in vain, for {} s, until {what}", deadline.as_secs());
+                bail!("after {} s, this is still not true: {what}", deadline.as_secs());
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }

@@ -56,11 +56,11 @@ fn writes(ledger: &Ledger, figures: &Each<Figures>, terminal: bool) -> String {
         ("replayed", |_, figures| figures.replayed.calls),
         ("outcome unknown to the caller", |page, _| page.unknown()),
         ("sent again, without effect", |_, figures| figures.recognised + figures.verdict.repeated),
-        ("overtaken by a newer one in the queue", |_, figures| figures.verdict.overtaken),
+        ("replaced by a newer one in the queue", |_, figures| figures.verdict.overtaken),
         ("lost", |_, figures| figures.verdict.lost),
         ("applied twice", |_, figures| figures.verdict.applied_twice),
         ("out of order", |_, figures| figures.verdict.out_of_order),
-        ("refused and yet applied", |_, figures| figures.verdict.refused_but_applied),
+        ("refused but applied", |_, figures| figures.verdict.refused_but_applied),
         ("with a wrong value in the end", |_, figures| figures.verdict.wrong_values),
         ("dead letters", |_, figures| figures.replayed.dead_letters),
     ];

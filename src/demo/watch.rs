@@ -124,7 +124,7 @@ impl Teller {
                     if !self.told_of_a_failed_probe.insert(backend.clone()) {
                         return None;
                     }
-                    "breaker OPEN -> HALF_OPEN -> OPEN (the probe failed; it goes on trying)".into()
+                    "breaker OPEN -> HALF_OPEN -> OPEN (the probe failed; it will try again)".into()
                 }
                 (Some(HalfOpen), Some(Closed)) => {
                     "breaker OPEN -> HALF_OPEN -> CLOSED (the probes succeeded)".into()

@@ -38,7 +38,9 @@ pub(crate) async fn optional_json<T: DeserializeOwned + Default>(body: Body) -> 
         }
         Ok(Err(error)) => {
             let why = NotDecoded::in_error(&*error);
-            return Err(Problem::malformed(why.unwrap_or_else(|| "the body broke off".to_owned())));
+            return Err(Problem::malformed(
+                why.unwrap_or_else(|| "the body ended too early".to_owned()),
+            ));
         }
         Err(_) => return Err(Problem::malformed("the body did not arrive within 5 seconds")),
     };
@@ -221,8 +223,7 @@ pub(crate) async fn reload(
 pub(crate) async fn trace_test(State(api): State<Arc<Api>>) -> Result<Json<TestResult>, Problem> {
     let off = || {
         AdminError::Conflict(
-            "traces are off: the daemon's environment names no collector that can be used in \
-             OTEL_EXPORTER_OTLP_ENDPOINT"
+            "traces are off: in the daemon's environment, OTEL_EXPORTER_OTLP_ENDPOINT names no usable collector"
                 .to_owned(),
         )
     };

@@ -102,7 +102,7 @@ fn own_origin(headers: &HeaderMap, caller: Caller) -> Result<(), Problem> {
     if same && (caller == Caller::Network || is_loopback(host)) {
         return Ok(());
     }
-    Err(Problem::forbidden("a page of another origin may not do this"))
+    Err(Problem::forbidden("web pages of another origin may not send this request"))
 }
 
 /// Whether a `Host` is this host under a name that nobody else can have.

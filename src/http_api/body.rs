@@ -165,14 +165,14 @@ impl Admitted {
 }
 
 fn slow_body() -> Problem {
-    let detail = "the body did not arrive, or stopped, for 30 seconds";
+    let detail = "no data of the body arrived for 30 seconds";
     Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail)
 }
 
 /// A body that broke off, or that is not what its `Content-Encoding` says.
 fn broken(error: &axum::Error) -> Problem {
     Problem::malformed(
-        NotDecoded::in_error(error).unwrap_or_else(|| "the body broke off".to_owned()),
+        NotDecoded::in_error(error).unwrap_or_else(|| "the body ended too early".to_owned()),
     )
 }
 

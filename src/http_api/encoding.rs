@@ -172,7 +172,7 @@ fn inflate(
 ) -> io::Result<()> {
     loop {
         if *ended {
-            let behind = || io::Error::other("bytes follow its end");
+            let behind = || io::Error::other("there is data after its end");
             return if bytes.is_empty() { Ok(()) } else { Err(behind()) };
         }
         out.reserve(PIECE * 16);
@@ -225,7 +225,7 @@ impl Decoding {
         };
         Poll::Ready(Some(bytes.map_err(|error| {
             self.decoder = None;
-            NotDecoded(format!("the body is not whole and valid {name}: {error}")).into()
+            NotDecoded(format!("the body is not complete and valid {name}: {error}")).into()
         })))
     }
 }
@@ -372,7 +372,7 @@ mod tests {
             broken.push(flipped);
             for (case, bytes) in broken.iter().enumerate() {
                 let why = decoded(coding, bytes, 10).await.expect_err(&format!("{case}"));
-                assert!(why.starts_with("the body is not whole and valid "), "{case}: {why}");
+                assert!(why.starts_with("the body is not complete and valid "), "{case}: {why}");
             }
         }
     }

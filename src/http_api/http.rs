@@ -169,8 +169,8 @@ impl Server {
         let time = if link.connected.is_spare { SPARE_HEAD_TIME } else { TLS_TIME };
         match timeout(time, TlsAcceptor::from(tls).accept(stream)).await {
             Ok(Ok(stream)) => self.connection(stream, link).await,
-            Ok(Err(error)) => tracing::debug!(%error, "no TLS was agreed on"),
-            Err(_) => tracing::debug!("no TLS was agreed on in time"),
+            Ok(Err(error)) => tracing::debug!(%error, "the TLS handshake failed"),
+            Err(_) => tracing::debug!("the TLS handshake was not finished in time"),
         }
     }
 
@@ -237,7 +237,7 @@ async fn answered(answer: impl Future<Output = Result<Response, Infallible>>) ->
         Ok(Ok(response)) => response,
         Ok(Err(never)) => match never {},
         Err(_) => {
-            let detail = "a fault in fusebox itself; its log says more";
+            let detail = "an internal error of fusebox; its log says more";
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail).into_response()
         }
     }

@@ -220,11 +220,14 @@ fn import_of(text: &str, backend: &str, target: &Target, retarget: bool) -> Resu
         Err(error) => return wrong("op_id", format!("{error}")),
     };
     if let Some(other) = line.target.filter(|other| other != target && !retarget) {
-        let why = format!("is {other}, and {backend} is {target}: --retarget sends it there");
+        let why = format!("is {other}, but {backend} is {target}: --retarget sends the call there");
         return wrong("target", why);
     }
     if line.expires_at.is_some() {
-        return wrong("expires_at", "is of a release that this one does not know".to_owned());
+        return wrong(
+            "expires_at",
+            "comes from a release that this release does not know".to_owned(),
+        );
     }
     let known = match (line.lanes, line.token, line.digest, line.traits) {
         (Some(lanes), Some(token), Some(digest), Some(traits)) => Some(Known {

@@ -105,7 +105,7 @@ fn describe(routes: &[Route]) -> Value {
 
 fn operation(route: &Route, problem: Option<&Schema>, generator: &mut SchemaGenerator) -> Value {
     let who = match route.access {
-        Access::Public => "Open on TCP; on the socket for clients.",
+        Access::Public => "For everybody over TCP; for clients on the socket.",
         Access::Client => "For clients; over TCP with a token.",
         Access::Admin => "For admins; over TCP with a token.",
     };

@@ -133,7 +133,7 @@ impl Problem {
 
 impl From<Full> for Problem {
     fn from(Full(what): Full) -> Self {
-        let detail = format!("this door is full: {what}");
+        let detail = format!("a limit is reached: {what}");
         Self::new(StatusCode::TOO_MANY_REQUESTS, "door_full", detail)
             .retry_after(Duration::from_secs(1))
     }

@@ -58,17 +58,17 @@ const FORCED: &str = "{\"backend\": name, \"breaker\": BreakerView}";
 pub(crate) const ROUTES: &[Route] = &[
     route!("GET" "/", Public, "The status page",
         "" -> "HTML if Accept names it, else text", get(page::root)),
-    route!("GET" "/page/{file}", Public, "What the status page is made of", "" -> "the file",
+    route!("GET" "/page/{file}", Public, "A file of the status page", "" -> "the file",
         get(page::file)),
     route!("GET" "/health", Public, "The system's state in short",
         "" -> "HealthView; 503 if CRITICAL or EMERGENCY", get(views::health)),
     route!("GET" "/health/live", Public, "Whether the daemon's own loop runs",
         "" -> "{\"live\": flag}; 503 if not", get(views::live)),
-    route!("GET" "/health/ready", Public, "Whether stores are recovered and it is not draining",
+    route!("GET" "/health/ready", Public, "Whether the stores are recovered and the daemon is not draining",
         "" -> "{\"ready\": flag}; 503 if not", get(views::ready)),
-    route!("GET" "/health/resilience", Public, "Everything that the actors show",
+    route!("GET" "/health/resilience", Public, "The whole state of the system and of every backend",
         "" -> "ResilienceView", get(views::resilience)),
-    route!("GET" "/health/stream", Public, "What the status page shows, as it changes",
+    route!("GET" "/health/stream", Public, "The data of the status page, as it changes",
         "" -> "server-sent events: hello, history, state (ResilienceView), transition, system_state, offline, replay, fallback, dead_letter",
         get(page::stream::follow)),
     route!("GET" "/metrics", Public, "Metrics",
@@ -84,14 +84,14 @@ pub(crate) const ROUTES: &[Route] = &[
         "" -> "ExplainView", get(views::explain)),
     route!("GET" "/v1/backends/{backend}/transitions", Client, "Its newest transitions, newest last",
         "query: limit" -> "{\"transitions\": [TransitionRecord]}", get(views::transitions)),
-    route!("POST" "/v1/backends/{backend}/call", Client, "Carries a call",
+    route!("POST" "/v1/backends/{backend}/call", Client, "Executes a call",
         "JSON of the kind, and \"options\"; at most 32 MiB" -> "ReplyJson; 202 if a write is queued",
         post(calls::call)),
-    route!("POST" "/v1/backends/{backend}/call/raw", Client, "Carries a call in wire form",
+    route!("POST" "/v1/backends/{backend}/call/raw", Client, "Executes a call that is given in the backend's wire format",
         "the call's bytes; options in X-Fusebox-Deadline, -Max-Stale, -Priority, -Min-Ack, -Op-Id"
         -> "the reply's bytes; X-Fusebox-Source, -Ack, -Op-Id, -Age-Ms, -Attempts, -Trace-Id, -Reply-Lost, -Warning",
         post(calls::call_raw)),
-    route!("POST" "/v1/backends/{backend}/streams", Client, "Opens a live query, or finds the one open on the same",
+    route!("POST" "/v1/backends/{backend}/streams", Client, "Opens a live query, or finds one that is already open for the same query",
         "JSON of the kind" -> "{\"id\": text, \"path\": text}", post(streams::open)),
     route!("GET" "/v1/backends/{backend}/streams/{id}", Client, "Follows a live query",
         "" -> "server-sent events: snapshot, change, stale", get(streams::follow)),
@@ -101,7 +101,7 @@ pub(crate) const ROUTES: &[Route] = &[
         "" -> "QueuedCallView; for admins with \"call\"", get(queue::show)),
     route!("GET" "/v1/dependencies", Client, "The dependencies of backends, and the root causes of what is down",
         "query: format=json|dot" -> "DependenciesView; the graph in DOT", get(dependencies::graph)),
-    route!("GET" "/v1/events", Client, "What happens from now on",
+    route!("GET" "/v1/events", Client, "New events, from now on",
         "query: backend" -> "server-sent events", get(events::follow)),
     route!("GET" "/v1/history", Client,
         "The newest events, also of earlier runs, newest last; and the newest transitions",
@@ -118,10 +118,10 @@ pub(crate) const ROUTES: &[Route] = &[
         ..route!("POST" "/admin/circuit-breaker/{backend}/force-close", Admin,
         "Forces a breaker closed", "" -> FORCED, post(admin::force_close))
     },
-    route!("POST" "/admin/circuit-breaker/{backend}/release", Admin, "Lifts a force",
-        "" -> "{\"backend\": name, \"breaker\": BreakerView}; 409 if there is none", post(admin::release)),
+    route!("POST" "/admin/circuit-breaker/{backend}/release", Admin, "Ends a forced state",
+        "" -> "{\"backend\": name, \"breaker\": BreakerView}; 409 if it is not forced", post(admin::release)),
     route!("POST" "/admin/circuit-breaker/{backend}/reset", Admin,
-        "Closes a breaker and forgets its window, force and exponent",
+        "Closes a breaker and resets its window, forced state and exponent",
         "" -> FORCED, post(admin::reset)),
     route!("POST" "/admin/resilience/force-recovery", Admin, "Tries to recover now",
         "optional JSON {\"backend\": name}"
@@ -134,10 +134,10 @@ pub(crate) const ROUTES: &[Route] = &[
         "Lets calls that wait for the old address go to the new one",
         "" -> "{\"backend\": name, \"target\": text}; 409 if none waits", post(admin::accept_retarget)),
     route!("POST" "/admin/backends/{backend}/accept-loss", Admin,
-        "Ends the alert that the backend's store was gone at a start",
+        "Ends the alert that the backend's store was missing at a start",
         "" -> "{\"backend\": name, \"accepted\": flag}; 409 if it was not", post(admin::accept_loss)),
     route!("POST" "/admin/backends/accept-clone", Admin,
-        "Lets a state directory replay that is a copy, or has one",
+        "Allows replay in a state directory that is a copy or was copied",
         "" -> "{\"accepted\": flag}; 409 if it is none", post(admin::accept_clone)),
     route!("GET" "/admin/backends/{backend}/config", Admin, "A backend's settings in effect",
         "" -> CONFIG, get(settings::show_backend)),
@@ -160,14 +160,16 @@ pub(crate) const ROUTES: &[Route] = &[
         put(chaos::set)),
     route!("DELETE" "/admin/backends/{backend}/chaos", Admin, "Ends faults on purpose",
         "" -> "{\"backend\": name, \"cleared\": flag}", delete(chaos::clear)),
-    route!("GET" "/admin/log", Admin, "What the log is filtered by, and what is usual",
+    route!("GET" "/admin/log", Admin, "The filter of the log, and the usual filter",
         "" -> "{\"filter\": text, \"usual\": text}", get(admin::log)),
-    route!("PUT" "/admin/log", Admin, "Changes the filter of the log, for as long as given; without a filter to the usual one",
+    route!("PUT" "/admin/log", Admin, "Changes the filter of the log, for a time if one is given; without a filter, \
+                                       restores the usual one",
         "optional JSON {\"filter\": text, \"for\": duration}" -> "{\"filter\": text, \"usual\": text}", put(admin::set_log)),
     route!("POST" "/admin/backends/{backend}/queue/replay", Admin, "Replays now",
         "" -> "{\"waiting\": number}", post(queue::replay)),
     route!("POST" "/admin/backends/{backend}/queue/compact", Admin,
-        "Writes what the store holds into new files; with purge, nothing is left of what was replayed or discarded before",
+        "Writes the contents of the store into new files; with purge, nothing is left of calls that were replayed or \
+         discarded before",
         "optional JSON {\"purge\": flag}"
         -> "{\"before_bytes\": number, \"bytes\": number, \"deleted\": [text], \"deleted_bytes\": number}; deleted are the stores that were set aside; 409 if the store is not open",
         post(queue::compact)),
@@ -227,7 +229,7 @@ async fn guard(
             encoding::pass(request, next).await
         }
         Err(problem) => {
-            tracing::debug!(?caller, path = request.uri().path(), "refused at the door");
+            tracing::debug!(?caller, path = request.uri().path(), "a request was refused");
             problem.into_response()
         }
     }
@@ -237,12 +239,12 @@ async fn no_route(request: Request) -> Problem {
     let path: String = request.uri().path().chars().take(256).collect();
     Problem::not_found(
         "no_such_route",
-        format!("there is no {path:?}; GET /openapi.json lists all"),
+        format!("there is no route {path:?}; GET /openapi.json lists all routes"),
     )
 }
 
 async fn wrong_method(method: Method, request: Request) -> Problem {
     let path: String = request.uri().path().chars().take(256).collect();
-    let detail = format!("{method} is not for {path:?}; GET /openapi.json lists what is");
+    let detail = format!("{path:?} does not support {method}; GET /openapi.json lists all routes");
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", detail)
 }

@@ -197,7 +197,7 @@ impl ServedDoor {
             }
         }));
         if done.is_err() {
-            tracing::error!(door = %self.settings.listen, "a connection was lost to a fault in fusebox itself");
+            tracing::error!(door = %self.settings.listen, "a connection was lost because of an internal error of fusebox");
         }
     }
 

@@ -27,7 +27,8 @@ impl DoorThread {
     /// The system has no thread or no descriptors for it.
     pub(crate) fn start(backend: &str) -> Result<Self, String> {
         let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| format!("no runtime for a door: {error}"))?;
+        let runtime =
+            runtime.map_err(|error| format!("cannot start the runtime of a door: {error}"))?;
         let handle = runtime.handle().clone();
         let (alive, ended) = oneshot::channel();
         let thread = thread::Builder::new().name(format!("door-{backend}")).spawn(move || {
@@ -36,7 +37,7 @@ impl DoorThread {
             // What blocks must not keep a stopped daemon alive.
             runtime.shutdown_background();
         });
-        thread.map_err(|error| format!("no thread for a door: {error}"))?;
+        thread.map_err(|error| format!("cannot start the thread of a door: {error}"))?;
         Ok(Self { runtime: handle, _alive: alive })
     }
 

@@ -75,8 +75,8 @@ impl Pooled {
         Full(match self {
             Self::Connections | Self::Spare => "too many connections are open",
             Self::Bytes => "too many bytes are in flight",
-            Self::Listeners => "too many are listening to events",
-            Self::Pages => "too many are following the status page",
+            Self::Listeners => "too many clients are following the events",
+            Self::Pages => "too many clients are following the status page",
         })
     }
 }
@@ -288,7 +288,10 @@ mod tests {
         let account = gate.account(user(1));
         let all: Vec<Part> = std::iter::from_fn(|| account.take(Pooled::Pages, 1).ok()).collect();
         let again = account.take(Pooled::Pages, 1).err();
-        assert_eq!((all.len(), again), (56, Some(Full("too many are following the status page"))));
+        assert_eq!(
+            (all.len(), again),
+            (56, Some(Full("too many clients are following the status page")))
+        );
         let mut bytes = account.nothing(Pooled::Bytes);
         assert_eq!((bytes.hold_body(LIGHT - 1), bytes.units), (Ok(()), 0));
         assert_eq!((bytes.hold_body(2 << 10), bytes.units), (Ok(()), 4 << 10));

@@ -25,7 +25,7 @@ impl Handed {
         let names = match sd_notify::listen_fds_with_names() {
             Ok(sockets) => sockets.map(|(_, name)| Some(name)).collect(),
             Err(error) => {
-                tracing::debug!(%error, "no sockets are handed over");
+                tracing::debug!(%error, "systemd passes no sockets");
                 Vec::new()
             }
         };
@@ -47,7 +47,7 @@ impl Handed {
             None => Ok(None),
             Some(Listener::Unix(listener)) => Ok(Some(listener)),
             Some(Listener::Tcp(_)) => {
-                bail!("the command socket that was handed over is not a Unix socket")
+                bail!("the command socket that systemd passes is not a Unix socket")
             }
         }
     }
@@ -69,7 +69,7 @@ impl Handed {
             return Ok(Some(Listener::Unix(UnixListener::from_std(listener)?)));
         }
         let listener = self.sockets.take_tcp_listener(index);
-        let no_listener = || format!("the socket that was handed over as {name} is not a listener");
+        let no_listener = || format!("the socket {name} that systemd passes is not a listener");
         let Some(listener) = listener.with_context(no_listener)? else { return Ok(None) };
         listener.set_nonblocking(true)?;
         Ok(Some(Listener::Tcp(TcpListener::from_std(listener)?)))

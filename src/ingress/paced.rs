@@ -114,7 +114,7 @@ impl<S: AsyncWrite + Unpin> Paced<S> {
         let time = self.write_time;
         let timer = self.write.get_or_insert_with(|| Box::pin(sleep(time)));
         ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Err(late("the peer does not take what is written")))
+        Poll::Ready(Err(late("the peer does not read what is written")))
     }
 }
 

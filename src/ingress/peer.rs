@@ -115,7 +115,7 @@ impl Policy {
                     "which this host does not know"
                 };
                 warnings.push(format!(
-                    "{key} names {:?}, {why}: only root and the daemon's own user are let in by it",
+                    "{key} names {:?}, {why}: it gives rights only to root and the daemon's own user",
                     group.name
                 ));
             }
@@ -127,7 +127,7 @@ impl Policy {
         let own = (uid != overflow("uid")).then_some(uid);
         if own.is_none() {
             warnings.push(format!(
-                "the daemon's own user {uid} represents every user that is not known here: it grants nothing"
+                "the daemon's own user {uid} represents every user that is not known here: it gives no rights"
             ));
         }
         (Self { own, clients, admins }, warnings)

@@ -73,14 +73,15 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
         Err(error) => return Err(error).with_context(|| format!("cannot look at {shown}")),
     };
     if !file.file_type().is_socket() {
-        bail!("{shown} exists and is not a socket: not touched");
+        bail!("{shown} exists and is not a socket, so it is not removed");
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => bail!("another process listens at {shown}"),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).with_context(|| format!("cannot remove the stale {shown}"))
         }
-        Err(error) => Err(error).with_context(|| format!("cannot find out who listens at {shown}")),
+        Err(error) => Err(error)
+            .with_context(|| format!("cannot find out whether a process listens at {shown}")),
     }
 }
 
@@ -104,6 +105,6 @@ mod tests {
         assert!(!path.try_exists().unwrap());
         std::fs::write(&path, "precious").unwrap();
         let error = bind(&path, None).map(|_| ()).unwrap_err();
-        assert!(error.to_string().ends_with("is not a socket: not touched"), "{error}");
+        assert!(error.to_string().ends_with("is not a socket, so it is not removed"), "{error}");
     }
 }

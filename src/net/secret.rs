@@ -22,7 +22,8 @@ impl Secret {
         let text = std::fs::read_to_string(path)
             .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
         if std::fs::metadata(path).is_ok_and(|file| file.mode() & 0o007 != 0) {
-            warnings.push(format!("{} holds a secret and is open to everybody", path.display()));
+            warnings
+                .push(format!("{} contains a secret, but everybody can read it", path.display()));
         }
         let text = text.strip_suffix('\n').unwrap_or(&text);
         let text = text.strip_suffix('\r').unwrap_or(text);

@@ -37,9 +37,8 @@ pub(crate) async fn secured(
         .await
         .map_err(|error| TlsError::Tls(error.to_string()))?
         .map_err(TlsError::Tls)?;
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| {
-        TlsError::Tls(format!("{host:?} is not a name that a certificate can have"))
-    })?;
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| TlsError::Tls(format!("a certificate cannot have the name {host:?}")))?;
     let stream = match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -64,7 +63,8 @@ fn why(error: &rustls::Error, host: &str) -> String {
     match error {
         // The second: an authority with the name of one that is trusted, but is not the same.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "its certificate is from an authority that is not trusted here (see tls.ca_file)".into()
+            "its certificate is from an authority that fusebox does not trust (see tls.ca_file)"
+                .into()
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "its certificate has expired".into()

@@ -83,8 +83,8 @@ pub(super) fn notes(folder: &Path, syncs: &Syncs) -> Vec<String> {
         );
     } else if syncs.median < UNLIKELY {
         notes.push(
-            "syncs are faster than disks are: something below answers before the data is safe, which a power cut \
-             may show"
+            "syncs are faster than a disk can be: something below answers before the data is safe, so a power failure \
+             may lose data"
                 .to_owned(),
         );
     }
@@ -102,7 +102,7 @@ mod tests {
         assert!(syncs.count > 0 && syncs.median <= syncs.worst_of_hundred, "{syncs:?}");
         let fast = Syncs { median: Duration::from_micros(3), ..syncs };
         let told = notes(dir.path(), &fast).join("\n");
-        assert!(told.contains("in memory") || told.contains("faster than disks"), "{told}");
+        assert!(told.contains("in memory") || told.contains("faster than a disk"), "{told}");
         assert!(measure(&dir.path().join("no/such"), Duration::ZERO).is_err());
     }
 }

@@ -13,7 +13,7 @@ pub(crate) enum SelftestError {
     },
     /// There is too little room, which a daemon beside it may need.
     #[error(
-        "{place} has {free} free, and the test wants {wanted}: it takes up to a quarter of that"
+        "{place} has {free} free, but the test needs {wanted} free: it uses up to a quarter of that"
     )]
     Room {
         /// The path.

@@ -82,7 +82,7 @@ impl Limit {
             }
         });
         if let Err(error) = started {
-            tracing::warn!(%error, "the log will not say what is left out of it");
+            tracing::warn!(%error, "the log will not say how many lines are left out of it");
         }
     }
 

@@ -145,7 +145,7 @@ impl Client {
             .header("host", "localhost")
             .header("content-type", "application/json")
             .body(Full::new(bytes))
-            .map_err(|error| Failure::usage(format!("{path:?} cannot be asked for: {error}")))?;
+            .map_err(|error| Failure::usage(format!("{path:?} cannot be requested: {error}")))?;
         sender.send_request(request).await.map_err(|error| broke(&error))
     }
 }

@@ -58,9 +58,9 @@ pub(crate) fn what(event: &EventView) -> String {
         EventWord::Replay => match phase.known() {
             Some(Phase::Started) => format!("replay begins: {}", wait(*waiting)),
             Some(Phase::Paused) => {
-                format!("replay pauses, since {reason}: {replayed} replayed, {}", wait(*waiting))
+                format!("replay pauses, because {reason}: {replayed} replayed, {}", wait(*waiting))
             }
-            Some(Phase::Drained) => format!("nothing waits any more: {replayed} replayed"),
+            Some(Phase::Drained) => format!("the queue is empty: {replayed} replayed"),
             Some(Phase::Progress) | None => {
                 format!("replay {phase}: {replayed} replayed, {}", wait(*waiting))
             }
@@ -71,7 +71,7 @@ pub(crate) fn what(event: &EventView) -> String {
         EventWord::Reload => {
             let (by, changed) = (&event.by, event.changed.join(", "));
             match &event.refused {
-                Some(why) => format!("the configuration was not reloaded, by {by}: {why}"),
+                Some(why) => format!("a reload by {by} was refused: {why}"),
                 None if changed.is_empty() => format!("reloaded by {by}: nothing changed"),
                 None => format!("reloaded by {by}: {changed}"),
             }
@@ -93,7 +93,7 @@ pub(crate) fn what(event: &EventView) -> String {
         }
         EventWord::ChaosSuspended => match &event.why {
             Some(why) => format!("chaos is suspended: {why}"),
-            None => "chaos goes on".into(),
+            None => "chaos resumes".into(),
         },
         EventWord::Daemon => format!("the daemon {phase} ({})", event.version),
         EventWord::Missed => format!("{} events were missed", event.events),

@@ -400,7 +400,7 @@ impl PastView {
 }
 
 fn not_understood(error: &serde_json::Error) -> Failure {
-    Failure::failed(format!("the daemon's answer is not understood: {error}"))
+    Failure::failed(format!("the daemon's answer cannot be read: {error}"))
 }
 
 #[cfg(test)]

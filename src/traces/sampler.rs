@@ -42,7 +42,7 @@ impl Sampler {
                 let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
                 Some(ratio.map(of).ok_or_else(|| {
                     let wrong = format!(
-                        "OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1, got {text:?}: all are taken"
+                        "OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1, got {text:?}: fusebox samples all traces"
                     );
                     (of(1.0), wrong)
                 }))

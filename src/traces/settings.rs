@@ -67,7 +67,7 @@ impl Settings {
             Some("none") => return None,
             Some(other) => {
                 warnings.push(format!(
-                    "OTEL_TRACES_EXPORTER must be otlp or none, got {other:?}: otlp"
+                    "OTEL_TRACES_EXPORTER must be otlp or none, got {other:?}: fusebox uses otlp"
                 ));
             }
         }
@@ -79,14 +79,15 @@ impl Settings {
             Some("http/protobuf") => Protocol::Http,
             Some(other) => {
                 warnings.push(format!(
-                    "OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http/protobuf, got {other:?}: http/protobuf"
+                    "OTEL_EXPORTER_OTLP_PROTOCOL must be grpc or http/protobuf, got {other:?}: fusebox uses \
+                     http/protobuf"
                 ));
                 Protocol::Http
             }
             None => {
                 if endpoint.trim_end_matches('/').ends_with(":4317") {
                     warnings.push(format!(
-                        "{endpoint} is spoken to by http/protobuf, and port 4317 is usually gRPC's: \
+                        "fusebox uses http/protobuf for {endpoint}, but port 4317 is usually for gRPC: set \
                          OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
                     ));
                 }
@@ -123,8 +124,8 @@ fn sampler(env: &Environment, warnings: &mut Vec<String>) -> Sampler {
         }
         None => {
             warnings.push(format!(
-                "OTEL_TRACES_SAMPLER must be always_on, always_off or traceidratio, or one of them behind \
-                 parentbased_, got {name:?}: parentbased_always_on"
+                "OTEL_TRACES_SAMPLER must be always_on, always_off or traceidratio, or one of them after parentbased_, \
+                 got {name:?}: fusebox uses parentbased_always_on"
             ));
             Sampler::default()
         }
@@ -136,8 +137,9 @@ fn batching(env: &Environment, warnings: &mut Vec<String>) -> Batching {
         None => usual,
         Some((_, Ok(number))) if (1..=3_600_000).contains(&number) => number,
         Some((text, _)) => {
-            warnings
-                .push(format!("{name} must be a number from 1 to 3600000, got {text:?}: {usual}"));
+            warnings.push(format!(
+                "{name} must be a number from 1 to 3600000, got {text:?}: fusebox uses {usual}"
+            ));
             usual
         }
     };

@@ -86,18 +86,18 @@ impl Shared {
             Self::Dns => "this host's DNS is down",
             Self::Sockets => "this host has no sockets left",
             Self::Certificates => "TLS fails on this host",
-            Self::Disk => "this host's disk takes no writes",
+            Self::Disk => "this host's disk refuses writes",
         }
     }
 
     /// What those that it impairs have seen.
     pub const fn seen(self) -> &'static str {
         match self {
-            Self::Network => "found no way to the network",
-            Self::Dns => "found no address for a name",
-            Self::Sockets => "got no socket",
-            Self::Certificates => "were refused by TLS",
-            Self::Disk => "have stores that take no writes",
+            Self::Network => "cannot reach the network",
+            Self::Dns => "cannot resolve a host name",
+            Self::Sockets => "cannot open a socket",
+            Self::Certificates => "cannot use TLS",
+            Self::Disk => "have stores that refuse writes",
         }
     }
 }

@@ -62,13 +62,13 @@ impl ErrorClass {
     /// What is said to everybody of an error that a server has put into words of its own.
     pub const fn said(self) -> &'static str {
         match self {
-            Self::NotExecuted => "the backend did not carry it out",
-            Self::Unknown => "the backend may have carried it out",
-            Self::Ambiguous => "it is unknown whether the backend carried it out",
+            Self::NotExecuted => "the backend did not execute it",
+            Self::Unknown => "the backend may have executed it",
+            Self::Ambiguous => "it is unknown whether the backend executed it",
             Self::Rejected => "the backend refuses it",
-            Self::Conflict => "its name belongs to another call",
-            Self::BlockedServer => "the backend refuses everything",
-            Self::BlockedObject => "the backend refuses what concerns this object",
+            Self::Conflict => "its op_id belongs to another call",
+            Self::BlockedServer => "the backend refuses all calls",
+            Self::BlockedObject => "the backend refuses all calls for this object",
         }
     }
 }

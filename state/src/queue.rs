@@ -115,7 +115,7 @@ pub enum Refusal {
     #[error("the op_id was used with another body")]
     Conflict,
     /// The op id is here with this body.
-    #[error("the op_id is known")]
+    #[error("the op_id is already in use")]
     Known {
         /// Its sequence.
         seq: u64,

@@ -21,6 +21,6 @@ macro_rules! text {
     };
 }
 
-text!(OpId, "pattern": "^[0-9A-HJKMNP-TV-Z]{26}$", "description": "A ULID: the name that a call keeps for ever.");
+text!(OpId, "pattern": "^[0-9A-HJKMNP-TV-Z]{26}$", "description": "A ULID: the unique name of a call, which never changes.");
 text!(UnixMillis, "format": "date-time", "description": "A time in UTC, to the millisecond.");
-text!(Words, "description": "Said to people. Admins see the backend's own words.");
+text!(Words, "description": "A text for people. Admins see the backend's own words.");

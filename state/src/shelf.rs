@@ -212,7 +212,7 @@ impl Core {
             match thread.spawn(work) {
                 Ok(_) => *jobs = Some(sender),
                 Err(error) => {
-                    tracing::warn!(%error, "large replies are not cached: no thread for them");
+                    tracing::warn!(%error, "large replies are not cached: their thread could not be started");
                     return;
                 }
             }

@@ -185,10 +185,10 @@ fn told(head: &Head, backends: &[BackendCondition]) -> Option<(String, bool)> {
     };
     let after = match head.after.as_slice() {
         [] => String::new(),
-        [one] => format!(", though {} is up again", names(&[*one]).concat()),
-        more => format!(", though {} are up again", names(more).join(", ")),
+        [one] => format!(", although {} is up again", names(&[*one]).concat()),
+        more => format!(", although {} are up again", names(more).join(", ")),
     };
-    let others = others(&with, "other");
+    let others = others(&with, "other backend");
     let sentence = format!("{critical}backend {name} is down ({cause}){after}{others}");
     Some((sentence, is_critical || at.critical))
 }
@@ -207,7 +207,7 @@ fn others(with: &[&BackendCondition], word: &str) -> String {
     if let Some(more) = with.len().checked_sub(NAMED).filter(|more| *more > 0) {
         names.push(format!("{more} more"));
     }
-    format!("; {} {word}{plural} with it: {}", with.len(), names.join(", "))
+    format!("; this affects {} {word}{plural}: {}", with.len(), names.join(", "))
 }
 
 /// A change of the system state.

@@ -196,7 +196,9 @@ fn chaos_is_told_everywhere_and_gone_after_a_kill() {
     let status = daemon.fusebox(&["status"]);
     assert!(String::from_utf8_lossy(&status.stdout).contains("redis: chaos until"));
     let explained = daemon.fusebox(&["explain", "redis"]);
-    assert!(String::from_utf8_lossy(&explained.stdout).contains("Faults on purpose strike it"));
+    assert!(
+        String::from_utf8_lossy(&explained.stdout).contains("Faults on purpose are set for it")
+    );
     let listed = daemon.fusebox(&["chaos", "ls"]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.contains("seed 42 (game day)") && listed.contains("BUSY"), "{listed}");
@@ -239,7 +241,10 @@ fn the_command_line_sets_lists_and_clears_and_is_told_what_is_wrong() {
     );
     let (code, said) =
         run(&["chaos", "set", "redis", "--kind", "error", "--rate", "0.1", "--code", "NOPE"]);
-    assert!(code == Some(1) && said.contains("\"NOPE\" is none by which a redis says"), "{said}");
+    assert!(
+        code == Some(1) && said.contains("\"NOPE\" is not a code with which a redis says"),
+        "{said}"
+    );
     let (code, said) = run(&["chaos", "set", "nobody", "--kind", "error", "--rate", "0.1"]);
     assert!(code != Some(0) && said.contains("nobody"), "{said}");
 }

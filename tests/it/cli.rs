@@ -66,7 +66,7 @@ fn every_order_and_every_question_is_answered() {
         serde_json::from_str(&says(&daemon, &format!("queue show {op_id}"))).unwrap();
     assert_eq!((&shown["op_id"], &shown["call"]), (&json!(op_id), &json!(["INCR", "n"])));
     assert!(fails(&daemon, "queue replay redis", 1).contains("the breaker is open"));
-    assert!(fails(&daemon, &format!("queue requeue {op_id}"), 1).contains("waits already"));
+    assert!(fails(&daemon, &format!("queue requeue {op_id}"), 1).contains("already waits"));
     assert_eq!(says(&daemon, &format!("queue discard {op_id}")), format!("{op_id} is discarded\n"));
     assert_eq!(says(&daemon, "queue ls"), "none\n");
     assert_eq!(says(&daemon, "queue replay redis"), "0 calls wait\n");
@@ -77,8 +77,8 @@ fn every_order_and_every_question_is_answered() {
         "{released}"
     );
     daemon.wait_for_breaker("redis", "CLOSED", LONG);
-    assert_eq!(says(&daemon, "recover"), "nothing was open\n");
-    assert_eq!(says(&daemon, "recover redis"), "nothing was open\n");
+    assert_eq!(says(&daemon, "recover"), "no breaker was open\n");
+    assert_eq!(says(&daemon, "recover redis"), "no breaker was open\n");
     assert_eq!(says(&daemon, "breaker redis force-close"), "redis is CLOSED\n");
     assert_eq!(says(&daemon, "breaker redis reset"), "redis is CLOSED\n");
     assert_eq!(says(&daemon, "offline redis"), "redis is offline\n");
@@ -101,16 +101,19 @@ fn a_recovery_names_what_an_order_holds_and_what_releases_it() {
         let said = fails(&daemon, recover, 1);
         assert_eq!(
             said,
-            "redis is forced open, which no recovery ends: `fusebox breaker redis release`\n"
+            "redis is forced open, and a recovery cannot change that: run `fusebox breaker redis release`\n"
         );
     }
     says(&daemon, "breaker redis reset");
     says(&daemon, "offline redis");
     let said = fails(&daemon, "recover", 1);
-    assert_eq!(said, "redis is offline, which no recovery ends: `fusebox online redis`\n");
+    assert_eq!(
+        said,
+        "redis is offline, and a recovery cannot change that: run `fusebox online redis`\n"
+    );
     says(&daemon, "online redis");
     daemon.wait_for_breaker("redis", "CLOSED", LONG);
-    assert_eq!(says(&daemon, "recover"), "nothing was open\n");
+    assert_eq!(says(&daemon, "recover"), "no breaker was open\n");
 }
 
 #[test]
@@ -138,7 +141,7 @@ fn the_queues_of_several_backends_are_asked_for_without_naming_one() {
     assert!(listed.starts_with("OP_ID ") && !listed.contains(&one), "{listed}");
     for op_id in [&one, &two] {
         assert!(says(&daemon, &format!("queue show {op_id}")).contains(op_id.as_str()));
-        assert!(fails(&daemon, &format!("queue requeue {op_id}"), 1).contains("waits already"));
+        assert!(fails(&daemon, &format!("queue requeue {op_id}"), 1).contains("already waits"));
     }
     // What cannot be replayed is reported, and the rest is replayed.
     let replay = daemon.fusebox(&["queue", "replay"]);
@@ -198,8 +201,8 @@ fn an_explanation_tells_what_happened_since_when_and_what_comes_next() {
     assert_eq!(
         without_numbers(&peace),
         "redis  CLOSED
-  The breaker of redis is CLOSED since #-#-#T#:#:#Z, for # s.
-  # of # calls failed within the last # min; it would trip at # failures that are # % of the calls.
+  The breaker of redis has been CLOSED since #-#-#T#:#:#Z, for # s.
+  # of # calls failed within the last # min; it would trip at # failures that are at least # % of the calls.
   The next ping is in # min # s.
   # call was answered in the last # s: # live.
 
@@ -220,13 +223,13 @@ window of # s: # call, # failures (rate #); trips at # failures and a rate of #
     assert_eq!(
         told,
         "redis  OPEN
-  The breaker of redis is OPEN since #-#-#T#:#:#Z, for # s.
-  It opened because # of # calls failed within # min (# %; it trips at # failures and # % there).
+  The breaker of redis has been OPEN since #-#-#T#:#:#Z, for # s.
+  It opened because # of # calls failed within # min (# %; it trips at # failures and # % in this time).
   The last # errors before the outage: # \u{d7} connect.
   The last error, at #-#-#T#:#:#Z, # s ago, was connect: cannot connect to #:#: Connection refused (os error #).
-  It half-opens at #-#-#T#:#:#Z, in # min # s, and lets # probes through; that many successes close it.
+  It becomes half-open at #-#-#T#:#:#Z, in # min # s, and then lets # probes through; if they all succeed, it closes.
   # write waits in its queue, the oldest for # s.
-  Nothing replays it: the breaker is open.
+  Replay does not send it: the breaker is open.
   # calls were answered in the last # s: # with an error, # live, # queued."
     );
     for part in [
@@ -271,7 +274,7 @@ window of # s: # call, # failures (rate #); trips at # failures and a rate of #
         "An operator forced it open.",
         ", for another 9 min 5",
         ": \"drill\".",
-        "`fusebox breaker redis release` lifts the force.",
+        "`fusebox breaker redis release` ends the forced state.",
         "The outage began at ",
         "ago: it opened because 5 of 6",
     ] {
@@ -351,7 +354,7 @@ fn exit_codes_tell_what_kind_of_failure_it_was() {
         ("call redis -- SELECT 1", 1, "unsupported_command"),
         ("breaker redis release", 1, "is not forced"),
         ("queue show 01ARZ3NDEKTSV4RRFFQ69G5FAV", 1, "01ARZ3NDEKTSV4RRFFQ69G5FAV"),
-        ("backend accept-retarget redis", 1, "no calls of redis wait for another target"),
+        ("backend accept-retarget redis", 1, "no calls of redis wait for another address"),
         ("call nosuch -- GET k", 2, "there is no backend \"nosuch\"; there are: redis"),
         ("offline nosuch", 2, "there is no backend"),
         ("recover nosuch", 2, "nosuch"),

@@ -43,7 +43,7 @@ fn figures(said: &str, name: &str) -> [u64; 3] {
 fn the_demo_ends_with_its_proof() {
     let said = demo("6", "1");
     let last = said.trim_end().lines().last().expect("a last line");
-    assert!(last.starts_with("PROVEN: every acknowledged write to all three arrived"), "{said}");
+    assert!(last.starts_with("PROVEN: every acknowledged write to all three backends"), "{said}");
     for phase in 1..=5 {
         let heading = format!("{phase}  ");
         assert!(said.lines().any(|line| line.starts_with(&heading)), "no phase {phase}\n{said}");
@@ -59,8 +59,7 @@ fn the_demo_ends_with_its_proof() {
         assert!(said.contains(seen), "no {seen:?} in\n{said}");
     }
     assert!(!said.contains('\x1b'), "no colours in a pipe\n{said}");
-    for promise in
-        ["lost", "applied twice", "out of order", "refused and yet applied", "dead letters"]
+    for promise in ["lost", "applied twice", "out of order", "refused but applied", "dead letters"]
     {
         assert_eq!(figures(&said, promise), [0; 3], "{promise}\n{said}");
     }
@@ -79,7 +78,7 @@ fn callers_of_each_kind_are_told_what_they_get() {
         ("redis      SET demo:guest 2 ", "queued, \"OK\", durable"),
         (
             "redis      INCR demo:visits ",
-            "fusebox: redis: the breaker is open; its reply cannot be known before it is applied",
+            "fusebox: redis: the breaker is open; its reply is not known until it is applied",
         ),
         ("redis      INCR demo:visits, min_ack durable ", "202 queued"),
         ("clickhouse SELECT count() AS visits ", "live, [{\"visits\":"),

@@ -160,8 +160,7 @@ fn a_network_that_is_cut_is_the_cause_and_not_the_three_behind_it() {
     let wanted = [("host:network".to_owned(), ALL.map(str::to_owned).to_vec())];
     world.daemon.wait_until("the network is named", LONG, |daemon| roots(daemon) == wanted);
     let told = reasons(&world.daemon);
-    let sentence =
-        "this host's network is down; 3 backends with it: clickhouse (critical), firestore, redis";
+    let sentence = "this host's network is down; this affects 3 backends: clickhouse (critical), firestore, redis";
     assert_eq!(told, [sentence]);
     let (_, graph) = world.daemon.get("/v1/dependencies");
     assert_eq!(graph["root_causes"][0]["confidence"], json!("likely"));

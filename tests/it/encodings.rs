@@ -103,7 +103,7 @@ fn an_encoded_insert_is_inserted_as_rows() {
             let cut = &encoded[..encoded.len() - 9];
             let (status, _, answer) = send(&daemon, "POST", PATH, &headers, cut);
             assert_eq!(status, 400, "{engine:?} {rows}: {answer}");
-            assert!(answer.contains("not whole and valid gzip"), "{answer}");
+            assert!(answer.contains("not complete and valid gzip"), "{answer}");
         }
     }
 }
@@ -166,7 +166,7 @@ fn what_is_not_decoded_is_refused_everywhere() {
     for broken in [&call[..], b"", &gzip(call)[..20], b"\x1f\x8b"] {
         let (status, _, answer) = send(&daemon, "POST", path, &gzipped, broken);
         assert_eq!(status, 400, "{answer}");
-        assert!(answer.contains("not whole and valid gzip"), "{answer}");
+        assert!(answer.contains("not complete and valid gzip"), "{answer}");
     }
     let order = "/admin/circuit-breaker/redis/force-open";
     let (status, _, answer) = send(&daemon, "POST", order, &gzipped, b"{}");

@@ -299,12 +299,12 @@ fn what_needs_a_connection_of_its_own_is_refused_with_the_reason() {
     let redis = RedisServer::start();
     let daemon = operated(&redis.url()).start();
     for (words, reason) in [
-        (vec!["SELECT", "1"], "SELECT is refused: the database is configuration"),
+        (vec!["SELECT", "1"], "SELECT is refused: the database is set in the configuration"),
         (vec!["MULTI"], "MULTI is refused: transactions need a connection of their own"),
         (vec!["SUBSCRIBE", "c"], "SUBSCRIBE is refused: a subscription needs a connection"),
         (
             vec!["BLPOP", "l", "0"],
-            "BLPOP is refused: it waits on a connection that all callers share",
+            "BLPOP is refused: it blocks a connection that all callers share",
         ),
         (vec!["CLIENT", "REPLY", "OFF"], "CLIENT REPLY is refused: it changes the connection"),
     ] {

@@ -515,7 +515,7 @@ fusebox: 8 problems in the configuration
   backends.redis.timeout must be a duration such as \"30s\" between 1ms and 1day, got 5
   backends.redis.breaker.failure_rate must be between 0 and 1, got 1.5
   backends.redis.queue.bytes must be at least 1 MiB, got 9.8 KiB
-  backends.db.kind \"postgres\" is not in this release, which knows: clickhouse, firestore, redis
+  backends.db.kind \"postgres\" is not supported by this release, which supports: clickhouse, firestore, redis
   backends.redis.url is not usable: port must be a number from 1 to 65535, got \"port\"
   http.listen must be an address such as 127.0.0.1:9180, got \"here\"
 ";
@@ -585,7 +585,7 @@ fn a_socket_that_cannot_be_is_refused() {
         run(folder.path(), "", &["run", "--state-dir", state, "--socket", taken.to_str().unwrap()]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("exists and is not a socket: not touched"), "{said}");
+    assert!(said.contains("exists and is not a socket, so it is not removed"), "{said}");
     assert_eq!(fs::read_to_string(&taken).unwrap(), "somebody's");
 }
 
@@ -675,8 +675,8 @@ fn beyond_loopback_tls_or_a_written_plaintext_is_required_and_in_plaintext_there
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{said}");
         let expected = format!(
-            "http.listen must be an address of loopback, got {listen}: beyond it set http.tls.cert_file and \
-             http.tls.key_file, or http.plaintext = true, which leaves the admin routes out there"
+            "http.listen must be a loopback address, got {listen}: for any other address, set http.tls.cert_file and \
+             http.tls.key_file, or set http.plaintext = true, which disables the admin routes there"
         );
         assert!(said.contains(&expected), "{said}");
     }

@@ -129,7 +129,7 @@ fn the_journal_is_told_priorities_and_only_the_journal() {
         };
         assert_eq!(has("<4> WARN ", "to=\"OPEN\""), marked, "an outage begins: {log}");
         assert_eq!(has("<6> INFO ", "to=\"CLOSED\""), marked, "and ends: {log}");
-        assert_eq!(has("<4> WARN ", "fallbacks answer in its stead"), marked, "{log}");
+        assert_eq!(has("<4> WARN ", "fallbacks answer instead of the backend"), marked, "{log}");
         assert_eq!(has("<6> INFO ", "fallbacks no longer answer"), marked, "{log}");
         assert_eq!(has("<7>DEBUG ", ""), marked, "{log}");
         assert_eq!(has("20", ""), !marked, "the journal stamps lines itself: {log}");
@@ -347,5 +347,5 @@ fn a_reload_is_told_with_who_wanted_it_and_what_came_of_it() {
     assert!(last["refused"].as_str().unwrap().contains("backends.redis.timeout"), "{last}");
     let said = daemon.fusebox(&["events", "--limit", "1"]);
     let said = String::from_utf8(said.stdout).unwrap();
-    assert!(said.contains("the configuration was not reloaded, by SIGHUP: "), "{said}");
+    assert!(said.contains("a reload by SIGHUP was refused: "), "{said}");
 }

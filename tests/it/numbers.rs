@@ -132,7 +132,7 @@ fn clickhouse_reads_a_parameter_as_it_was_written() {
     assert_eq!(body["value"], "18446744073709551615\n");
     for (call, part) in [
         (r#"{"query":"SELECT 1","params":{"p":{"q":1}}}"#, "params.p"),
-        (r#"{"query":"SELECT 1","params":{"p":1,"p":2}}"#, "`p` is named twice"),
+        (r#"{"query":"SELECT 1","params":{"p":1,"p":2}}"#, "`p` appears twice"),
         (r#"{"query":"SELECT 1","settings":{"s":[1]}}"#, "settings.s"),
         (r#"{"query":"SELECT 1","data":12345678901234567890123}"#, "data must be"),
     ] {
@@ -242,7 +242,7 @@ fn firestore_keeps_integers_and_doubles_apart_and_refuses_what_it_cannot_hold() 
         assert!(detail.contains("1e999"), "{detail}");
         let detail =
             refused(&daemon, "firestore", r#"{"op":"set","path":"n/b","data":{"n":1,"n":2}}"#);
-        assert!(detail.contains("`n` is named twice"), "{detail}");
+        assert!(detail.contains("`n` appears twice"), "{detail}");
         // The command line and live queries alike.
         let cli =
             ["call", "firestore", "--", "set", "n/c", r#"{"i":9007199254740991,"e":1e3,"z":-0}"#];

@@ -440,8 +440,10 @@ fn a_restart_of_the_daemon_shows_as_lost_and_then_as_a_new_run() {
     browser.sees("[data-backend=redis]", "OPEN.*1 call,");
 
     stage.daemon.kill_9();
-    browser
-        .sees("#lost", r"Connection lost, last seen \d\d:\d\d:\d\d.*All below is as it was then");
+    browser.sees(
+        "#lost",
+        r"Connection lost, last seen \d\d:\d\d:\d\d.*Everything below is from that time",
+    );
     browser.sees("#link-text", "^connection lost$");
     browser.sees("[data-link=lost] [data-backend=redis]", "OPEN.*1 call,");
     browser.picture("lost-desktop-light");
@@ -451,7 +453,7 @@ fn a_restart_of_the_daemon_shows_as_lost_and_then_as_a_new_run() {
 
     stage.daemon.restart();
     browser.sees("#link-text", "^live");
-    browser.sees("#timeline tr", "daemon.*was started again; last heard before at");
+    browser.sees("#timeline tr", "daemon.*was restarted; the last data before that is from");
     browser.sees("[data-backend=redis]", "OPEN.*1 call,");
     assert_eq!(browser.count("#lost"), 0);
     // It goes on from there.
@@ -526,7 +528,7 @@ fn dead_letters_are_for_the_token_alone() {
     browser.click(&format!("[aria-label='Requeue {second} of redis']"), "");
     browser.click("dialog button", "^Requeue$");
     browser.sees("#dialog-error", "force");
-    browser.click("dialog button", "^Requeue all the same$");
+    browser.click("dialog button", "^Requeue anyway$");
     browser.sees("#dead-said", &format!("{second} was requeued"));
     browser.sees("#dead-intro", "^None");
     stage.daemon.wait_until_drained("redis", LONG);

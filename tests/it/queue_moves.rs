@@ -102,7 +102,7 @@ fn what_a_drain_leaves_is_named() {
     );
     let absent = drain(&daemon, &daemon.folder().join("absent"), &[]);
     assert_eq!(absent.status.code(), Some(1));
-    assert!(err(&absent).contains("holds no stores"), "{}", err(&absent));
+    assert!(err(&absent).contains("there are no stores in"), "{}", err(&absent));
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn what_was_salvaged_is_told_as_such() {
     let told = json_of(&import(&fresh, &out(&repaired), &["--force"]));
     assert_eq!((&told["counts"]["salvaged"], &told["counts"]["imported"]), (&json!(1), &json!(1)));
     let said = fresh.fusebox_with_stdin(&["queue", "import", "-", "--force"], &out(&repaired));
-    assert!(out(&said).contains("1 were there already"), "{said:?}");
+    assert!(out(&said).contains("1 were already there"), "{said:?}");
     fresh.order("/admin/backends/redis/online");
     fresh.wait_until_drained("redis", LONG);
     assert_eq!(redis.get("k").as_deref(), Some("v"));

@@ -175,7 +175,10 @@ fn what_waits_is_not_beyond_a_limit_without_force() {
     let (status, problem) = patch(&daemon, "", smaller.clone());
     assert_eq!((status, problem["code"].as_str()), (409, Some("unsafe")), "{problem}");
     assert!(
-        problem["detail"].as_str().unwrap().contains("at least 5, which is held now, got 3"),
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("at least 5, which the queue holds now, got 3"),
         "{problem}"
     );
     assert_eq!(patch(&daemon, "?force=true", smaller).0, 200);
@@ -240,7 +243,7 @@ fn what_is_persisted_outlasts_a_kill_and_the_file_wins_if_it_changes() {
         (&json!(6), &json!("file"))
     );
     assert_eq!(threshold(&daemon), 7);
-    assert!(daemon.log_text().contains("the file says something else since"));
+    assert!(daemon.log_text().contains("the file was changed since then"));
     // It does not come back when the file says again what it said.
     daemon.set("backends.redis.retry.attempts", 4);
     daemon.kill_9();
@@ -325,7 +328,7 @@ fn a_change_that_cannot_be_read_takes_no_other_with_it_and_is_shown() {
     assert_eq!(count(&daemon, "config_left_out", &[]), "1");
     let status = daemon.fusebox(&["status"]);
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
-    assert!(status.contains("a change of settings is not in effect"), "{status}");
+    assert!(status.contains("a change of settings at run time is not in effect"), "{status}");
     assert!(
         daemon.log_text().contains("changes at run time are left out: backends.redis.cache.ttl")
     );
@@ -368,7 +371,10 @@ fn a_change_that_the_core_does_not_take_is_taken_back_also_on_the_disk() {
     let (status, problem) = daemon.patch("/admin/config?persist=true", both);
     assert_eq!((status, problem["code"].as_str()), (503, Some("order_failed")), "{problem}");
     let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.contains("nothing was changed") && detail.contains("given up on"), "{detail}");
+    assert!(
+        detail.contains("nothing was changed") && detail.contains("failed too often"),
+        "{detail}"
+    );
     assert_eq!(fs::read(daemon.state_dir().join("settings.json")).unwrap(), before);
     let of_other = |daemon: &Daemon| {
         daemon.get("/v1/backends/other").1["breaker"]["failure_threshold"].clone()
@@ -455,7 +461,7 @@ fn a_change_that_does_not_fit_without_one_whose_time_is_over_goes_with_it() {
     });
     let breaker = shown(&daemon)["effective"]["breaker"].clone();
     assert_eq!(breaker["recovery_timeout_max"], "5m");
-    assert!(daemon.log_text().contains("no longer fits"));
+    assert!(daemon.log_text().contains("is no longer valid"));
 }
 
 #[test]

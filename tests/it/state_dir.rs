@@ -273,7 +273,8 @@ fn two_daemons_of_one_name_end_their_war_and_one_at_least_stands_back() {
     first.restart();
     let mut second = operated(&redis.url()).state_dir(&dir).start();
     assert_eq!(instance(&first), instance(&second));
-    let stands_back = |daemon: &Client| alerts(daemon, "redis").contains("has this one's name");
+    let stands_back =
+        |daemon: &Client| alerts(daemon, "redis").contains("has the same instance name");
     let (one, two) = (first.client(), second.client());
     one.wait_until("one of them finds the other out", LONG, |_| {
         for client in [&one, &two] {

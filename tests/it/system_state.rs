@@ -237,7 +237,7 @@ fn dependencies_that_lead_back_are_refused_by_name() {
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{command}: {said}");
-        let wanted = "depends_on must not lead back to where it began: b -> c -> b";
+        let wanted = "depends_on must not form a cycle: b -> c -> b";
         assert!(said.contains(wanted), "{command}: {said}");
     }
     assert!(!folder.path().join("state").try_exists().unwrap(), "nothing was made");

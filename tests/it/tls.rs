@@ -176,7 +176,7 @@ fn what_is_wrong_with_a_certificate_is_told_and_holds_up_nobody_else() {
     let mut world = World::start();
     let daemon = world.trusting(&world.authority).start();
     let untrusted =
-        "its certificate is from an authority that is not trusted here (see tls.ca_file)";
+        "its certificate is from an authority that fusebox does not trust (see tls.ca_file)";
     let good = world.authority.sign();
     for (n, (bad, words)) in (1..).zip([
         (Authority::new("stranger").sign(), untrusted),
@@ -242,7 +242,7 @@ fn the_systems_authorities_are_trusted_where_no_others_are_named_in_their_place(
         });
         let explained = daemon.fusebox(&["explain", backend]);
         let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
-        assert!(explained.contains("from an authority that is not trusted here"), "{explained}");
+        assert!(explained.contains("from an authority that fusebox does not trust"), "{explained}");
     }
 }
 

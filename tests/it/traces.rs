@@ -185,7 +185,7 @@ fn trace_test_says_whether_the_collector_took_it() {
     collector.kill_9();
     let told = daemon.fusebox(&["trace-test"]);
     assert_eq!(told.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&told.stdout).contains("did not take it"), "{told:?}");
+    assert!(String::from_utf8_lossy(&told.stdout).contains("did not accept the trace"), "{told:?}");
 }
 
 /// Answers every request as ClickHouse would `SELECT 1`, and keeps the requests' heads. A stand-in: a real

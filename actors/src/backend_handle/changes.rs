@@ -24,7 +24,7 @@ impl Backend {
         }
         if !shared.circuit.holds().retarget {
             return Err(AdminError::Conflict(format!(
-                "no calls of {} wait for another target",
+                "no calls of {} wait for another address",
                 self.name()
             )));
         }
@@ -40,7 +40,7 @@ impl Backend {
         match synced.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(AdminError::Failed(error.to_string())),
-            Err(_) => return Err(failed("the store went away")),
+            Err(_) => return Err(failed("the store was closed")),
         }
         shared.circuit.hold(|holds| holds.retarget = false);
         shared.queue.alert(Alert::Retarget, None);
@@ -53,7 +53,7 @@ impl Backend {
         let shared = &self.entry.shared;
         if self.entry.actor.load().is_none() {
             return Err(AdminError::Conflict(format!(
-                "the actor of {0} was given up on: `fusebox online {0}` brings it back",
+                "the actor of {0} failed too often and was stopped: `fusebox online {0}` starts it again",
                 self.name()
             )));
         }
@@ -61,7 +61,8 @@ impl Backend {
         let now = self.connector().target();
         if waits && now != *target {
             return Err(AdminError::Conflict(format!(
-                "calls of {} wait for {now}: it cannot become {target} until they are gone",
+                "calls of {} wait for {now}: the address cannot change to {target} until no calls or dead letters are \
+                 left",
                 self.name()
             )));
         }

@@ -45,12 +45,14 @@ impl Backend {
             let found = index.find(op_id);
             let (seq, dead) = found.ok_or_else(|| no_call(op_id))?;
             if !dead {
-                return Err(AdminError::Conflict(format!("{op_id} waits already")));
+                return Err(AdminError::Conflict(format!(
+                    "{op_id} is not a dead letter: it already waits in the queue"
+                )));
             }
             if !force && index.get(seq).is_some_and(|entry| entry.details().written_since) {
                 return Err(AdminError::Conflict(format!(
-                    "the lane of {op_id} was, or may have been, written since: `--force` requeues it \
-                     behind that, and it will overwrite it"
+                    "the lane of {op_id} was, or may have been, written since: `--force` requeues the call after these \
+                     writes, and it will overwrite them"
                 )));
             }
             seq
@@ -59,7 +61,7 @@ impl Backend {
         match synced.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(AdminError::Failed(error.to_string())),
-            Err(_) => Err(failed("the store went away")),
+            Err(_) => Err(failed("the store was closed")),
         }
     }
 

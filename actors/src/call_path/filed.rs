@@ -79,6 +79,6 @@ impl Tail for Filed {
 }
 
 fn unreadable(error: &io::Error) -> AttemptError {
-    tracing::warn!(%error, "a cached reply breaks off");
+    tracing::warn!(%error, "a cached reply is incomplete");
     AttemptError::own(ErrorClass::NotExecuted, OwnCode::Store, "the cached reply cannot be read")
 }

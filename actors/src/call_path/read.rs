@@ -97,7 +97,7 @@ impl BackendShared {
         }
         let why = if cache_alone {
             let detail =
-                "it is asked once the writes that wait in this lane are applied".to_owned();
+                "it is not asked before the queued writes to this lane are applied".to_owned();
             NoAnswer::Rejected { code: "lane_busy", detail }
         } else if !resumes && self.is_shed(context) {
             Self::shed()
@@ -128,7 +128,9 @@ impl BackendShared {
                 Fence::Passed(parts) => parts,
                 Fence::AsBefore(parts) if self.is_cached_beside(context, read, &parts) => parts,
                 Fence::AsBefore(_) | Fence::Undetermined => {
-                    return Err(self.lane_busy(context, "since this read was sent"));
+                    return Err(
+                        self.lane_busy(context, "and were queued after this read had been sent")
+                    );
                 }
             }
         } else {
@@ -181,7 +183,9 @@ impl BackendShared {
             reply.age = Duration::from_millis(context.base_age.load(Ordering::Relaxed));
             if !reply.age.is_zero() {
                 let age = reply.age.as_secs();
-                reply.warnings.push(format!("what no queued write sets is {age} s old"));
+                reply.warnings.push(format!(
+                    "the part of the value that no queued write sets is {age} s old"
+                ));
             }
             reply
         })
@@ -221,9 +225,17 @@ impl BackendShared {
         given_up.unwrap_or_else(|()| {
             let name = &self.circuit.name;
             let (code, detail) = if read.keyed {
-                ("suspect", format!("{name} answered neither within {:?} nor a ping", wait()))
+                (
+                    "suspect",
+                    format!("{name} did not answer within {:?}, and did not answer a ping", wait()),
+                )
             } else {
-                ("breaker_open", format!("{name} has not answered, and is not asked any more"))
+                (
+                    "breaker_open",
+                    format!(
+                        "{name} has not answered, and its breaker is open now or it is offline"
+                    ),
+                )
             };
             Live::None(NoAnswer::Rejected { code, detail })
         })
@@ -245,12 +257,12 @@ impl BackendShared {
             }
             let left = context.left(self.clock().now());
             let held_up = if left.is_zero() {
-                Some("until its deadline")
+                Some("and were not applied before the deadline")
             } else if !self.lanes_move(lanes) {
                 Some("and cannot be replayed now")
             } else if waiting.is_none() {
                 waiting = self.queue.may_wait();
-                waiting.is_none().then_some("and too many calls wait for that already")
+                waiting.is_none().then_some("and too many calls already wait for them")
             } else {
                 None
             };
@@ -283,7 +295,7 @@ impl BackendShared {
 
     fn store_closed(&self, context: &Context, why: &str) -> CallError {
         let detail = format!(
-            "the queue's store does not open ({why}): nobody knows what writes to {} wait in it",
+            "the queue's store is not open ({why}), so it is not known which writes to {} wait in it",
             context.plan.label
         );
         CallError { retry_after: Some(self.retry_after()), ..error("store_closed", detail) }
@@ -292,7 +304,7 @@ impl BackendShared {
     /// Writes wait in its lanes, and how long for.
     fn lane_busy(&self, context: &Context, why: &str) -> CallError {
         let detail = format!(
-            "writes to {} wait in the queue {why}, and do not determine this read",
+            "this read depends on writes to {} that wait in the queue {why}",
             context.plan.label
         );
         CallError { retry_after: Some(self.retry_after()), ..error("lane_busy", detail) }
@@ -453,9 +465,9 @@ impl BackendShared {
             NoAnswer::Deadline => CallError {
                 kind: CallErrorKind::TimedOut,
                 attempts: context.attempts,
-                ..error("deadline", "the deadline passed and nothing is cached".to_owned())
+                ..error("deadline", "the deadline passed, and the cache has no answer".to_owned())
             },
-            why => self.unavailable(context, why, "nothing is cached for it"),
+            why => self.unavailable(context, why, "the cache has no answer"),
         }
     }
 }

@@ -345,7 +345,11 @@ impl BackendShared {
             OtherWay::Barred(barred) => (barred.as_str(), barred.detail(&self.circuit)),
             OtherWay::Full => (Barred::Full.as_str(), Barred::Full.detail(&self.circuit)),
             OtherWay::Struck(_) => ("chaos", why.why().to_owned()),
-            OtherWay::Shed => ("shed", "calls are shed in this system state".to_owned()),
+            OtherWay::Shed => (
+                "shed",
+                "the system is CRITICAL or EMERGENCY: this call is not sent to the backend"
+                    .to_owned(),
+            ),
         };
         if recorder.keeps() {
             note_barred(&mut recorder, began, 1, (code, detail.clone()));

@@ -70,7 +70,7 @@ impl BackendShared {
                 ..error(
                     "op_id_unsupported",
                     format!(
-                        "an op_id cannot protect {} from repetition: {reason}",
+                        "an op_id cannot prevent that {} is applied twice: {reason}",
                         context.plan.label
                     ),
                 )
@@ -85,14 +85,15 @@ impl BackendShared {
         if context.call.upload.is_some() && matches!(queueable, Queueable::Yes(_)) {
             let why = NoAnswer::Rejected {
                 code: "stored_first",
-                detail: "it is too large to hold, so it is stored first and sent from there".into(),
+                detail: "the call is too large to hold in memory, so it is stored in the queue first and sent from \
+                         there".into(),
             };
             return self.queue_write(context, write, queueable, &why, op_id, digest, true).await;
         }
         if self.system.state() == SystemState::Emergency {
             let why = NoAnswer::Rejected {
                 code: "read_only",
-                detail: "the system state is EMERGENCY: only reads go to backends".to_owned(),
+                detail: "the system state is EMERGENCY: writes are not sent to backends".to_owned(),
             };
             return self.queue_write(context, write, queueable, &why, op_id, digest, false).await;
         }
@@ -234,7 +235,7 @@ impl BackendShared {
             if context.state.is_in_doubt() {
                 return Err(timed_out(context, why, op_id));
             }
-            return Err(self.unavailable(context, why, "its address was changed meanwhile"));
+            return Err(self.unavailable(context, why, "its address was changed in the meantime"));
         }
         let began = self.clock().read();
         let span = self.tracer.queued(&mut context.recorder);
@@ -267,7 +268,9 @@ impl BackendShared {
                 attempts: context.attempts,
                 ..error(
                     "dead_letter",
-                    reason.within(|why| format!("it was queued, and is now a dead letter: {why}")),
+                    reason.within(|why| {
+                        format!("the call was queued, and is now a dead letter: {why}")
+                    }),
                 )
             }),
             None => Ok(queued),
@@ -408,7 +411,9 @@ impl BackendShared {
         if self.queue.is_occupied(&context.plan.lanes) {
             format!("earlier writes to {label} wait in the queue")
         } else {
-            format!("the outcome of an earlier write to {label} is awaited, whose caller has left")
+            format!(
+                "an earlier write to {label} is still on the wire, although its caller no longer waits for it"
+            )
         }
     }
 
@@ -442,14 +447,14 @@ impl BackendShared {
         let consents = options.min_ack == Some(AckLevel::Durable);
         match &write.outage {
             Outage::Never(reason) => Queueable::No(reason),
-            _ if context.call.upload.is_some() && !consents => {
-                Queueable::No("a call too large to hold is queued only with min_ack = durable")
-            }
+            _ if context.call.upload.is_some() && !consents => Queueable::No(
+                "a call that is too large to hold in memory is queued only with min_ack = durable",
+            ),
             _ if options.min_ack == Some(AckLevel::Applied) => {
-                Queueable::No("min_ack = applied refuses the queue")
+                Queueable::No("a call with min_ack = applied is not queued")
             }
             Outage::EffectUnknown if !consents => Queueable::No(
-                "its reply cannot be known before it is applied: min_ack = durable consents to that",
+                "its reply is not known until it is applied, so it is queued only with min_ack = durable",
             ),
             _ if !self.lets_queue(options.min_ack) => Queueable::No(
                 "the backend is read-only in an outage (queue.write_fallback = refuse)",

@@ -29,7 +29,7 @@ impl HealthState {
             && !faults.forced
         {
             return Err(format!(
-                "chaos strikes {} already: one backend at a time, unless `force` is given",
+                "chaos is already set for {}: without `force`, only one backend at a time may have chaos",
                 other.name()
             ));
         }
@@ -41,7 +41,7 @@ impl HealthState {
             failed: None,
         };
         if let Some(ending) = judge(&faults, now.plus(faults.lasting), now, &found) {
-            return Err(format!("{ending}: that would end chaos at once"));
+            return Err(format!("chaos would end at once: {ending}"));
         }
         let kinds: Vec<_> = faults.as_slice().iter().map(|fault| fault.kind.as_str()).collect();
         let (lasting, reason) = (faults.lasting, faults.reason.clone());
@@ -95,7 +95,7 @@ impl HealthState {
                 }
             };
             if circuit.chaos.suspend(why) {
-                tracing::warn!(backend = entry.name(), why, "chaos is suspended, or goes on");
+                tracing::warn!(backend = entry.name(), why, "chaos is suspended, or has resumed");
                 self.publish_chaos(&entry.shared, EventKind::ChaosSuspended { why });
             }
             told.push(armed.told(entry.name()));

@@ -55,9 +55,9 @@ pub(super) struct DoorFamilies {
 impl DoorFamilies {
     /// Declares them. prometheus-client appends `_total` to counters.
     pub(super) fn declare(&self, to: &mut Registry) {
-        let help = "Open connections of a door by what they have of the backend";
+        let help = "Open connections of a door by kind of connection to the backend";
         to.register("door_connections", help, self.connections.clone());
-        let help = "Connections that a door let in";
+        let help = "Connections that a door accepted";
         to.register("door_accepted", help, self.accepted.clone());
         let help = "Connections of a door that have ended, by reason";
         to.register("door_closed", help, self.closed.clone());
@@ -65,7 +65,7 @@ impl DoorFamilies {
         to.register("door_commands", help, self.commands.clone());
         let help = "Connections and requests that a door refused, by reason";
         to.register("door_refused", help, self.refused.clone());
-        let help = "Names and secrets that were shown at a door and are nobody's";
+        let help = "Names and secrets that clients sent to a door and that no caller has";
         to.register("door_auth_failures", help, self.auth_failures.clone());
         let help = "Bytes from and to the clients of a door";
         to.register("door_bytes", help, self.bytes.clone());

@@ -232,11 +232,11 @@ impl Families {
     /// Declares the metrics of the system and of calls. prometheus-client appends `_total` to counters.
     pub(super) fn declare_calls(&self, to: &mut Registry) {
         to.register("system_state", "1 for the state of the system", self.system_state.clone());
-        to.register("spans", "Spans of traces by what became of them", self.spans.clone());
-        let help =
-            "Changes of settings at run time; without a backend, of the settings of the whole";
+        to.register("spans", "Spans of traces by what happened to them", self.spans.clone());
+        let help = "Changes of settings at run time; without the label backend, of settings of the whole daemon";
         to.register("config_changes", help, self.config_changes.clone());
-        let help = "Settings that are changed at run time; without a backend, of the whole";
+        let help =
+            "Settings that are changed at run time; without the label backend, of the whole daemon";
         to.register("config_overrides", help, self.config_overrides.clone());
         let help = "Changes of settings at run time that cannot be read and are not in effect";
         to.register("config_left_out", help, self.config_left_out.clone());
@@ -272,16 +272,15 @@ impl Families {
     pub(super) fn declare_breakers(&self, to: &mut Registry) {
         let help = "1 for the breaker's effective state";
         to.register("breaker_state", help, self.breaker_state.clone());
-        let help = "1 while an operator's order holds the breaker open or closed";
+        let help = "1 while an operator forces the breaker open or closed";
         to.register("breaker_forced", help, self.breaker_forced.clone());
         let help = "Changes of the breaker's state by reason";
         to.register("breaker_transitions", help, self.transitions.clone());
-        let help =
-            "1 while the backend is offline: by order, or because an operator must decide first";
+        let help = "1 while the backend is offline, because an operator took it offline or must decide first";
         to.register("backend_offline", help, self.offline.clone());
         let help = "1 while the backend takes no calls because its large queue is being opened after a start";
         to.register("backend_opening", help, self.opening.clone());
-        let help = "1 while the backend is down for the sake of a root cause, of several the first";
+        let help = "1 while the backend is down because of a root cause; of several, only the first is shown";
         to.register("backend_impaired", help, self.impaired.clone());
         let help = "1 while a part of this host is the likely cause of what is down";
         to.register("host_cause", help, self.host_causes.clone());
@@ -289,15 +288,15 @@ impl Families {
         to.register("recovery_attempts", help, self.recoveries.clone());
         let help = "Restarts of the backend's actor after a panic";
         to.register("actor_restarts", help, self.restarts.clone());
-        let help = "1 while an operator must act, by what it is about";
+        let help = "1 while an operator must act, by the reason";
         to.register("alert_active", help, self.alerts.clone());
         let help = "1 while faults on purpose are set for the backend";
         to.register("chaos_active", help, self.chaos_active.clone());
-        let help = "Attempts that a fault on purpose has struck, by its kind";
+        let help = "Attempts that a fault on purpose affected, by kind of fault";
         to.register("chaos_injected", help, self.chaos_injected.clone());
-        let help = "1 for what is predicted of the backend";
+        let help = "1 for the state of the backend's failure prediction";
         to.register("prediction_state", help, self.prediction_state.clone());
-        let help = "Alarms and openings of the breaker by what the prediction was worth";
+        let help = "Alarms and openings of the breaker, by whether the prediction was right";
         to.register("prediction", help, self.predictions.clone());
     }
 

@@ -77,7 +77,7 @@ impl Queue {
                 Ok(()) | Err(StoreError::NotFound { .. }) => this.marked(seq),
                 // Marked again once the store is open again.
                 Err(error) => {
-                    tracing::error!(backend = this.name, seq, %error, "a dead letter is not marked");
+                    tracing::error!(backend = this.name, seq, %error, "a dead letter could not be marked");
                     this.unmarked.lock().insert(seq, again);
                 }
             }),

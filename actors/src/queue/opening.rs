@@ -253,7 +253,7 @@ impl Queue {
     fn tell_findings(&self, findings: &[Finding]) {
         for finding in findings {
             if !finding.is_damage() {
-                tracing::warn!(backend = self.name, %finding, "the store was put in order");
+                tracing::warn!(backend = self.name, %finding, "the store was repaired");
                 continue;
             }
             tracing::error!(backend = self.name, ?finding, "the store was found damaged");

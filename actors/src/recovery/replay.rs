@@ -219,8 +219,11 @@ impl Replay {
                 continue;
             }
             if let Some(until) = self.closed.get(&entry.object).filter(|until| **until > now) {
-                let error =
-                    entry.details().last_error.clone().unwrap_or("its object is closed".into());
+                let error = entry
+                    .details()
+                    .last_error
+                    .clone()
+                    .unwrap_or("the backend refuses all calls for this object".into());
                 index.put_back(first);
                 index.retry(first, *until, &error);
                 continue;
@@ -313,7 +316,7 @@ impl Replay {
             self.closed.clear();
         }
         let blocked = self.blocked_until.is_some_and(|until| until > now);
-        blocked.then_some("the server is closed to us, see the alerts")
+        blocked.then_some("the server refuses all calls, see the alerts")
     }
 
     fn begin(&mut self, now: Moment) {

@@ -158,9 +158,9 @@ impl Incarnation {
             looks_left = if self.is_calm() { looks_left - 1 } else { IDLE_LOOKS };
             if self.world.now() > until {
                 let left = self.watch.left();
-                return self
-                    .world
-                    .broken(format!("all faults have ended, and it does not drain: {left}"));
+                return self.world.broken(format!(
+                    "all faults have ended, but the queues do not become empty: {left}"
+                ));
             }
             tokio::time::sleep(ms(LOOK_EVERY)).await;
             if !self.looks() {
@@ -172,7 +172,7 @@ impl Incarnation {
         let in_order = self.world.ledger.lock().ended_in_order();
         self.world.check(in_order);
         self.fusebox.shutdown(GRACE).await;
-        self.world.note(|| "all is well".into());
+        self.world.note(|| "every invariant holds".into());
     }
 
     fn is_calm(&self) -> bool {

@@ -160,7 +160,7 @@ impl Ledger {
         self.applied += 1;
         let place = (backend, body.key);
         let Some(write) = self.writes.get_mut(&body.id) else {
-            return Err(format!("{body:?} was applied and nobody had asked for it"));
+            return Err(format!("{body:?} was applied, but no caller had sent it"));
         };
         write.applied += 1;
         let (began, ended, end, times) = (write.began, write.ended, write.end, write.applied);
@@ -243,7 +243,7 @@ impl Ledger {
         let (backend, body) = (write.backend, write.body);
         if !self.is_replaced(id) {
             return Err(format!(
-                "{body:?} was acknowledged and is nowhere: not applied, not queued, no dead letter"
+                "{body:?} was acknowledged and is lost: it is not applied, not queued and not a dead letter"
             ));
         }
         if let Some(owed) = self.owed.get_mut(backend) {

@@ -64,7 +64,7 @@ impl fmt::Display for Broken {
         for line in &self.last {
             writeln!(f, "  {line}")?;
         }
-        write!(f, "again: fusebox simulate --seed {} --hours {}", self.seed, self.hours)
+        write!(f, "to repeat it: fusebox simulate --seed {} --hours {}", self.seed, self.hours)
     }
 }
 

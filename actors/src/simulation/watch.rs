@@ -221,7 +221,8 @@ impl Watch {
         let within = if assessed > is { WORSE_WITHIN } else { BETTER_WITHIN };
         if assessed != is && held > within {
             self.world.broken(format!(
-                "the system state is {is}, and what its backends make of it has been {assessed} for {held} ms"
+                "the system state is {is}, but from the state of its backends it should have been {assessed} for \
+                 {held} ms"
             ));
         }
     }
@@ -255,8 +256,8 @@ impl Watch {
             let is_held = places > 0 || calls > 0 || attempts > 0 || !in_lanes.is_empty();
             is_held.then(|| {
                 format!(
-                    "nothing is asked of {}, and {places} places, {calls} calls and {attempts} attempts are held, and in \
-                     lanes {in_lanes:?}",
+                    "nobody calls {}, but {places} places, {calls} calls and {attempts} attempts are still held, and \
+                     in lanes {in_lanes:?}",
                     backend.name()
                 )
             })

@@ -245,7 +245,7 @@ async fn they_end_when_the_system_is_critical_and_cannot_be_set_then() {
     }
     assert_eq!(words, ["set by test: [\"error\"] a drill", "the system is CRITICAL"]);
     let again = set(&world.backend(), r#"{"faults":[{"kind":"error","rate":0.1}]}"#).await;
-    let why = "the system is CRITICAL: that would end chaos at once";
+    let why = "chaos would end at once: the system is CRITICAL";
     assert!(matches!(again, Err(crate::AdminError::Conflict(told)) if told == why));
 }
 

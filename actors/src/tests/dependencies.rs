@@ -40,10 +40,10 @@ async fn a_dependent_is_tried_as_soon_as_its_root_closes() {
     for name in ["one", "two", "three"] {
         world.until("it opens", |world| state(world, name) == State::Open).await;
     }
-    let told = ["backend three is down (OPEN); 2 others with it: one, two"];
+    let told = ["backend three is down (OPEN); this affects 2 other backends: one, two"];
     world.until("the root alone is told", |world| reasons(world) == told).await;
     let story = world.backend().explain().story;
-    assert!(story.iter().any(|it| it.said() == "It depends on what is down: three."), "{story:?}");
+    assert!(story.iter().any(|it| it.said() == "It is impaired by three."), "{story:?}");
     world.servers.iter().for_each(|server| server.set(Mode::Up));
     for name in ["three", "two", "one"] {
         world.until("it closes", |world| state(world, name) == State::Closed).await;
@@ -67,7 +67,7 @@ async fn what_may_not_leave_open_by_itself_does_not_for_a_dependency_either() {
     }
     world.servers.iter().for_each(|server| server.set(Mode::Up));
     world.until("the root closes", |world| state(world, "two") == State::Closed).await;
-    let told = ["backend one is down (OPEN), though two is up again"];
+    let told = ["backend one is down (OPEN), although two is up again"];
     world.until("it is left over", |world| reasons(world) == told).await;
     assert_eq!((state(&world, "one"), roots(&world)), (State::Open, vec![]));
     assert_eq!(world.backend().transitions(10).len(), 1);
@@ -92,7 +92,7 @@ async fn a_network_that_is_cut_is_told_in_the_place_of_all_that_it_takes_down() 
     let all = ["one", "two", "three"];
     let world = World::start(all.map(settings).to_vec()).await;
     world.servers.iter().for_each(|server| server.set(Mode::Cut));
-    let told = ["this host's network is down; 3 backends with it: one, two, three"];
+    let told = ["this host's network is down; this affects 3 backends: one, two, three"];
     world.until("the network is told", |world| reasons(world) == told).await;
     let root = roots(&world).remove(0);
     assert_eq!((root.backend.as_str(), &*root.confidence), ("host:network", "likely"));

@@ -121,7 +121,7 @@ async fn only_so_many_wait_for_the_lanes_of_a_backend() {
     let places: Vec<_> = std::iter::from_fn(|| queue.may_wait()).collect();
     assert_eq!(places.len(), 1_024);
     let refused = world.call_with("GET a", patient()).await.unwrap_err();
-    assert!(refused.detail.whole().contains("too many calls wait"), "{}", refused.detail);
+    assert!(refused.detail.whole().contains("too many calls already wait"), "{}", refused.detail);
     drop(places);
     assert_eq!(world.call_with("GET a", patient()).await.unwrap().source, Source::Live);
 }

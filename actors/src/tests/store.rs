@@ -187,7 +187,7 @@ async fn what_a_store_remembers_that_opens_late_comes_second_to_what_was_seen_an
     let fusebox = start(world.dir.path(), both(), &world.servers).await;
     let world = World { fusebox, ..world };
     let not_remembered = world.backend().set_offline(false).await.unwrap_err();
-    assert!(not_remembered.to_string().contains("not remembered"), "{not_remembered}");
+    assert!(not_remembered.to_string().contains("a restart will undo it"), "{not_remembered}");
     world.breaker_is("OPEN").await;
     let mut events = world.fusebox.events().subscribe();
 
@@ -240,7 +240,7 @@ async fn a_large_store_is_opened_behind_the_doors_and_its_backend_takes_no_calls
     let told = crate::health::condition(&world.fusebox.0.entries[0].shared);
     assert_eq!((&*told.cause, told.store_trouble), ("its queue is being opened", None));
     let story = format!("{:?}", world.backend().explain().story);
-    assert!(story.contains("is large and is being opened"), "{story}");
+    assert!(story.contains("is large and is still being opened"), "{story}");
     assert_eq!(world.call("GET a").await.unwrap_err().kind, CallErrorKind::Unavailable);
     assert_eq!(world.call("SET a 2").await.unwrap_err().kind, CallErrorKind::Full);
     let other = world.fusebox.backends()[1].clone();

@@ -40,9 +40,9 @@ impl PredictionView {
             State::Unproven => "at risk, though most of the last alarms were false",
             State::Off | State::TooLittleTraffic | State::Ok => return None,
         };
-        let because = self.because.as_deref().unwrap_or("no limit is near any more");
+        let because = self.because.as_deref().unwrap_or("no limit is near any longer");
         let when = self.eta_s.map_or(String::new(), |seconds| {
-            format!("; if it goes on like this, p90 reaches the timeout in {seconds} s")
+            format!("; if this continues, p90 reaches the timeout in {seconds} s")
         });
         Some(format!("{state}: {because}{when}"))
     }
@@ -52,8 +52,8 @@ impl PredictionView {
         let Some(told) = self.told() else { return Vec::new() };
         let Self { hits, false_alarms, missed, unpredictable, .. } = self;
         let score = format!(
-            "Of {} such alarms since the start {hits} were right; of {} openings of the breaker {missed} were \
-             missed, and {unpredictable} could not be foreseen.",
+            "Since the start, {hits} of {} such alarms were right. The breaker opened {} times: {missed} times without \
+             an alarm before, and {unpredictable} times without any sign that could have caused an alarm.",
             hits + false_alarms,
             hits + missed + unpredictable
         );
@@ -80,10 +80,10 @@ mod tests {
         assert_eq!(
             view.story(),
             [
-                "It is at risk: p90 118 ms of a timeout of 200 ms for 4 s; if it goes on like this, p90 reaches the \
-                 timeout in 20 s.",
-                "Of 13 such alarms since the start 12 were right; of 17 openings of the breaker 1 were missed, and 4 \
-                 could not be foreseen.",
+                "It is at risk: p90 118 ms of a timeout of 200 ms for 4 s; if this continues, p90 reaches the timeout \
+                 in 20 s.",
+                "Since the start, 12 of 13 such alarms were right. The breaker opened 17 times: 1 times without an \
+                 alarm before, and 4 times without any sign that could have caused an alarm.",
             ]
         );
         view.state = State::Ok.into();

@@ -93,7 +93,7 @@ fn head(seen: &Seen, width: usize, height: usize, now: UnixMillis) -> Vec<Line<'
         return lines;
     }
     let Some(view) = &seen.view else {
-        return vec![Line::raw("looking for the daemon")];
+        return vec![Line::raw("connecting to the daemon")];
     };
     let (daemon, state, rest) = headline(view);
     let daemon = if width < 60 { String::new() } else { format!("{daemon}  ") };

@@ -102,7 +102,7 @@ fn a_door_that_is_not_there_by_default_is_there_if_the_file_names_it_and_its_pro
     assert_eq!(config.show()["doors"][0]["projects"], serde_json::json!(["a", "b"]));
     problems(
         "[[doors]]\nkind = 'redis'\nlisten = '127.0.0.1:1'\nprojects = ['a']",
-        &["doors[0].projects is for doors to Firestore"],
+        &["doors[0].projects is only for doors to Firestore"],
     );
 }
 
@@ -118,7 +118,10 @@ fn a_command_socket_without_a_folder_has_doors_beside_it() {
 fn a_default_door_that_cannot_be_is_a_warning() {
     let config = load("[backends.fusebox]\nkind = 'redis'", &[]).unwrap();
     assert_eq!(config.doors.len(), 1);
-    assert_eq!(config.warnings, ["fusebox has no door by default: the command socket is there"]);
+    assert_eq!(
+        config.warnings,
+        ["fusebox has no door by default: the command socket has this path"]
+    );
     let socket = format!("/{}/s.sock", "x".repeat(96));
     let config = load("", &[("FUSEBOX_SOCKET", &socket)]).unwrap();
     assert_eq!(config.doors, []);
@@ -146,22 +149,22 @@ fn who_may_call_follows_the_address() {
         at(
             &format!("listen = '{listen}'"),
             &format!(
-                "listen must be an address of loopback, got {listen}: beyond it others can read what goes over it, \
-                 and plaintext = true accepts that"
+                "listen must be a loopback address, got {listen}: on any other address, others can read the traffic; \
+                 plaintext = true accepts that"
             ),
         );
     }
     at(
         "listen = '0.0.0.0:1'\nplaintext = true\nauth = 'open'",
-        "auth \"open\" is for loopback: beyond it callers must show a secret",
+        "auth \"open\" is only for loopback: on any other address, callers must send a secret",
     );
     at(
         "listen = '127.0.0.1:1'\nauth = 'peer'",
-        "auth \"peer\" is for Unix sockets: over TCP nobody's user is known",
+        "auth \"peer\" is only for Unix sockets: over TCP, the caller's user is not known",
     );
     at(
         "listen = 'unix:/r'\nauth = 'open'",
-        "auth \"open\" is for TCP: on a Unix socket callers are known by their user",
+        "auth \"open\" is only for TCP: on a Unix socket, callers are identified by their user",
     );
     at(
         "listen = '127.0.0.1:1'\nauth = 'forward'",
@@ -248,7 +251,7 @@ fn every_mistake_is_told_by_its_key() {
         ),
         (
             "[[doors]]\nkind = 'mysql'\nlisten = 'unix:/r'",
-            "doors[0].kind \"mysql\" is not in this release, whose doors are of: firestore, redis",
+            "doors[0].kind \"mysql\" has no door in this release, which has doors of: firestore, redis",
         ),
         (
             "[[doors]]\nkind = 'clickhouse'\nlisten = 'unix:/r'",
@@ -256,24 +259,24 @@ fn every_mistake_is_told_by_its_key() {
         ),
         (
             "[[doors]]\nkind = 'redis'\nbackend = 'clickhouse'\nlisten = 'unix:/r'",
-            "doors[0].kind is \"redis\", and the kind of the backend clickhouse is \"clickhouse\"",
+            "doors[0].kind is \"redis\", but the kind of the backend clickhouse is \"clickhouse\"",
         ),
         (
             "[[doors]]\nkind = 'redis'\nbackend = 'db'\nlisten = 'unix:/r'",
-            "doors[0].backend names \"db\", which is no enabled backend; there are: clickhouse, firestore, redis",
+            "doors[0].backend names \"db\", which is not an enabled backend; there are: clickhouse, firestore, redis",
         ),
         (
             "[[doors]]\nkind = 'redis'\nlisten = 'unix:/r'\n[backends.redis]\nenabled = false",
-            "doors[0].backend names \"redis\", which is no enabled backend; there are: clickhouse, firestore",
+            "doors[0].backend names \"redis\", which is not an enabled backend; there are: clickhouse, firestore",
         ),
-        (&format!("{redis}{redis}"), "doors[1].listen is that of doors[0], too: unix:/r"),
+        (&format!("{redis}{redis}"), "doors[1].listen is also that of doors[0]: unix:/r"),
         (
             "[[doors]]\nkind = 'redis'\nlisten = 'unix:/run/user/1/fusebox.sock'",
-            "doors[0].listen is that of the command socket, too: name another one",
+            "doors[0].listen is also that of the command socket: name another one",
         ),
         (
             "[[doors]]\nkind = 'redis'\nlisten = '127.0.0.1:1'\n[http]\nlisten = '127.0.0.1:1'",
-            "doors[0].listen is that of http.listen, too: name another one",
+            "doors[0].listen is also that of http.listen: name another one",
         ),
         (&format!("{redis}connections = 0"), "doors[0].connections must be at least 1, got 0"),
         (
@@ -337,7 +340,7 @@ fn doors_are_not_set_by_variables() {
     let errors = load("", &[("FUSEBOX_DOORS__0__LISTEN", "x")]).map(|_| ()).unwrap_err();
     assert_eq!(
         errors.problems,
-        ["FUSEBOX_DOORS__0__LISTEN: doors are set in the file, and not by variables"]
+        ["FUSEBOX_DOORS__0__LISTEN: doors can be set only in the file, not by variables"]
     );
 }
 
@@ -353,5 +356,5 @@ fn callers_of_a_file_are_known_at_their_door() {
     assert_eq!(known.callers.find(Some(b"web"), b"s3cret").map(|it| it.name.as_str()), Some("web"));
     assert_eq!(warnings, [""; 0]);
     let (_, warnings) = door(&format!("{lines}\nauth = 'open'"));
-    assert!(warnings.contains(&"doors[0].callers_file is of no use: auth is \"open\"".to_owned()));
+    assert!(warnings.contains(&"doors[0].callers_file has no effect: auth is \"open\"".to_owned()));
 }

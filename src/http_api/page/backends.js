@@ -25,8 +25,8 @@ export function rank(view) {
 /// What happens next with the breaker, and when.
 export function next(view) {
   const { breaker } = view;
-  if (view.opening) return "Its queue is large and is being opened: no live calls, pings or replay until then.";
-  if (view.offline) return "No live calls, pings or replay until an operator takes it online.";
+  if (view.opening) return "Its queue is large and is still being opened: until it is open, there are no live calls, pings or replay.";
+  if (view.offline) return "There are no live calls, pings or replay until an operator takes it online.";
   if (breaker.forced) {
     const { state, until, reason } = breaker.forced;
     const end = until ? `until ${time(until)} (${whole(Date.parse(until) - clock.now())} left)` : "until it is released";
@@ -211,10 +211,10 @@ const FORESEEN = {
 function prediction(told) {
   const state = FORESEEN[told?.state];
   if (!state) return null;
-  const when = told.eta_s === null ? "" : `; if it goes on like this, p90 reaches the timeout in ${told.eta_s} s`;
+  const when = told.eta_s === null ? "" : `; if this continues, p90 reaches the timeout in ${told.eta_s} s`;
   const alarms = told.hits + told.false_alarms;
   const score = alarms > 0 ? ` (${told.hits} of ${some(alarms, "alarm")} right so far)` : "";
-  return `${state}: ${told.because ?? "no limit is near any more"}${when}${score}`;
+  return `${state}: ${told.because ?? "no limit is near any longer"}${when}${score}`;
 }
 
 function flags(view) {

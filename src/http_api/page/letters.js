@@ -77,10 +77,10 @@ function draw() {
   show(by("forget-token"), state.rights === "token" && may);
   const where = all.map(([name, dead]) => `${name} ${count(dead)}`).join(", ");
   const which = total === 0
-    ? `None.${state.rights === "token" && !may ? " With the token this page also shows what waits and what errors said." : ""}` : `${some(total, "call")} given up by replay: ${where}.`;
+    ? `None.${state.rights === "token" && !may ? " With the token, this page also shows the waiting calls and the error messages." : ""}` : `${some(total, "call")} given up by replay: ${where}.`;
   const how = total === 0 ? ""
-    : may ? " Requeue what may be tried again, discard the rest."
-    : state.rights === "token" ? " What they are is shown for the token of http.token_file."
+    : may ? " Requeue the calls that may be tried again, and discard the others."
+    : state.rights === "token" ? " To see them, enter the token from http.token_file."
     : " This listener has no token: on the host, `fusebox queue ls --dead` shows them.";
   say(by("dead-intro"), which + how);
   const wanted = may && total > 0 ? JSON.stringify([all, state.limit]) : "";
@@ -106,7 +106,7 @@ async function load(wanted, names) {
     }), ` ${some(more, "other")} not shown`));
   } catch (error) {
     state.asked = "";
-    said(`The list could not be had: ${error.message}`);
+    said(`The list could not be loaded: ${error.message}`);
   }
 }
 
@@ -118,7 +118,7 @@ function letter(call) {
       el("dt", {}, "Lane"), el("dd", {}, el("code", {}, call.lane)),
       el("dt", {}, "Accepted"), el("dd", {}, `${time(call.enqueued_at)} (${whole(call.age_ms)} ago), ${some(call.attempts, "attempt")}`),
       el("dt", {}, "Why"), el("dd", { class: "why" }, call.last_error ?? "not known"),
-      el("dt", {}, "Name"), el("dd", {}, el("code", {}, call.op_id))),
+      el("dt", {}, "op_id"), el("dd", {}, el("code", {}, call.op_id))),
     el("p", { class: "buttons" },
       button("Show", () => details(call), `Show ${of}`),
       button("Requeue …", () => requeue(call), `Requeue ${of}`),
@@ -168,7 +168,7 @@ dialog.addEventListener("close", () => {
 by("give-token").addEventListener("click", () => {
   const field = el("input", { type: "password", id: "token", autocomplete: "off", required: true });
   open("Enter the token", [
-    el("p", {}, "It is in the file that http.token_file names. This tab alone keeps it, until it is closed."),
+    el("p", {}, "It is in the file that http.token_file names. Only this tab keeps it, until the tab is closed."),
     el("p", {}, el("label", { for: "token" }, "Token "), field),
   ], "Use it", async () => {
     const token = field.value.trim();
@@ -191,7 +191,7 @@ function order(title, call, words, confirm, act) {
     el("dl", { class: "figures" },
       el("dt", {}, "Backend"), el("dd", {}, call.backend),
       el("dt", {}, "Lane"), el("dd", {}, el("code", {}, call.lane)),
-      el("dt", {}, "Name"), el("dd", {}, el("code", {}, call.op_id))),
+      el("dt", {}, "op_id"), el("dd", {}, el("code", {}, call.op_id))),
   ], confirm, async (go) => {
     said(await act(go));
     state.asked = "";
@@ -208,7 +208,7 @@ function requeue(call) {
       } catch (error) {
         if (error.status === 409 && !force) {
           force = true;
-          say(go, "Requeue all the same");
+          say(go, "Requeue anyway");
         }
         throw error;
       }

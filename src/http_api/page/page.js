@@ -9,10 +9,10 @@ import { by, clock, count, el, list, say, show, some, time, whole, ZONE } from "
 
 const SIGNS = { HEALTHY: "✔", DEGRADED: "▲", CRITICAL: "✖", EMERGENCY: "‼" };
 const MEANS = {
-  HEALTHY: "No critical condition, and four of five backends or more are operational.",
+  HEALTHY: "There is no critical condition, and at least 80 % of the backends are operational.",
   DEGRADED: "Fallbacks answer for some backends, or a queue is filling up.",
-  CRITICAL: "One critical condition: calls of low priority are answered from fallbacks only.",
-  EMERGENCY: "Two critical conditions or more: read-only. No caller’s write goes to a backend; what can queue is queued.",
+  CRITICAL: "There is one critical condition: calls of low priority are answered only from fallbacks.",
+  EMERGENCY: "There are two or more critical conditions: no caller’s write goes to a backend; writes are queued if possible.",
 };
 const cards = new Map();
 const responseTimes = new ResponseTimes();
@@ -37,7 +37,7 @@ const hear = {
     clock.hear(state.at);
     heard = Date.now();
     if (view && view.started !== state.started) {
-      const text = `the daemon was started again; last heard before at ${time(view.at)}`;
+      const text = `the daemon was restarted; the last data before that is from ${time(view.at)}`;
       timeline.happened("run", { at: state.started, text });
     }
     view = state;
@@ -149,7 +149,7 @@ function announce() {
 function tick() {
   if (retryAt !== undefined) {
     const left = Math.max(0, Math.ceil((retryAt - Date.now()) / 1000));
-    say(by("lost-next"), `All below is as it was then. ${left > 0 ? `Next try in ${left} s.` : "Trying …"}`);
+    say(by("lost-next"), `Everything below is from that time. ${left > 0 ? `Next try in ${left} s.` : "Trying …"}`);
   } else if (heard !== undefined) {
     say(by("link-text"), `live, ${time(heard + clock.ahead)}`);
     sinceWhen();

@@ -105,7 +105,7 @@ const REASONS = {
   probe_timeout: "a probe was never answered",
   recovery_timeout: "its open time was over",
   pings_answered: "its pings are answered again",
-  dependency_returned: "what it depends on is back",
+  dependency_returned: "the backends that it depends on are back",
   forced_recovery: "an operator asked for a recovery",
   probes_succeeded: "probes succeeded",
   forced_open: "an operator forced it open",

@@ -235,7 +235,8 @@ impl Connector for ClickHouseConnector {
         if server.as_ref().is_some_and(|server| server.read_only) {
             let user = shared.settings.username.as_deref().unwrap_or("default");
             let told = format!(
-                "the user {user} may change no settings (readonly = 1): queries bear no time limit, inserts no token"
+                "the user {user} may change no settings (readonly = 1): fusebox cannot set a time limit for queries or \
+                 a token for inserts"
             );
             warnings.push(told.into());
         }

@@ -167,7 +167,9 @@ impl Kind for ClickHouse {
         } else {
             let query = std::str::from_utf8(&body);
             query
-                .map_err(|_| "the body is no text: an INSERT's query goes in X-Fusebox-Query")?
+                .map_err(
+                    |_| "the body is not text: for an INSERT, put the query into X-Fusebox-Query",
+                )?
                 .clone_into(&mut header.query);
             Bytes::new()
         };
@@ -201,12 +203,13 @@ impl Kind for ClickHouse {
         data: &mut dyn FnMut() -> Result<Option<Vec<u8>>, String>,
     ) -> Result<Value, String> {
         let [query] = args else {
-            return Err(r#"one query is wanted, such as: "SELECT 1 FORMAT CSV""#.into());
+            return Err(r#"exactly one query is required, such as: "SELECT 1 FORMAT CSV""#.into());
         };
         let query = std::str::from_utf8(query).map_err(|_| "the query must be text")?;
         let mut call = json!({ "query": query });
         if takes_data(query) {
-            let data = data()?.ok_or("the rows of this INSERT are wanted on the standard input")?;
+            let data =
+                data()?.ok_or("the rows of this INSERT are required on the standard input")?;
             let data = match String::from_utf8(data) {
                 Ok(text) => json!(text),
                 Err(bytes) => json!({ "base64": STANDARD.encode(bytes.as_bytes()) }),

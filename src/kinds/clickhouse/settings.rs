@@ -137,7 +137,7 @@ pub enum ClickHouseUrlError {
     #[error("must have a port from 1 to 65535, got {0:?}")]
     Port(String),
     /// There is more than a database behind the host.
-    #[error("must have nothing but a database behind the host, such as http://host:8123/logs")]
+    #[error("must have nothing but a database after the host, such as http://host:8123/logs")]
     Path,
     /// A parameter that is not known.
     #[error("may have the parameters user, password and database, got {0:?}")]

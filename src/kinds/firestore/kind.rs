@@ -128,7 +128,7 @@ impl Kind for Firestore {
 
     fn call_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<JsonCall, String> {
         let mut call = object_of(json).map_err(|why| {
-            format!(r#"{why}; a call is such as {{"op":"get","path":"users/ada"}}"#)
+            format!(r#"{why}; an example of a call is {{"op":"get","path":"users/ada"}}"#)
         })?;
         let options: CallOptionsJson = match call.remove("options") {
             None => CallOptionsJson::default(),
@@ -162,7 +162,7 @@ impl Kind for Firestore {
     fn stream_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<Bytes, String> {
         let mut query = object_of(json).map_err(|why| {
             format!(
-                r#"{why}; wanted is {{"path":"users/ada"}}, or a query {{"collection":"users", …}}"#
+                r#"{why}; required is {{"path":"users/ada"}}, or a query {{"collection":"users", …}}"#
             )
         })?;
         let op = if query.contains_key("path") { "get" } else { "query" };

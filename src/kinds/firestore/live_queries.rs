@@ -141,7 +141,8 @@ impl<U: Upstream> Streams for LiveQueries<U> {
         }
         if open.by_id.len() >= STREAMS_MAX {
             let message = format!(
-                "{STREAMS_MAX} live queries are open, which is the most: one that nobody follows for {} closes by itself",
+                "{STREAMS_MAX} live queries are open, which is the limit: one that nobody follows for {} closes by \
+                 itself",
                 humantime::format_duration(self.pace.idle)
             );
             return Err(refused("too_many_streams", message));

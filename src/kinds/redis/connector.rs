@@ -140,8 +140,8 @@ impl RedisConnector {
             && self.links.shared.tokens_used.load(Ordering::Relaxed)
         {
             let told = format!(
-                "maxmemory-policy is {policy}: the server may drop the markers by which repeated writes \
-                 are recognised; noeviction keeps them"
+                "maxmemory-policy is {policy}: the server may evict the markers by which repeated writes are \
+                 recognised; noeviction keeps them"
             );
             warnings.push(told.into());
         }

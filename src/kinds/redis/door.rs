@@ -102,7 +102,8 @@ impl RedisDoor {
         let (alive, ended) = watch::channel(());
         let counters = Arc::<Counters>::default();
         let runtime = Builder::new_current_thread().enable_io().enable_time().build();
-        let runtime = runtime.map_err(|error| format!("no runtime for a door: {error}"))?;
+        let runtime =
+            runtime.map_err(|error| format!("cannot start the runtime of a door: {error}"))?;
         let counted = Arc::clone(&counters);
         let name = format!("door-{}", backend.name());
         let thread = thread::Builder::new().name(name).spawn(move || {
@@ -116,7 +117,7 @@ impl RedisDoor {
                 whole.close();
             }));
         });
-        thread.map_err(|error| format!("no thread for a door: {error}"))?;
+        thread.map_err(|error| format!("cannot start the thread of a door: {error}"))?;
         Ok(Self { clients, counters, stop, ended })
     }
 

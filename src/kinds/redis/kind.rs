@@ -240,7 +240,7 @@ fn settings(
 /// A call as a caller may make it. What it is, is looked at later; a transaction is made by the Redis door alone.
 fn of_caller(body: Bytes) -> Result<Bytes, String> {
     if internal::is_multi(&body) {
-        return Err("FUSEBOX.MULTI is fusebox's own, and no command of a caller's".into());
+        return Err("FUSEBOX.MULTI is for fusebox itself, and callers must not send it".into());
     }
     Ok(body)
 }

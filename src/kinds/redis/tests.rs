@@ -395,7 +395,7 @@ async fn replay_sends_what_remains_of_a_time_to_live() {
 async fn the_server_completes_the_commands() {
     let server = Server::start().await;
     let redis = RedisConnector::new(server.settings("i", "r"));
-    assert!(redis.plan(words("NOSUCH k")).unwrap_err().message.contains("not listed"));
+    assert!(redis.plan(words("NOSUCH k")).unwrap_err().message.contains("not yet sent the list"));
     reply(redis.ping(Duration::from_secs(2)).await);
     until("it is told", || async {
         redis.plan(words("NOSUCH k")).unwrap_err().message.contains("knows no command")

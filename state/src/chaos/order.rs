@@ -60,15 +60,15 @@ impl Order {
     /// The first thing that is wrong, by its key.
     pub fn check(self, permitted: Permitted) -> Result<Faults, Wrong> {
         if self.faults.is_empty() {
-            return Err(Wrong::new("faults", "there is none: name at least one"));
+            return Err(Wrong::new("faults", "it must name at least one fault, got none"));
         }
         if self.faults.len() > FAULTS_MAX {
-            let what = format!("there are {}, at most {FAULTS_MAX} may be", self.faults.len());
+            let what =
+                format!("it must name at most {FAULTS_MAX} faults, got {}", self.faults.len());
             return Err(Wrong::new("faults", what));
         }
         if permitted.is_critical && !self.force {
-            let what =
-                "the system is CRITICAL without this backend: only `force` lets it be struck";
+            let what = "this backend is critical: chaos on a critical backend needs `force`";
             return Err(Wrong::new("force", what));
         }
         let lasting = match &self.lasting {
@@ -81,14 +81,15 @@ impl Order {
         }
         let counts = self.count.unwrap_or(true);
         if let Some(at) = faults.iter().position(|it| !counts && it.class == Some(Class::Ping)) {
-            let what = "a ping that fails counts always: leave `count` out, or `ping`";
+            let what = "a failed ping always counts for the breaker: leave out `count`, or choose another class than \
+                        `ping`";
             return Err(Wrong::new(format!("faults[{at}].class"), what));
         }
         let reason = short("reason", self.reason.clone().unwrap_or_default())?;
         let most = if self.force { DELAYED_FORCED } else { DELAYED };
         let delayed_max = self.max_active.unwrap_or(DELAYED);
         if !(1..=most).contains(&delayed_max) {
-            let by = if self.force { "" } else { ", 1000 by `force`" };
+            let by = if self.force { "" } else { ", or at most 1000 with `force`" };
             let what = format!("it must be 1 to {most}{by}, got {delayed_max}");
             return Err(Wrong::new("max_active", what));
         }
@@ -119,12 +120,15 @@ impl Order {
             Some("emergency") => AbortOn::Emergency,
             Some("never") => AbortOn::Never,
             Some(other) => {
-                let what = format!("{other:?} is none of critical, emergency, never");
+                let what = format!("it must be critical, emergency or never, got {other:?}");
                 return Err(Wrong::new("abort_on", what));
             }
         };
         if abort_on != AbortOn::Critical && !self.force {
-            let what = format!("{:?} takes `force`; without it: critical", abort_on.as_str());
+            let what = format!(
+                "{:?} needs `force`; without `force`, it must be critical",
+                abort_on.as_str()
+            );
             return Err(Wrong::new("abort_on", what));
         }
         Ok(abort_on)
@@ -137,14 +141,14 @@ impl FaultOrder {
         let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == self.kind);
         let kind = kind.ok_or_else(|| {
             let all = Kind::ALL.map(Kind::as_str).join(", ");
-            Wrong::new(key("kind"), format!("{:?} is none of {all}", self.kind))
+            Wrong::new(key("kind"), format!("it must be one of {all}, got {:?}", self.kind))
         })?;
         let rate = self.rate(&key("rate"), force)?;
         let class = self.class(&key("class"))?;
         if let Some(class) = class
             && let Some(why) = cannot_strike(kind, class)
         {
-            let what = format!("{} cannot strike {}: {why}", kind.as_str(), class.as_str());
+            let what = format!("{} cannot be used for {}: {why}", kind.as_str(), class.as_str());
             return Err(Wrong::new(key("class"), what));
         }
         let latency = match (&self.latency, kind.takes_latency()) {
@@ -154,7 +158,7 @@ impl FaultOrder {
             (None, true) => {
                 return Err(Wrong::new(
                     key("latency"),
-                    "it is missing: say how long, such as 200ms",
+                    "it is required for this kind: give a duration, such as 200ms",
                 ));
             }
             (Some(text), false) => {
@@ -164,7 +168,7 @@ impl FaultOrder {
         };
         if latency > timeout {
             let what = format!(
-                "{} is longer than the backend's timeout, {}: a fault that lasts until then is `timeout`",
+                "{} is longer than the backend's timeout, {}: to make attempts time out, use the kind `timeout`",
                 humantime::format_duration(latency),
                 humantime::format_duration(timeout)
             );
@@ -190,7 +194,7 @@ impl FaultOrder {
         }
         let is_nobodys = matches!(class, Some(Class::Ping | Class::Replay));
         if is_nobodys && !self.only.is_empty() {
-            let what = "nobody calls for pings and replay: leave `only` out";
+            let what = "pings and replay have no caller: leave out `only`";
             return Err(Wrong::new(key("only"), what));
         }
         Ok(Fault { kind, rate, latency, jitter, code, class, only: self.only.clone() })
@@ -201,10 +205,10 @@ impl FaultOrder {
         let right = if force {
             "a share above 0 and at most 1"
         } else {
-            "a share above 0 and at most 0.5, or 1 by `force`"
+            "a share above 0 and at most 0.5, or at most 1 with `force`"
         };
         match self.rate {
-            None => Err(Wrong::new(key, format!("it is missing: say {right}"))),
+            None => Err(Wrong::new(key, format!("it is required: give {right}"))),
             Some(rate) if rate > 0.0 && rate <= most => Ok(rate),
             Some(rate) => Err(Wrong::new(key, format!("it must be {right}, got {rate}"))),
         }
@@ -215,7 +219,7 @@ impl FaultOrder {
         let class = Class::ALL.into_iter().find(|class| class.as_str() == word);
         class.map(Some).ok_or_else(|| {
             let all = Class::ALL.map(Class::as_str).join(", ");
-            Wrong::new(key, format!("{word:?} is none of {all}"))
+            Wrong::new(key, format!("it must be one of {all}, got {word:?}"))
         })
     }
 }
@@ -224,26 +228,30 @@ impl FaultOrder {
 fn cannot_strike(kind: Kind, class: Class) -> Option<&'static str> {
     match (class, kind) {
         (Class::Replay, Kind::Reject) => {
-            Some("what was acknowledged as durable would become a dead letter")
+            Some("a write that was acknowledged as durable would become a dead letter")
         }
         (Class::Ping, Kind::Reject) => Some("a server that refuses a call has answered"),
         (Class::Ping, Kind::ResetAfter | Kind::SlowDrip | Kind::StaleConnection) => {
-            Some("a ping is of error, timeout, reset_before and latency")
+            Some("pings take only error, timeout, reset_before and latency")
         }
         _ => None,
     }
 }
 
 fn unwanted(key: &str, value: &str, kind: Kind, of: &str) -> Wrong {
-    Wrong::new(key, format!("{:?} is for {of}, not for {}: leave it out", value, kind.as_str()))
+    Wrong::new(
+        key,
+        format!("{:?} is only for {of}, not for {}: leave it out", value, kind.as_str()),
+    )
 }
 
 /// A duration within these bounds.
 fn within(key: &str, text: &str, (least, most): (Duration, Duration)) -> Result<Duration, Wrong> {
     let shown = |time| humantime::format_duration(time).to_string();
     let right = || format!("{} to {}", shown(least), shown(most));
-    let time = humantime::parse_duration(text)
-        .map_err(|_| Wrong::new(key, format!("{text:?} is not a duration: write {}", right())))?;
+    let time = humantime::parse_duration(text).map_err(|_| {
+        Wrong::new(key, format!("{text:?} is not a duration: give one from {}", right()))
+    })?;
     if time < least || time > most {
         return Err(Wrong::new(key, format!("it must be {}, got {}", right(), shown(time))));
     }

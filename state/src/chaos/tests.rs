@@ -68,19 +68,19 @@ fn the_example_of_the_docs_is_taken() {
 #[test]
 fn what_is_wrong_is_named_by_its_key_with_what_would_be_right() {
     for (json, expected) in [
-        ("{}", "faults: there is none: name at least one"),
+        ("{}", "faults: it must name at least one fault, got none"),
         (
             r#"{"faults":[{"kind":"erorr","rate":0.1}]}"#,
-            "faults[0].kind: \"erorr\" is none of error, reject, timeout, reset_before, reset_after, latency, \
-             slow_drip, stale_connection",
+            "faults[0].kind: it must be one of error, reject, timeout, reset_before, reset_after, latency, \
+             slow_drip, stale_connection, got \"erorr\"",
         ),
         (
             r#"{"faults":[{"kind":"error"}]}"#,
-            "faults[0].rate: it is missing: say a share above 0 and at most 0.5, or 1 by `force`",
+            "faults[0].rate: it is required: give a share above 0 and at most 0.5, or at most 1 with `force`",
         ),
         (
             r#"{"faults":[{"kind":"error","rate":0.51}]}"#,
-            "faults[0].rate: it must be a share above 0 and at most 0.5, or 1 by `force`, got 0.51",
+            "faults[0].rate: it must be a share above 0 and at most 0.5, or at most 1 with `force`, got 0.51",
         ),
         (
             r#"{"faults":[{"kind":"error","rate":1.1}],"force":true}"#,
@@ -88,15 +88,15 @@ fn what_is_wrong_is_named_by_its_key_with_what_would_be_right() {
         ),
         (
             r#"{"faults":[{"kind":"error","rate":0.1},{"kind":"latency","rate":0.1}]}"#,
-            "faults[1].latency: it is missing: say how long, such as 200ms",
+            "faults[1].latency: it is required for this kind: give a duration, such as 200ms",
         ),
         (
             r#"{"faults":[{"kind":"latency","rate":0.1,"latency":"soon"}]}"#,
-            "faults[0].latency: \"soon\" is not a duration: write 1ms to 1m",
+            "faults[0].latency: \"soon\" is not a duration: give one from 1ms to 1m",
         ),
         (
             r#"{"faults":[{"kind":"latency","rate":0.1,"latency":"6s"}]}"#,
-            "faults[0].latency: 6s is longer than the backend's timeout, 5s: a fault that lasts until then is \
+            "faults[0].latency: 6s is longer than the backend's timeout, 5s: to make attempts time out, use the kind \
              `timeout`",
         ),
         (
@@ -105,28 +105,30 @@ fn what_is_wrong_is_named_by_its_key_with_what_would_be_right() {
         ),
         (
             r#"{"faults":[{"kind":"error","rate":0.1,"latency":"1s"}]}"#,
-            "faults[0].latency: \"1s\" is for latency, slow_drip, not for error: leave it out",
+            "faults[0].latency: \"1s\" is only for latency, slow_drip, not for error: leave it out",
         ),
         (
             r#"{"faults":[{"kind":"timeout","rate":0.1,"code":"LOADING"}]}"#,
-            "faults[0].code: \"LOADING\" is for error, reject, not for timeout: leave it out",
+            "faults[0].code: \"LOADING\" is only for error, reject, not for timeout: leave it out",
         ),
         (
             r#"{"faults":[{"kind":"error","rate":0.1,"class":"scan"}]}"#,
-            "faults[0].class: \"scan\" is none of read, write, ping, replay",
+            "faults[0].class: it must be one of read, write, ping, replay, got \"scan\"",
         ),
         (
             r#"{"faults":[{"kind":"reject","rate":0.1,"class":"replay"}]}"#,
-            "faults[0].class: reject cannot strike replay: what was acknowledged as durable would become a dead \
-             letter",
+            "faults[0].class: reject cannot be used for replay: a write that was acknowledged as durable would become \
+             a dead letter",
         ),
         (
             r#"{"faults":[{"kind":"reset_after","rate":0.1,"class":"ping"}]}"#,
-            "faults[0].class: reset_after cannot strike ping: a ping is of error, timeout, reset_before and latency",
+            "faults[0].class: reset_after cannot be used for ping: pings take only error, timeout, reset_before and \
+             latency",
         ),
         (
             r#"{"faults":[{"kind":"error","rate":0.1,"class":"ping"}],"count":false}"#,
-            "faults[0].class: a ping that fails counts always: leave `count` out, or `ping`",
+            "faults[0].class: a failed ping always counts for the breaker: leave out `count`, or choose another class \
+             than `ping`",
         ),
         (
             r#"{"faults":[{"kind":"error","rate":0.1,"only":{"baggage":"a=1,b=2"}}]}"#,
@@ -134,7 +136,7 @@ fn what_is_wrong_is_named_by_its_key_with_what_would_be_right() {
         ),
         (
             r#"{"faults":[{"kind":"error","rate":0.1,"class":"replay","only":{"uid":1}}]}"#,
-            "faults[0].only: nobody calls for pings and replay: leave `only` out",
+            "faults[0].only: pings and replay have no caller: leave out `only`",
         ),
         (
             r#"{"faults":[{"kind":"error","rate":0.1}],"for":"2h"}"#,
@@ -142,15 +144,15 @@ fn what_is_wrong_is_named_by_its_key_with_what_would_be_right() {
         ),
         (
             r#"{"faults":[{"kind":"error","rate":0.1}],"max_active":11}"#,
-            "max_active: it must be 1 to 10, 1000 by `force`, got 11",
+            "max_active: it must be 1 to 10, or at most 1000 with `force`, got 11",
         ),
         (
             r#"{"faults":[{"kind":"error","rate":0.1}],"abort_on":"degraded"}"#,
-            "abort_on: \"degraded\" is none of critical, emergency, never",
+            "abort_on: it must be critical, emergency or never, got \"degraded\"",
         ),
         (
             r#"{"faults":[{"kind":"error","rate":0.1}],"abort_on":"never"}"#,
-            "abort_on: \"never\" takes `force`; without it: critical",
+            "abort_on: \"never\" needs `force`; without `force`, it must be critical",
         ),
         (
             r#"{"faults":[{"kind":"error","rate":0.1}],"abort_above":0}"#,

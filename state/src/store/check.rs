@@ -118,10 +118,10 @@ pub struct RepairSummary {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     /// There is no store in that folder.
-    #[error("{0} holds no store")]
+    #[error("there is no store in {0}")]
     NoStore(PathBuf),
     /// What is live is not known: `repair` reads everything that the raw log has.
-    #[error("which of its calls wait is not known: {0}")]
+    #[error("cannot find out which of its calls are waiting: {0}")]
     NotProven(String),
     /// A newer version wrote it.
     #[error("the store has format {0}, which this version does not know")]
@@ -195,10 +195,10 @@ impl CheckReport {
                 self.counted(&raw);
                 self.commit = raw.first.map(|head| head.commit);
                 let behind = self.commit < self.marked_commit;
-                let why = "it has the first format: the next start brings it to the present one";
+                let why = "it has the first format: the next start converts it to the current one";
                 self.not_proven = Some(why.into());
                 if behind {
-                    let detail = "it is behind its mark".into();
+                    let detail = "it lacks commits that were synced".into();
                     self.findings.push(Finding::Unreadable { detail });
                 }
                 CheckVerdict::Whole
@@ -305,7 +305,7 @@ pub fn export(dir: &Path, each: &mut dyn FnMut(ExportedCall)) -> Result<ExportSu
         Look::Nothing => return Err(CheckError::NoStore(dir.to_owned())),
         Look::Newer(found) => return Err(CheckError::NewerFormat(found)),
         Look::First(_) => {
-            let why = "it has the first format; the next start brings it to the present one";
+            let why = "it has the first format; the next start converts it to the current one";
             return Err(CheckError::NotProven(why.into()));
         }
         Look::Unprovable(_, why) => return Err(CheckError::NotProven(why)),

@@ -50,7 +50,7 @@ pub enum StoreError {
         detail: String,
     },
     /// The value does not fit the store: definitely not stored.
-    #[error("{what} of {bytes} bytes, at most {} fit", ByteCount(*.limit))]
+    #[error("{what} of {bytes} bytes is too large: at most {} fit", ByteCount(*.limit))]
     TooLarge {
         /// Which value.
         what: &'static str,
@@ -87,7 +87,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Opening on a full disk would poison the store: retry when there is room.
-    #[error("the disk has {} free, opening the store needs {}", ByteCount(*.free), ByteCount(*.needed))]
+    #[error("the disk has {} free, but opening the store needs {}", ByteCount(*.free), ByteCount(*.needed))]
     DiskFull {
         /// Bytes free, the ballast given up already.
         free: u64,
@@ -95,7 +95,7 @@ pub enum OpenError {
         needed: u64,
     },
     /// A newer version wrote it: install that version. Nothing was touched.
-    #[error("the store has format {found}, this version knows up to {known}")]
+    #[error("the store has format {found}, but this version supports only formats up to {known}")]
     NewerFormat {
         /// The format found.
         found: u16,
@@ -201,7 +201,7 @@ impl std::fmt::Display for Finding {
         match self {
             Self::SetAside { path, reason } => write!(
                 f,
-                "it did not open ({reason}) and was set aside as {}; a fresh one was started",
+                "it did not open ({reason}) and was set aside as {}; a new, empty store was started",
                 path.display()
             ),
             Self::Lost { calls, notes, dead, facts, kept } => {
@@ -211,10 +211,10 @@ impl std::fmt::Display for Finding {
                     lost.push(named("call", calls));
                 }
                 if !notes.is_empty() {
-                    lost.push(format!("the note of sending of {}", named("call", notes)));
+                    lost.push(format!("the notes that {} had been sent", named("call", notes)));
                 }
                 if !dead.is_empty() {
-                    lost.push(format!("the dead-letter mark of {}", named("call", dead)));
+                    lost.push(format!("the dead-letter marks of {}", named("call", dead)));
                 }
                 if *facts {
                     lost.push("facts".to_owned());
@@ -222,7 +222,7 @@ impl std::fmt::Display for Finding {
                 write!(f, "{}; everything else was saved", lost.join(", "))?;
                 match kept {
                     Some(path) => {
-                        write!(f, ", and it is kept as it was found as {}", path.display())
+                        write!(f, "; the damaged files are kept in {}", path.display())
                     }
                     None => Ok(()),
                 }
@@ -230,10 +230,10 @@ impl std::fmt::Display for Finding {
             Self::Healed { reason } => {
                 write!(
                     f,
-                    "it was damaged ({reason}), and everything was saved from its log, harmless"
+                    "it was damaged ({reason}), but everything was recovered from its log, harmless"
                 )
             }
-            Self::Upgraded => f.write_str("it was brought to the present format, harmless"),
+            Self::Upgraded => f.write_str("it was converted to the current format, harmless"),
             Self::AsideRemoved { path } => {
                 write!(f, "{} was deleted to make room; newer ones are kept", path.display())
             }
@@ -245,8 +245,10 @@ impl std::fmt::Display for Finding {
             }
             Self::Unreadable { detail } => write!(f, "a part cannot be read: {detail}"),
             Self::BlobFiles { count } => write!(f, "{count} blob files, which are never synced"),
-            Self::MarkLost { detail } => write!(f, "its mark is lost: {detail}"),
-            Self::LeftoverSnapshot { name } => write!(f, "a leftover {name} was deleted, harmless"),
+            Self::MarkLost { detail } => write!(f, "its mark file is lost: {detail}"),
+            Self::LeftoverSnapshot { name } => {
+                write!(f, "a leftover file {name} was deleted, harmless")
+            }
             Self::RebuildFinished => f.write_str("an interrupted rebuild was finished, harmless"),
         }
     }

@@ -69,7 +69,7 @@ pub(super) fn bounded<T: Send + 'static>(
     let spawned = guarded(move || thread::Builder::new().name("sled-waits".into()).spawn(run));
     match spawned {
         Ok(Ok(_)) => receiver.recv_timeout(PATIENCE).ok(),
-        Ok(Err(error)) => Some(Err(format!("no thread: {error}"))),
+        Ok(Err(error)) => Some(Err(format!("cannot start a thread: {error}"))),
         Err(panic) => Some(Err(panic)),
     }
 }

@@ -133,7 +133,7 @@ pub(super) fn encode(head: &Head) -> Option<Vec<u8>> {
 pub(super) fn decode(value: &[u8]) -> Result<AnyHead, Unreadable> {
     let sealed = record::peel(value)?;
     if sealed.kind != Kind::Head {
-        return Err(Unreadable::Damaged("holds another kind than its key says"));
+        return Err(Unreadable::Damaged("contains another kind of record than its key says"));
     }
     if sealed.format == FIRST {
         return record::decode(sealed.payload).map(AnyHead::First);

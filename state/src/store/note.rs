@@ -94,7 +94,7 @@ pub(super) fn decode(seq: u64, value: &[u8]) -> Result<Note, Unreadable> {
     if sealed.length != value.len() {
         return Err(Unreadable::Damaged("bytes follow"));
     }
-    let other = Unreadable::Damaged("holds another sequence than its key says");
+    let other = Unreadable::Damaged("contains another sequence than its key says");
     if sealed.kind == Kind::Sending {
         let record: SendingRecord = record::decode(sealed.payload)?;
         if record.seq != seq {

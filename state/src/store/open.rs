@@ -49,7 +49,7 @@ use super::{
 use crate::target::Target;
 
 /// Why a log is rebuilt of which sled would see a part alone.
-pub(super) const UNREACHED: &str = "sled would not get to the last head";
+pub(super) const UNREACHED: &str = "sled would not recover the last commit";
 
 /// Rebuilds and stores set aside in one open; more would be a loop.
 const REPAIRS_MAX: usize = 4;
@@ -100,7 +100,7 @@ pub(super) fn look(
             Reading::At(head) if head.commit == 0 => return Ok(Look::Nothing),
             Reading::Absent if raw.bytes == 0 => return Ok(Look::Nothing),
             Reading::Absent => {
-                return Ok(Look::Unprovable(raw, "the log holds nothing of ours".into()));
+                return Ok(Look::Unprovable(raw, "the log contains no records of fusebox".into()));
             }
             _ => {}
         }
@@ -138,7 +138,7 @@ fn open_it(settings: &StoreSettings) -> Result<Ready, OpenError> {
             return Ok(ready);
         }
     }
-    let source = io::Error::other("what was rebuilt does not open");
+    let source = io::Error::other("the rebuilt store does not open");
     Err(OpenError::Io { path: dir.clone(), source })
 }
 
@@ -148,7 +148,7 @@ impl Ready {
             if finding.is_damage() {
                 tracing::error!(store = %dir.display(), %finding, "the store is damaged");
             } else {
-                tracing::warn!(store = %dir.display(), %finding, "the store was put in order");
+                tracing::warn!(store = %dir.display(), %finding, "the store was repaired");
             }
         }
     }
@@ -202,7 +202,7 @@ impl Opening<'_> {
         if !plan.is_exact() {
             return Ok((seen, None));
         }
-        self.rebuild(raw, plan, Some("an open that failed has spoilt it".into()))?;
+        self.rebuild(raw, plan, Some("a failed attempt to open it has damaged it".into()))?;
         Ok((look(&db, self.marked, &mut |_, _| {}).map_err(at(&db))?, None))
     }
 
@@ -396,7 +396,7 @@ impl Opening<'_> {
         };
         if scanned.head != Some(AnyHead::First(head)) {
             rebuild::close(&self.settings.dir, db);
-            return Err(not_now("sled does not show its last commit".into()));
+            return Err(not_now("sled does not return its last commit".into()));
         }
         let is_lossy = scanned.counts.bad > 0;
         let kept = is_lossy.then(|| space::aside(self.settings, "first-format"));

@@ -210,7 +210,7 @@ pub(super) fn entries(value: &[u8]) -> impl Iterator<Item = Result<(u64, &[u8]),
 
 fn entry(bytes: &[u8]) -> Result<(u64, &[u8]), Unreadable> {
     let sealed = record::peel(bytes)?;
-    let damaged = Unreadable::Damaged("is no call of a pack");
+    let damaged = Unreadable::Damaged("is not a call of a pack");
     if sealed.kind != Kind::Call {
         return Err(damaged);
     }

@@ -274,7 +274,7 @@ fn unprovable(class: Class, found: &SeqSet, expected: Sum) -> NoPlan {
         Class::Dead => "dead-letter marks",
     };
     NoPlan::Unprovable(format!(
-        "{} {class} should be there and {} are, and it is not known which are missing",
+        "{} {class} should be stored, but only {} are, and it is not known which are missing",
         expected.count,
         found.len()
     ))

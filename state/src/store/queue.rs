@@ -198,7 +198,7 @@ fn open_call(seq: u64, value: &[u8]) -> Result<CallRecord<'_>, Unreadable> {
     if record.seq == seq {
         Ok(record)
     } else {
-        Err(Unreadable::Damaged("holds another sequence than its key says"))
+        Err(Unreadable::Damaged("contains another sequence than its key says"))
     }
 }
 
@@ -312,6 +312,6 @@ pub(super) fn decode_chunk(seq: u64, index: u32, value: &[u8]) -> Result<&[u8], 
     if (record.seq, record.index) == (seq, index) {
         Ok(record.data)
     } else {
-        Err(Unreadable::Damaged("holds another sequence than its key says"))
+        Err(Unreadable::Damaged("contains another sequence than its key says"))
     }
 }

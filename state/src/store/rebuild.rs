@@ -64,7 +64,7 @@ pub(super) fn from_plan(settings: &StoreSettings, raw: &Raw, plan: &Plan) -> Res
             let value = raw.load(*place)?;
             let is_it = record::peel(&value).is_ok_and(|sealed| sealed.commit == *commit);
             if !is_it {
-                return Err(io::Error::other(format!("{key:?} reads otherwise than before")));
+                return Err(io::Error::other(format!("{key:?} has another value than before")));
             }
             let says = if place.is_residue { Says::Residue } else { Says::Itself };
             writer.insert(&key.to_bytes(), value, says, *commit)?;
@@ -84,7 +84,7 @@ pub(super) fn from_plan(settings: &StoreSettings, raw: &Raw, plan: &Plan) -> Res
         if writer.ledger.digests() == expected {
             return Ok(());
         }
-        Err(io::Error::other("what was written is not what was planned"))
+        Err(io::Error::other("the rebuilt store differs from the plan"))
     })
 }
 
@@ -347,7 +347,7 @@ pub(super) fn finish(
 /// next open writes others.
 pub(super) fn close(dir: &Path, handle: impl Send + 'static) {
     if !guard::close(handle) {
-        tracing::error!(store = %dir.display(), "sled does not close the store: it is to be rebuilt");
+        tracing::error!(store = %dir.display(), "sled does not close the store, so the store will be rebuilt");
         suspect(dir);
     }
 }

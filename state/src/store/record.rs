@@ -367,7 +367,7 @@ pub(super) fn open<'a, T: BorrowDecode<'a, ()>>(
         return Err(Unreadable::Damaged("bytes follow"));
     }
     if sealed.kind != kind {
-        return Err(Unreadable::Damaged("holds another kind than its key says"));
+        return Err(Unreadable::Damaged("contains another kind of record than its key says"));
     }
     decode(sealed.payload)
 }

@@ -511,7 +511,7 @@ pub(super) fn bad_record(key: &[u8], detail: &str) -> Finding {
 }
 
 fn same(matches: bool) -> Result<(), Unreadable> {
-    matches.then_some(()).ok_or(Unreadable::Damaged("holds another number than its key says"))
+    matches.then_some(()).ok_or(Unreadable::Damaged("contains another number than its key says"))
 }
 
 /// Damage is judged when the call is known; a newer format stops the scan.

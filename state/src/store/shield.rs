@@ -83,7 +83,7 @@ pub(super) fn while_copied<T>(
         (seen, result)
     });
     if let Err(error) = result {
-        tracing::debug!(%error, "the log was not copied while it was looked at");
+        tracing::debug!(%error, "the log was not copied while it was checked");
         return Ok((seen, None));
     }
     Ok((seen, Some(copied)))

@@ -115,7 +115,7 @@ pub(super) fn make_ballast(settings: &StoreSettings) -> bool {
     match allocate(&path) {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "could not make the ballast");
+            tracing::warn!(path = %path.display(), %error, "could not create the ballast file");
             drop_ballast(&settings.dir);
             false
         }

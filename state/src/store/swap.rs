@@ -78,10 +78,10 @@ impl Committer {
         drop(writer);
         let partial = self.shared.settings.dir.join("db.partial");
         if let Err(error) = remove_folder(&partial) {
-            tracing::debug!(%error, "a copy that was given up stays until the next open");
+            tracing::debug!(%error, "an abandoned copy of the store stays until the next start");
         }
         for ticket in tickets {
-            let detail = "the compaction was given up".into();
+            let detail = "the compaction was stopped before its end".into();
             ticket.complete(Err(StoreError::Failed { unknown: false, detail }));
         }
     }
@@ -119,7 +119,7 @@ impl Committer {
                 copy(&mut writer, db, key)?;
             }
             if writer.digests() != self.applier.ledger.digests() {
-                return Err(io::Error::other("what was copied is not what lives"));
+                return Err(io::Error::other("the copy differs from the store"));
             }
             let arriving = self.applier.uploads.first().copied();
             writer.end(self.applier.head.commit, self.applier.head.last_seq, arriving)

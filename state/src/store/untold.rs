@@ -52,7 +52,7 @@ pub(super) fn read(dir: &Path) -> io::Result<(Vec<Finding>, Option<PathBuf>)> {
         Err(error) => return Err(error),
     };
     let Some(Untold { findings, moved }) = decode(&bytes) else {
-        let detail = "what an earlier open found".into();
+        let detail = "the findings of an earlier start".into();
         return Ok((vec![Finding::Unreadable { detail }], None));
     };
     match moved.map(|name| dir.join(name)) {
@@ -72,7 +72,7 @@ fn decode(bytes: &[u8]) -> Option<Untold> {
 pub(super) fn told(dir: &Path) {
     match fs::remove_file(dir.join(FILE)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(%error, "what was reported will be reported again");
+            tracing::warn!(%error, "these findings will be reported again");
         }
         _ => {}
     }

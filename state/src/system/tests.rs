@@ -60,14 +60,17 @@ fn one_root_cause_is_named_once() {
         ],
         &[("leaf", "root"), ("twig", "leaf")],
     );
-    assert_eq!(found.reasons, ["backend root is down (OPEN); 2 others with it: leaf, twig"]);
+    assert_eq!(
+        found.reasons,
+        ["backend root is down (OPEN); this affects 2 other backends: leaf, twig"]
+    );
     let both = [backend("root", false, false), backend("leaf", true, false)];
     let found = told_of(&both, &[("leaf", "root")]);
     assert_eq!(found.state, SystemState::Emergency);
     assert_eq!(
         found.reasons,
         [
-            "backend root is down (OPEN); 1 other with it: leaf (critical)",
+            "backend root is down (OPEN); this affects 1 other backend: leaf (critical)",
             "only 0 % of the backends are operational"
         ]
     );
@@ -111,10 +114,10 @@ fn a_part_of_this_host_is_told_in_the_place_of_what_it_takes_down() {
         assess(&list, &findings).reasons.concat()
     };
     let network = told(head(What::Here(Shared::Network), &[0, 1, 2, 3, 4, 5, 6], &[]));
-    let wanted = "this host's network is down; 7 backends with it: a, b, c, d, e, 2 more";
+    let wanted = "this host's network is down; this affects 7 backends: a, b, c, d, e, 2 more";
     assert!(network.contains(wanted), "{network}");
     let left = told(head(What::Backend(0), &[], &[1, 2]));
-    assert!(left.contains("backend a is down (OPEN), though b, c are up again"), "{left}");
+    assert!(left.contains("backend a is down (OPEN), although b, c are up again"), "{left}");
     assert!(!told(head(What::Here(Shared::Disk), &[0, 1], &[])).contains("disk"));
 }
 

@@ -80,12 +80,14 @@ impl OtherWay {
     /// Why the backend is not asked, for callers that cannot take another way.
     pub const fn why(self) -> &'static str {
         match self {
-            Self::Lanes => "queued writes stand before it",
+            Self::Lanes => "earlier writes to the same lanes wait in the queue",
             Self::Barred(Barred::Open) => "the breaker is open",
             Self::Barred(Barred::Offline) => "the backend is offline",
             Self::Barred(Barred::Full) | Self::Full => "too many attempts are in flight",
-            Self::Shed => "the state of the system lets it go to no backend",
-            Self::Struck(_) => "a fault on purpose strikes it",
+            Self::Shed => {
+                "the system is CRITICAL or EMERGENCY: this call is not sent to the backend"
+            }
+            Self::Struck(_) => "a fault on purpose (chaos) affects it",
         }
     }
 }

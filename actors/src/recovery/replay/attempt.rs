@@ -176,7 +176,9 @@ fn unprovable(shared: &BackendShared, entry: &Entry, now: UnixMillis) -> Option<
         .group
         .is_some_and(|id| shared.queue.index().group(id).is_none_or(|group| group.broken));
     if broken {
-        return Some("it was sent with others as one, and not all of these are left");
+        return Some(
+            "it was sent together with other calls, and some of these are no longer queued",
+        );
     }
     let sent_at = entry.details().noted.as_ref().map_or(entry.header.accepted_at, |noted| noted.at);
     (now.since(sent_at) >= MARKER_LIFE)

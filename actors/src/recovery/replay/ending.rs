@@ -23,7 +23,7 @@ use crate::{
 
 /// Why a call is a dead letter that another was sent in the place of.
 const OVERTAKEN: &str =
-    "a later write of its lane, which was sent in its place and given up, may have been applied";
+    "a later write to its lane was sent instead of it, was given up, and may have been applied";
 
 /// What is to be taken out of the queue, in this order, and the tokens whose markers may go then. Dropped before that,
 /// its calls go back to wait, and are sent again.
@@ -302,7 +302,7 @@ impl Replay {
             let count = self.count_unclassified(job.taken.seq);
             if count >= UNCLASSIFIED_MAX {
                 let detail = words.within(|last| {
-                    format!("{count} replies of no known class, the last was {last}")
+                    format!("{count} replies of an unknown kind, the last was {last}")
                 });
                 return self.bury(job, DeadReason::GaveUp, &detail);
             }

@@ -26,7 +26,7 @@ pub(super) type Body = UnsyncBoxBody<Bytes, BrokenOff>;
 
 /// The server's answer ended before its end.
 #[derive(Debug, thiserror::Error)]
-#[error("the server's answer broke off")]
+#[error("the server's answer is incomplete")]
 pub(super) struct BrokenOff;
 
 /// What an answer holds of its connection until it has gone.

@@ -160,8 +160,8 @@ impl Tail for Rest {
         Box::pin(async {
             let why = match next_data(self.body.get_mut(), &self.counters).await {
                 Ok(piece) => return piece.map(Ok),
-                Err(Fault::Slow) => "the body stood still for 30 seconds",
-                Err(_) => "the body broke off",
+                Err(Fault::Slow) => "no data of the body arrived for 30 seconds",
+                Err(_) => "the body ended too early",
             };
             Some(Err(AttemptError::own(ErrorClass::Rejected, OwnCode::BodyBrokenOff, why)))
         })

@@ -99,10 +99,10 @@ impl Service {
         let shown = Shown::of(&parts.headers, &parameters);
         let address = self.settings.listen.to_string();
         if !shown.is_something() && pages::is_foreign(&parts.headers, visitor.is_local, &address) {
-            return Err(Told::forbidden("a page of another origin may not do this"));
+            return Err(Told::forbidden("web pages of another origin may not send this request"));
         }
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
-            return Err(Told::malformed("the method is not offered here"));
+            return Err(Told::malformed("this method is not supported here"));
         }
         if is_ping(&parts) && (self.backend.gate()() || self.backend.caches_something()) {
             self.counters.answered_here();
@@ -118,7 +118,7 @@ impl Service {
         };
         let mut request = made(&taken);
         if guest.reads_only && !opaque::only_reads(&request) {
-            let text = "a caller who may only read may only send what is known to be a query";
+            let text = "this caller may only read, and fusebox does not recognise the statement as a query";
             return Err(Told::forbidden(text));
         }
         if !taken.is_whole()
@@ -202,7 +202,7 @@ impl Service {
         self.counters.wrong_secret();
         if stranger == Stranger::Wrong {
             if let Some(times) = self.wrong_told.again() {
-                tracing::warn!(door = %self.settings.listen, times, "credentials are nobody's");
+                tracing::warn!(door = %self.settings.listen, times, "no caller has these credentials");
             }
             sleep(PENALTY).await;
         }

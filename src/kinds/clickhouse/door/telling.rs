@@ -138,16 +138,17 @@ impl Told {
                 Self { retry_after, counts: Refused::Full, ..told }
             }
             Fault::Slow => {
-                let told = Self::malformed("the body stood still for 30 seconds; not executed");
+                let told =
+                    Self::malformed("no data of the body arrived for 30 seconds; not executed");
                 Self { status: StatusCode::REQUEST_TIMEOUT, ..told }
             }
-            Fault::Broken => Self::malformed("the body broke off; not executed"),
+            Fault::Broken => Self::malformed("the body ended too early; not executed"),
         }
     }
 
     /// A fault in fusebox itself.
     pub(super) fn internal() -> Self {
-        let text = "a fault in fusebox itself; its log says more";
+        let text = "an internal error of fusebox; its log says more";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, 1_001, "STD_EXCEPTION", text)
     }
 

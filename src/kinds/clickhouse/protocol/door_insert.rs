@@ -63,7 +63,7 @@ pub(crate) fn plan(
     settings: &ClickHouseSettings,
 ) -> (String, Lanes, Access) {
     let call = if is_dirty {
-        Err("something was put into its session, which replay does not have")
+        Err("its session has been changed, and replay does not have this session")
     } else {
         call_of(request, (insert, text), usual)
     };
@@ -79,7 +79,7 @@ pub(crate) fn plan(
                 }
                 return (label, lanes, access);
             }
-            "its statement is not known"
+            "fusebox does not understand its statement"
         }
         Err(reason) => reason,
     };
@@ -114,7 +114,7 @@ pub(crate) fn is_wanted_whole(request: &HttpRequest) -> bool {
 pub(crate) fn call(request: &HttpRequest, usual: Option<&str>) -> Result<Call, &'static str> {
     let found = stated::statement(request);
     let Some((Verb::Insert(insert), text)) = found.map(|(found, text)| (found.verb, text)) else {
-        return Err("its statement is not known");
+        return Err("fusebox does not understand its statement");
     };
     call_of(request, (&insert, &text), usual)
 }
@@ -127,10 +127,12 @@ fn call_of(
 ) -> Result<Call, &'static str> {
     let HttpRequest { head, body } = request;
     if !head.is_whole || body.len() > BODY_MAX {
-        return Err("it is not held whole: it is larger than 1 MiB, or nothing is queued here");
+        return Err(
+            "fusebox does not hold all of it: it is larger than 1 MiB, or writes are not queued here",
+        );
     }
     if head.method != "POST" || !head.is_query {
-        return Err("it is no query");
+        return Err("it is not a query");
     }
     if !head.is_plain && head.packing.is_none() {
         return Err("its body cannot be read");
@@ -146,7 +148,7 @@ fn call_of(
     let mut header = header(head)?;
     header.database = database(head, table, usual);
     if header.database.is_none() {
-        return Err("which database the server would take is not known yet");
+        return Err("the server's default database is not known yet");
     }
     let (query, raw, data) = stored(head, body, text, insert.head);
     (header.query, header.raw) = (query, raw);
@@ -203,7 +205,7 @@ fn header(head: &RequestHead) -> Result<Header, &'static str> {
         }
         match name.as_str() {
             "role" | "quota_key" => return Err("it names a role or a quota"),
-            "readonly" if value != "0" => return Err("it says that it only reads"),
+            "readonly" if value != "0" => return Err("it is marked as a read"),
             // The server passes over what has no name.
             "database" | "" => {}
             name if DROPPED.contains(&name) => {}

@@ -42,7 +42,7 @@ use crate::kinds::clickhouse::settings::ClickHouseSettings;
 /// The settings by which a server tells its progress in the head of an answer.
 const PROGRESS: [&str; 2] = ["send_progress_in_http_headers", "http_headers_progress_interval_ms"];
 /// Why other writes are not queued.
-const REASON: &str = "it is no insert of data";
+const REASON: &str = "it does not insert data";
 
 /// Reads what a request is; `is_dirty` says whether something was put into a session, which ends after such a silence.
 pub(crate) fn plan(

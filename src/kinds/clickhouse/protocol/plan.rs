@@ -72,11 +72,13 @@ pub(crate) fn plan(body: Bytes, settings: &ClickHouseSettings) -> Result<Plan, R
     let takes_data =
         matches!(&statement.verb, Verb::Insert(insert) if insert.rows != Rows::Selected);
     if !call.data.is_empty() && !takes_data {
-        return Err(malformed("data goes with an INSERT that has none of its own".to_owned()));
+        return Err(malformed(
+            "data is only for an INSERT that contains no data itself".to_owned(),
+        ));
     }
     let (label, lanes, admin, access) = match &statement.verb {
         Verb::Refused(why) => {
-            let message = format!("{} is not carried: {why}", statement.word);
+            let message = format!("{} is not supported: {why}", statement.word);
             return Err(Refused { code: "unsupported_statement", message, malformed: false });
         }
         Verb::Read => {
@@ -86,7 +88,7 @@ pub(crate) fn plan(body: Bytes, settings: &ClickHouseSettings) -> Result<Plan, R
         Verb::Other(other) => {
             let lanes = if other.barrier { Lanes::All } else { none() };
             let label = if statement.word.is_empty() { "statement" } else { &statement.word };
-            (label.to_owned(), lanes, other.admin, never("it is no insert of data"))
+            (label.to_owned(), lanes, other.admin, never("it does not insert data"))
         }
     };
     Ok(Plan { body, label, lanes, admin, access })
@@ -156,10 +158,11 @@ pub(super) fn insertion(
     let lanes = lanes(&(database, name), settings);
     let access = if forbids_writes(header, statement) {
         Access::Write(Write::new(Outage::Never(
-            "it sets readonly itself, so that no server takes it",
+            "it sets readonly itself, so every server refuses it",
         )))
     } else if deduplicates_itself(header, statement) {
-        let reason = "it sets async_insert, deduplication or a profile itself, so that a repetition is not recognised";
+        let reason = "it sets async_insert, deduplication or a profile itself, so the server would not recognise a \
+                      repetition";
         let caveat = is_unawaited(header, statement).then_some(UNAWAITED);
         Access::Write(Write { caveat, ..Write::new(Outage::Never(reason)) })
     } else {
@@ -179,10 +182,10 @@ pub(super) fn lanes((database, name): &Target, settings: &ClickHouseSettings) ->
 }
 
 /// Why what reads its rows at the server is not queued.
-pub(super) const SELECTED: &str = "what an INSERT … SELECT would find later is not known";
+pub(super) const SELECTED: &str = "an INSERT … SELECT could find other data later";
 /// Said of an insert that the server answers before it has written anything.
-const UNAWAITED: &str = "wait_for_async_insert is 0: the server has taken the rows into its memory and will write \
-                         them later, or not; applied promises no more";
+const UNAWAITED: &str = "wait_for_async_insert is 0: the server has the rows in its memory and may lose them before it \
+                         writes them; applied promises no more than that";
 
 /// Whether the server answers before it writes (`async_insert` without `wait_for_async_insert`).
 fn is_unawaited(header: &Header, statement: &Statement) -> bool {
@@ -237,7 +240,7 @@ fn check(header: &Header) -> Result<(), Refused> {
     }
     for name in header.settings.keys() {
         if !is_name(name) || name.starts_with("param_") || RESERVED.contains(&name.as_str()) {
-            return Err(malformed(format!("{name:?} is no setting that a call may bring")));
+            return Err(malformed(format!("{name:?} is not a setting that a call may set")));
         }
     }
     if let Some(format) = header.format.as_ref().filter(|format| !is_name(format)) {

@@ -340,7 +340,7 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unread> {
     }
     if first.is_any(SESSION) {
         statement.verb = Verb::Refused(
-            "there is no session: settings and the database go with each call, in `settings` and `database`",
+            "there is no session: send settings and the database with each call, in `settings` and `database`",
         );
         return Ok(statement);
     }
@@ -422,7 +422,7 @@ fn rest_of_read(
             Token::Mark(')' | ']' | '}') => depth -= 1,
             _ if token.is("INTO") && next(1).is_some_and(|next| next.is("OUTFILE")) => {
                 statement.verb = Verb::Refused(
-                    "INTO OUTFILE is the command line client's own: the answer comes back here",
+                    "only the command line client supports INTO OUTFILE: fusebox returns the answer to the caller",
                 );
             }
             _ if token.is("PROCESSLIST") && first.is("SHOW") => statement.volatile = true,

@@ -78,7 +78,7 @@ pub(crate) fn takes_expressions(call: &Call) -> bool {
 /// No server takes it.
 pub(crate) fn check(call: &Call) -> Result<(), AttemptError> {
     if let Some(name) = call.header.settings.keys().find(|name| !plan::is_name(name)) {
-        let text = format!("{name:?} is no setting: a name has letters, digits, _ and .");
+        let text = format!("{name:?} is not a setting: a name has letters, digits, _ and .");
         return Err(refused(115, text));
     }
     if !call.data.is_empty() {
@@ -125,7 +125,8 @@ fn depends(call: &Call, body: &[u8]) -> Result<(), AttemptError> {
     if !reach::reads(text.get(insert.head..).unwrap_or_default()) {
         return Ok(());
     }
-    let text = "its values ask for data at the server, or at another: what they would find later is not known";
+    let text =
+        "its values read data from this server or another one, which could be other data later";
     Err(AttemptError::own(ErrorClass::NotExecuted, ErrorCode::OfKind("values_depend"), text))
 }
 
@@ -140,7 +141,8 @@ fn unpack(packing: Packing, body: &[u8], each: impl FnMut(&[u8])) -> Result<(), 
         None => 271,
     };
     let of = of.map_or("the blocks of decompress=1", Coding::name);
-    let what = if is_cut { "it is cut off" } else { "it is damaged, or more follows its end" };
+    let what =
+        if is_cut { "it is incomplete" } else { "it is damaged, or there is data after its end" };
     Err(refused(number, format!("the body cannot be unpacked ({of}): {what}")))
 }
 

@@ -67,7 +67,7 @@ pub struct Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     /// Made by a later release.
-    #[error("the call is of version {0}, which this release does not know")]
+    #[error("the call has version {0}, which this release does not know")]
     Version(u8),
     /// Cut short, or no header.
     #[error("the call is damaged")]

@@ -77,7 +77,8 @@ pub(crate) async fn pass(
             Ok(Ok(())) => {}
             Ok(Err(failed)) => return Err(failed),
             Err(_) => {
-                let message = "an abandoned write may still land: the server has not ended it yet";
+                let message =
+                    "an abandoned write may still be applied: the server has not ended it yet";
                 return Err(Failed::not_executed(OwnCode::Fence, message, Verdict::Neutral));
             }
         }

@@ -45,7 +45,7 @@ pub(super) fn note(error: &mut AttemptError, noted: Noted) {
 /// The server took the repetition and does not have its rows.
 pub(super) fn lost((database, table): &Target) -> Failed {
     let message = format!(
-        "the server remembers it and has no rows of it in {database}.{table}: it was killed in between"
+        "the server remembers the insert, but {database}.{table} has no rows of it: the server was killed in between"
     );
     let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Reset, message);
     Failed { error, verdict: Verdict::Neutral }
@@ -54,15 +54,15 @@ pub(super) fn lost((database, table): &Target) -> Failed {
 /// The server took the repetition and does not have its rows; what its views feed may have them.
 pub(super) fn in_views_alone((database, table): &Target) -> Failed {
     ambiguous(&format!(
-        "the server remembers it and has no rows of it in {database}.{table}, as it was killed in between; tables that \
-         views feed may have them"
+        "the server remembers the insert, but {database}.{table} has no rows of it: the server was killed in between; \
+         tables that views feed may have the rows"
     ))
 }
 
 /// The server took the repetition; then it did not say whether it has its rows.
 pub(super) fn unanswered(failed: &Failed) -> Failed {
     let message = format!(
-        "the server took it again and did not say then whether it is there: {}",
+        "the server accepted it again, but did not say afterwards whether its rows are stored: {}",
         failed.error
     );
     let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Reset, message);

@@ -280,7 +280,7 @@ async fn exception(
 
 fn too_large(write: bool) -> Exchanged {
     let message = format!(
-        "the result is larger than {} MiB: call/raw passes it on piece by piece",
+        "the result is larger than {} MiB: use call/raw, which streams it",
         RESULT_MAX >> 20
     );
     let mut error = AttemptError::own(ErrorClass::Rejected, OwnCode::ResultTooLarge, message);

@@ -209,8 +209,8 @@ impl Fence {
         let why = refused.as_ref()?;
         Some(why.within(|why| {
             format!(
-                "the server does not let us find and kill abandoned queries ({why}): writes wait {:?} after \
-                 one",
+                "the server does not let fusebox find and kill abandoned queries ({why}): after each of them, writes \
+                 wait {:?}",
                 self.patience
             )
         }))

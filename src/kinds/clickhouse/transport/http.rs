@@ -185,7 +185,7 @@ impl Http {
         let mut request = Request::new(body_of(body, upload));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = format!("/?{}", query_string(&pairs)).parse().map_err(|error| {
-            let message = format!("the parameters make no address: {error}");
+            let message = format!("the parameters do not make a valid URL: {error}");
             Failed {
                 error: AttemptError::own(
                     ErrorClass::Rejected,
@@ -359,7 +359,7 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 
 /// The connection broke while an answer came.
 pub(crate) fn broken(error: &hyper::Error) -> Failed {
-    let message = format!("the answer broke off: {}", causes(error));
+    let message = format!("the answer is incomplete: {}", causes(error));
     Failed {
         error: AttemptError::own(ErrorClass::Unknown, OwnCode::Reset, message),
         verdict: Verdict::Failure,
@@ -397,7 +397,7 @@ fn lost(why: &Lost) -> Failed {
     }
     if error.is_parse_too_large() {
         // Most of them are about progress, for which its caller asked.
-        let message = "the head of the answer is larger than is taken: it has too many headers";
+        let message = "the head of the answer is too large: it has too many headers";
         let mut error = AttemptError::own(ErrorClass::Rejected, OwnCode::HeadTooLarge, message);
         error.doubt = Some(Bytes::new());
         return Failed { error, verdict: Verdict::Neutral };
@@ -459,7 +459,7 @@ pub(crate) async fn text_of(body: Rows) -> Result<String, Failed> {
     match Limited::new(body, TEXT_MAX).collect().await {
         Ok(text) => Ok(String::from_utf8_lossy(&text.to_bytes()).into_owned()),
         Err(error) => {
-            let message = format!("the answer broke off: {error}");
+            let message = format!("the answer is incomplete: {error}");
             let error = AttemptError::own(ErrorClass::Unknown, OwnCode::Reset, message);
             Err(Failed { error, verdict: Verdict::Failure })
         }

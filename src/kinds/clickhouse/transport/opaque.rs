@@ -141,13 +141,13 @@ pub(super) async fn carried(
 
 /// It is not known to the next run that something is in the session: nothing was sent.
 fn not_kept() -> Failed {
-    let message = "what was put into its session cannot be written down: the disk does not answer";
+    let message = "the change of its session cannot be saved: the disk does not answer";
     Failed::not_executed(ErrorCode::OfKind("session_not_kept"), message, Verdict::Neutral)
 }
 
 /// An abandoned read has the same name, and the server takes no second.
 fn not_over() -> Failed {
-    let message = "a read that was given up under its query_id or in its session has not ended yet";
+    let message = "an abandoned read with the same query_id or session has not ended yet";
     Failed::not_executed(ErrorCode::OfKind("read_not_over"), message, Verdict::Neutral)
 }
 
@@ -467,7 +467,7 @@ fn describe(shared: &Arc<Shared>) {
     tokio::spawn(async move {
         let time = shared.settings.timeout;
         if let Err(failed) = asking::server(&shared, || Aboard::NOBODY, time).await {
-            tracing::debug!(error = %failed.error, "the server does not say who it is");
+            tracing::debug!(error = %failed.error, "the server does not describe itself");
         }
         let question = "SELECT currentDatabase() FORMAT TabSeparatedRaw".to_owned();
         let usual = match shared.http.ask_in(None, question, time).await {

@@ -205,7 +205,7 @@ impl Rest {
             biased;
             piece = poll_fn(|cx| self.coming.poll_piece(cx)) => Ok(piece),
             () = goes_off(self.alarm.as_mut(), until) => {
-                Err((OwnCode::Timeout, format!("nothing came for {:?}", self.idle)))
+                Err((OwnCode::Timeout, format!("no data arrived for {:?}", self.idle)))
             }
             _ = self.under_way.wait_for(|closed| *closed) => Err((OwnCode::Reset, closing.to_owned())),
         };

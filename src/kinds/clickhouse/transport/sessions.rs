@@ -197,7 +197,7 @@ impl Sessions {
             return;
         }
         let follows = if voided.is_ok() {
-            "after a restart, sessions that are older are taken for changed"
+            "after a restart, older sessions are treated as changed"
         } else {
             "it cannot be emptied either, so remove it before the daemon is restarted"
         };

@@ -162,7 +162,9 @@ async fn reach_of(
     time: Duration,
 ) -> Result<Reach, Failed> {
     if !server.takes_tokens() {
-        return Ok(Reach::Lacks("this server knows no insert_deduplication_token".to_owned()));
+        return Ok(Reach::Lacks(
+            "this server does not support insert_deduplication_token".to_owned(),
+        ));
     }
     reach::ask(http, target, noted, time).await
 }

@@ -84,7 +84,7 @@ impl UsualDatabase {
         let (Some(file), Some(database)) = (&self.file, self.known()) else { return };
         if let Err(error) = replace(file, text(self.of, &database).as_bytes()) {
             let file = file.display();
-            tracing::warn!(%file, %error, "the database that the server takes is not kept for the next start");
+            tracing::warn!(%file, %error, "the server's default database could not be saved for the next start");
         }
     }
 }

@@ -32,7 +32,7 @@ pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status"
 
 /// An answer of HTTP/1.1 broke off.
 #[derive(Debug, thiserror::Error)]
-#[error("the server's answer broke off")]
+#[error("the server's answer is incomplete")]
 pub(super) struct Broken;
 
 /// The body of an answer.
@@ -197,7 +197,8 @@ impl Relayed {
                 if let Some(streamed) = &coming.streamed {
                     streamed.breaks(error.as_ref());
                 }
-                let why = if error.is_none() { "no status came" } else { "the stream broke" };
+                let why =
+                    if error.is_none() { "the answer has no status" } else { "the stream broke" };
                 Told::lost(self.core.backend.name(), why)
             }),
             Poll::Pending => {

@@ -99,7 +99,7 @@ impl Core {
         if client.known_root().is_none() {
             let asked = tokio::time::timeout(self.backend.timeout(), client.root()).await;
             if !matches!(asked, Ok(Ok(_))) {
-                let why = "has no project that could be found out";
+                let why = "has no project that fusebox could find out";
                 return Err(Told::not_executed(
                     self.backend.name(),
                     why,

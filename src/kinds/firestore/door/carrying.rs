@@ -181,7 +181,7 @@ impl Carrying {
         let named = self.touched.database.as_ref().filter(|named| *named != own)?;
         let (name, named) = (core.backend.name(), scope::shown(named));
         Some(format!(
-            "it names {named:?}, and the fallbacks are for {own:?}: see `backends.{name}.project` and \
+            "it names {named:?}, but the fallbacks are for {own:?}: see `backends.{name}.project` and \
              `backends.{name}.database`"
         ))
     }
@@ -263,7 +263,7 @@ impl Carrying {
             }
             Sent::Lost(Lost::Told(told)) => Err(told),
             Sent::Late if self.method.class == Class::Write => {
-                Err(core.unknown_outcome("no answer in the caller's time"))
+                Err(core.unknown_outcome("no answer before the caller's deadline"))
             }
             Sent::Late => Err(Told::late(core.backend.name())),
         }
@@ -337,7 +337,7 @@ impl Carrying {
             }
             // It is read whole only now: it may be none that can be queued.
             if self.whole().is_some() {
-                let why = "no answer in the caller's time";
+                let why = "no answer before the caller's deadline";
                 let mut error = AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, why);
                 error.doubt = Some(Bytes::new());
                 let onward = waiting.part(error.clone());

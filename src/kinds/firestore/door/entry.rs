@@ -229,13 +229,13 @@ impl Core {
         let name = self.backend.name();
         let words = match why {
             OtherWay::Full | OtherWay::Barred(Barred::Full) => {
-                return Told::full("as many calls as may are under way");
+                return Told::full("the limit of calls in flight is reached");
             }
             OtherWay::Lanes => "has earlier writes waiting in the queue",
-            OtherWay::Barred(Barred::Open) => "is open",
+            OtherWay::Barred(Barred::Open) => "has an open breaker",
             OtherWay::Barred(Barred::Offline) => "is offline",
-            OtherWay::Shed => "takes fewer calls in this system state",
-            OtherWay::Struck(_) => "is struck by a fault on purpose",
+            OtherWay::Shed => "gets fewer calls in this system state",
+            OtherWay::Struck(_) => "is affected by a fault on purpose (chaos)",
         };
         Told::not_executed(name, words, self.backend.retry_after())
     }

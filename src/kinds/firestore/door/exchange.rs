@@ -217,9 +217,11 @@ impl Core {
                 };
                 self.unknown_outcome(why)
             }
-            _ if barred => Told::not_executed(name, "is open", self.backend.retry_after()),
+            _ if barred => {
+                Told::not_executed(name, "has an open breaker", self.backend.retry_after())
+            }
             ErrorClass::BlockedServer => {
-                Told::not_executed(name, "lets nobody in", self.backend.retry_after())
+                Told::not_executed(name, "refuses all calls", self.backend.retry_after())
             }
             ErrorClass::NotExecuted => Told::no_connection(name),
             _ if error.is(OwnCode::Timeout) => Told::late(name),
@@ -264,7 +266,7 @@ fn under_way(core: &Arc<Core>, method: Method) -> Result<Option<Arc<UnderWay>>, 
         return Ok(None);
     }
     let place = Arc::clone(&core.alone).try_acquire_owned();
-    let place = place.map_err(|_| Told::full("as many streams that write as may are open"))?;
+    let place = place.map_err(|_| Told::full("the limit of open streams that write is reached"))?;
     Ok(Some(UnderWay::new(core, place)))
 }
 
@@ -350,7 +352,7 @@ pub(super) async fn send(
         }
         // Its client has left before anything was sent, which says nothing of the server.
         Ok(Err(_)) if took.is_none() && left.load(Ordering::Acquire) => {
-            not_sent("its client has left")
+            not_sent("the client closed the stream")
         }
         Ok(Err(_)) if told.is_some() => ended_here(method),
         Ok(Err(status)) => outcome::of(&status, cause::of(&status), behalf),
@@ -407,7 +409,7 @@ async fn tried(
         let lease = Arc::new(upstream.lease(method).await?);
         if left.load(Ordering::Acquire) {
             // What was not sent is not sent.
-            return Err(cause::not_sent("its client has left"));
+            return Err(cause::not_sent("the client closed the stream"));
         }
         let (channel, carrier) = lease.channel().followed();
         let by = Took { carrier, lease: Arc::clone(&lease) };

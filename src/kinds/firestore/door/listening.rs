@@ -174,7 +174,9 @@ pub(super) async fn answered(
 }
 
 fn too_much(TooMuch(bytes): TooMuch) -> Told {
-    Told::too_large(format_args!("targets of {bytes} bytes: at most {TARGETS_MAX} are taken"))
+    Told::too_large(format_args!(
+        "the targets have {bytes} bytes: at most {TARGETS_MAX} are allowed"
+    ))
 }
 
 impl Listening {

@@ -65,7 +65,7 @@ impl Core {
         let client = &upstream.connector.shared.client;
         let asked = tokio::time::timeout(self.backend.timeout(), client.credential()).await;
         let Ok(Ok(credential)) = asked else {
-            let why = "gives no credentials";
+            let why = "sends no credentials";
             return Err(Told::not_executed(self.backend.name(), why, self.backend.retry_after()));
         };
         let mut value = HeaderValue::from_bytes(credential.as_bytes())
@@ -89,14 +89,14 @@ pub(super) fn check_metadata(headers: &HeaderMap) -> Result<(), Told> {
         return Ok(());
     }
     Err(Told::too_large(format_args!(
-        "{bytes} bytes of metadata: at most {METADATA_MAX} are taken"
+        "{bytes} bytes of metadata: at most {METADATA_MAX} are allowed"
     )))
 }
 
 /// How long the client waits, if it says so.
 pub(super) fn asked_time(headers: &HeaderMap) -> Result<Option<Duration>, Told> {
     let Some(value) = headers.get(&TIMEOUT) else { return Ok(None) };
-    let wrong = || Told::malformed("grpc-timeout is no time");
+    let wrong = || Told::malformed("grpc-timeout is not a valid time");
     let text = value.to_str().map_err(|_| wrong())?;
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
     if number.is_empty() || number.len() > 8 || !number.bytes().all(|digit| digit.is_ascii_digit())

@@ -127,7 +127,8 @@ impl Pump {
             return core.follows(upstream, method, until).await;
         }
         if message.is_none() {
-            let what = "a message of this stream cannot be read, as its first one could be";
+            let what =
+                "a message of this stream cannot be read, although its first one could be read";
             return Err(Told::malformed(what));
         }
         let connector = &upstream.connector;

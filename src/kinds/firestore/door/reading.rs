@@ -92,16 +92,16 @@ pub(super) async fn begin(core: &Core, method: Method, mut body: Incoming) -> Re
             }
         } else {
             let next = timeout(core.settings.partial_max, body.frame()).await;
-            next.map_err(|_| Told::malformed("the request did not go on"))?
+            next.map_err(|_| Told::malformed("no more data of the request arrived"))?
         };
         let Some(next) = next else {
             has_ended = true;
             break;
         };
-        let next = next.map_err(|_| Told::malformed("the request broke off"))?;
+        let next = next.map_err(|_| Told::malformed("the request ended too early"))?;
         if let Ok(data) = next.into_data() {
             if is_whole && method.shape == Shape::One && !data.is_empty() {
-                return Err(Told::malformed("this method takes one message"));
+                return Err(Told::malformed("this method needs exactly one message"));
             }
             framing.feed(&data).map_err(Told::too_long)?;
             if !data.is_empty() {

@@ -68,13 +68,15 @@ impl Requests {
             } else {
                 match timeout_at(self.came + core.settings.partial_max, frame).await {
                     Ok(next) => next,
-                    Err(_) => return Some(Err(Told::malformed("the request did not go on"))),
+                    Err(_) => {
+                        return Some(Err(Told::malformed("no more data of the request arrived")));
+                    }
                 }
             };
             self.came = Instant::now();
             let data = match next {
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
-                Some(Err(_)) => return Some(Err(Told::malformed("the request broke off"))),
+                Some(Err(_)) => return Some(Err(Told::malformed("the request ended too early"))),
                 None if self.gathered.is_between() => {
                     self.body = None;
                     return None;

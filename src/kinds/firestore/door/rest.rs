@@ -116,7 +116,7 @@ async fn carried(
     let host = host.or_else(|| request.uri().authority().map(hyper::http::uri::Authority::as_str));
     let is_known = by.own.is_some() || who.is_none();
     if is_tcp && !is_known && is_foreign(request.headers(), host) {
-        return Err(Told::denied("a page of another origin may not do this"));
+        return Err(Told::denied("web pages of another origin may not send this request"));
     }
     let method = class::of_rest(request.method().as_str(), request.uri().path());
     let (head, body) = request.into_parts();
@@ -158,8 +158,9 @@ async fn read(core: &Core, body: Incoming) -> Result<Bytes, Told> {
     let limited = Limited::new(body, usize::try_from(MESSAGE_MAX).unwrap_or(usize::MAX)).collect();
     // A request of HTTP says how long it is, or ends: what does neither in time is given up.
     let read = tokio::time::timeout(core.settings.partial_max, limited).await;
-    let read = read.map_err(|_| Told::malformed("the request did not go on"))?;
-    let bytes = read.map_err(|_| Told::too_large("a body that breaks off, or is above 10 MiB"))?;
+    let read = read.map_err(|_| Told::malformed("no more data of the request arrived"))?;
+    let bytes =
+        read.map_err(|_| Told::too_large("the body is incomplete, or larger than 10 MiB"))?;
     Ok(bytes.to_bytes())
 }
 
@@ -199,7 +200,7 @@ impl Core {
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = head.method;
-        *request.uri_mut() = path.parse().map_err(|_| Told::malformed("the path is none"))?;
+        *request.uri_mut() = path.parse().map_err(|_| Told::malformed("the path is not valid"))?;
         let mut headers = head.headers;
         strip(&mut headers);
         headers.remove("te");
@@ -286,7 +287,7 @@ async fn over_a_line(
             None => (dialled(upstream).await?, true),
         };
         if left.load(Ordering::Acquire) {
-            let message = "its client has left";
+            let message = "the client closed the connection";
             let (verdict, class) = (Verdict::Neutral, ErrorClass::NotExecuted);
             return Err(Box::new(Failed::own(verdict, class, OwnCode::Closed, message)));
         }

@@ -168,7 +168,8 @@ impl UnderWay {
         state.has_ended = true;
         let (writes, failed) = (std::mem::take(&mut state.writes), state.failed.take());
         drop(state);
-        let mut failed = failed.unwrap_or_else(|| unknown(Verdict::Neutral, "its client has left"));
+        let mut failed =
+            failed.unwrap_or_else(|| unknown(Verdict::Neutral, "the client closed the stream"));
         let mut left = Vec::new();
         for write in writes {
             left.extend(write.ends(&self.core, Some(&failed)));

@@ -135,7 +135,7 @@ impl Told {
 
     /// A message that is larger than any that is taken.
     pub(super) fn too_long(TooLong(length): TooLong) -> Self {
-        let what = format_args!("a message of {length} bytes: at most {MESSAGE_MAX} are taken");
+        let what = format_args!("a message of {length} bytes: at most {MESSAGE_MAX} are allowed");
         Self::too_large(what)
     }
 
@@ -157,7 +157,7 @@ impl Told {
 
     /// The daemon stops.
     pub(super) fn stopping() -> Self {
-        Self::new(Code::Unavailable, "the daemon stops", None)
+        Self::new(Code::Unavailable, "the daemon is stopping", None)
     }
 
     /// A fault of the door's own.
@@ -338,7 +338,10 @@ mod tests {
         assert_eq!(headers["grpc-status"], "2");
         assert_eq!(headers["x-fusebox-source"], "local");
         let status = told.status();
-        assert_eq!(status.message(), "fusebox: firestore is open; not executed; retry in 42 s");
+        assert_eq!(
+            status.message(),
+            "fusebox: firestore has an open breaker; not executed; retry in 42 s"
+        );
         let details = rpc::Status::decode(status.details()).unwrap().details;
         let info = rpc::RetryInfo::decode(details[0].value.as_slice()).unwrap();
         assert_eq!(info.retry_delay.map(|delay| delay.seconds), Some(42));

@@ -376,14 +376,15 @@ impl Core {
             }
             (CallErrorKind::Forbidden, _) => Told::denied(detail),
             (CallErrorKind::Unavailable, _) if error.code == "bulkhead_full" => {
-                Told::full("as many calls as may are under way")
+                Told::full("the limit of calls in flight is reached")
             }
             (CallErrorKind::Unavailable, _) if error.code == "lane_busy" => {
                 Told::not_executed(name, "has earlier writes waiting in the queue", retry)
             }
             (_, Some(attempt)) => self.failed(method, attempt),
             (_, None) if self.is_barred() => {
-                let why = if error.code == "offline" { "is offline" } else { "is open" };
+                let why =
+                    if error.code == "offline" { "is offline" } else { "has an open breaker" };
                 Told::not_executed(name, why, retry)
             }
             (CallErrorKind::TimedOut, None) if method.class == Class::Read => Told::late(name),

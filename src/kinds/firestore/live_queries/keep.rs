@@ -14,7 +14,7 @@ use super::{
     upstream::Upstream,
 };
 
-const SHUT: &str = "the breaker is open, or the backend offline";
+const SHUT: &str = "the breaker is open, or the backend is offline";
 const SILENT: &str = "the server does not answer";
 
 /// How a connection ended.
@@ -58,7 +58,9 @@ pub(super) async fn keep<U: Upstream>(
             End::Refused(cause) => return cause,
             // Reported only if listening from the beginning has not helped.
             End::Anew if resumed || current_since.is_some() => board.forget_token(),
-            End::Anew => board.broken("the server counts other documents than it sends"),
+            End::Anew => board.broken(
+                "the server's count of documents does not match the documents that it sent",
+            ),
             End::Broken { why, exhausted: asked } => {
                 exhausted = asked;
                 board.broken(&why);

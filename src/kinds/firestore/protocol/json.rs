@@ -44,9 +44,13 @@ pub(crate) fn body_from_json(mut call: Map<String, Json>, token: &str) -> Result
         None | Some(Json::Null) => Bytes::new(),
         Some(Json::String(text)) => STANDARD
             .decode(&text)
-            .map_err(|_| "transaction must be what begin_transaction answered".to_owned())?
+            .map_err(|_| {
+                "transaction must be the value that begin_transaction answered".to_owned()
+            })?
             .into(),
-        Some(_) => return Err("transaction must be what begin_transaction answered".to_owned()),
+        Some(_) => {
+            return Err("transaction must be the value that begin_transaction answered".to_owned());
+        }
     };
     let alone = write::OPS.contains(&op.as_str()) || op == "begin_transaction";
     if alone && !transaction.is_empty() {
@@ -54,7 +58,7 @@ pub(crate) fn body_from_json(mut call: Map<String, Json>, token: &str) -> Result
     }
     let op = op_from_json(&op, call)?;
     if matches!(op, Op::Rollback(_)) && transaction.is_empty() {
-        return Err("rollback wants transaction".to_owned());
+        return Err("rollback requires transaction".to_owned());
     }
     Ok(wire::encode(&Call { op: Some(op), transaction, token: token.to_owned() }))
 }
@@ -244,7 +248,7 @@ mod tests {
                 json!({ "op": "commit", "writes": [{ "op": "get" }] }),
                 "writes[0]: op must be one of set",
             ),
-            (json!({ "op": "rollback" }), "wants transaction"),
+            (json!({ "op": "rollback" }), "requires transaction"),
             (
                 json!({ "op": "set", "path": "u/a", "data": {}, "transaction": "AA==" }),
                 "takes no transaction",

@@ -91,13 +91,13 @@ pub(crate) fn check(write: &Write) -> Result<(), String> {
         let bytes = path_len(&parts);
         if bytes > NAME_MAX {
             return Err(wrong(format!(
-                "a field's path takes {NAME_MAX} bytes, got {bytes}: {}",
+                "a field's path may have at most {NAME_MAX} bytes, got {bytes}: {}",
                 short(field)
             )));
         }
         if parts.len() > MASK_NAMES_MAX {
             let why = format!(
-                "a field's path takes {MASK_NAMES_MAX} names, got {}: {}",
+                "a field's path may have at most {MASK_NAMES_MAX} names, got {}: {}",
                 parts.len(),
                 short(field)
             );
@@ -151,7 +151,7 @@ fn check_transform(transform: Option<&TransformType>, field: &str) -> Result<(),
         Some(TransformType::SetToServerValue(of)) => {
             Err(format!("{}: the server's value must be the time, 1, got {of}", short(field)))
         }
-        None => Err(format!("{}: a transform does nothing that is known", short(field))),
+        None => Err(format!("{}: a transform is of an unknown kind", short(field))),
     }
 }
 
@@ -179,7 +179,7 @@ fn check_fields(fields: &Fields, above: &str, depth: usize) -> Result<(), String
         if own.len() > NAME_MAX {
             let bytes = own.len();
             return Err(format!(
-                "a field's path takes {NAME_MAX} bytes, got {bytes}: {}",
+                "a field's path may have at most {NAME_MAX} bytes, got {bytes}: {}",
                 short(&own)
             ));
         }
@@ -228,24 +228,25 @@ fn check_value(value: &Value, field: &str, place: Place, depth: usize) -> Result
             wrong(format!("a time must lie in the years 1 to 9999, got {time}"))
         }
         Some(ValueType::TimestampValue(time)) if !NANOS.contains(&time.nanos) => {
-            wrong(format!("a time takes 0 to 999999999 ns, got {}", time.nanos))
+            wrong(format!("a time must have 0 to 999999999 ns, got {}", time.nanos))
         }
         Some(ValueType::ReferenceValue(name)) => match check_reference(name) {
             Ok(()) => Ok(()),
             Err(why) => wrong(why),
         },
         Some(ValueType::StringValue(text)) if text.len() > VALUE_MAX => {
-            wrong(format!("a text takes {VALUE_MAX} bytes, got {}", text.len()))
+            wrong(format!("a text may have at most {VALUE_MAX} bytes, got {}", text.len()))
         }
-        Some(ValueType::BytesValue(bytes)) if bytes.len() > VALUE_MAX => {
-            wrong(format!("bytes take {VALUE_MAX} bytes, got {}", bytes.len()))
-        }
+        Some(ValueType::BytesValue(bytes)) if bytes.len() > VALUE_MAX => wrong(format!(
+            "a value of bytes may have at most {VALUE_MAX} bytes, got {}",
+            bytes.len()
+        )),
         Some(
             ValueType::FieldReferenceValue(_)
             | ValueType::VariableReferenceValue(_)
             | ValueType::FunctionValue(_)
             | ValueType::PipelineValue(_),
-        ) => wrong("what only pipelines know is no value of a field".to_owned()),
+        ) => wrong("a field cannot have a value of a kind that only pipelines use".to_owned()),
         None => wrong("a value must have a type".to_owned()),
         Some(_) => Ok(()),
     }
@@ -310,7 +311,10 @@ fn check_ids(path: &str) -> Result<(), String> {
     for (at, id) in path.split('/').enumerate() {
         if at == SEGMENTS_MAX {
             let most = SEGMENTS_MAX / 2;
-            return Err(format!("documents lie at most {most} deep, got {}", short(path)));
+            return Err(format!(
+                "documents may be nested at most {most} deep, got {}",
+                short(path)
+            ));
         }
         if is_reserved(id) && !(at % 2 == 1 && is_numbered(id)) {
             return Err(format!("ids such as {id} are reserved, got {}", short(path)));
@@ -340,7 +344,7 @@ fn check_document_size(name: &str, fields: usize) -> Result<(), String> {
     if size <= DOCUMENT_MAX {
         return Ok(());
     }
-    Err(format!("{name}: a document takes {DOCUMENT_MAX} bytes, got at least {size}"))
+    Err(format!("{name}: a document may have at most {DOCUMENT_MAX} bytes, got at least {size}"))
 }
 
 /// Whether names such as this one are Firestore's own: `__x__`, but neither `__` nor `____`.

@@ -60,7 +60,7 @@ fn integer(text: &str) -> Result<Value, String> {
     // The sign of zero is a double's alone; `-0` parses as 0.
     text.parse::<i64>().map(Value::from).map_err(|_| {
         format!(
-            "{} is an integer of more than 64 bits, which Firestore has not: write it with a point or an \
+            "{} is an integer of more than 64 bits, which Firestore does not support: write it with a point or an \
              exponent for a double, or as a string",
             quoted(text)
         )
@@ -71,7 +71,7 @@ fn double(text: &str) -> Result<Value, String> {
     let number = text.parse::<f64>().ok().and_then(Number::from_f64);
     number
         .map(Value::Number)
-        .ok_or_else(|| format!("{} is beyond the largest double", quoted(text)))
+        .ok_or_else(|| format!("{} is larger than the largest double", quoted(text)))
 }
 
 #[cfg(test)]
@@ -112,9 +112,9 @@ mod tests {
             ),
             (r#"{"n":-9223372036854775809}"#, "n: -9223372036854775809 is an integer"),
             (r#"{"integerValue":18446744073709551616}"#, "integerValue: 18446744073709551616 is"),
-            (r#"{"n":-1e999}"#, "n: -1e999 is beyond the largest double"),
+            (r#"{"n":-1e999}"#, "n: -1e999 is larger than the largest double"),
             ("[1]", "a JSON object is required"),
-            (r#"{"n":1,"n":2}"#, "`n` is named twice"),
+            (r#"{"n":1,"n":2}"#, "`n` appears twice"),
             (r#"{"n":"\ud800"}"#, "is not Unicode text"),
         ] {
             let error = made(text).unwrap_err();

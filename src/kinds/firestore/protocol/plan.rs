@@ -74,12 +74,16 @@ pub(crate) fn plan(body: Bytes, namespace: &[u8]) -> Result<Plan, Refused> {
         }
         Some(Op::Begin(_)) => (Lanes::new([]), "begin".to_owned(), never(IN_TRANSACTION)),
         Some(Op::Rollback(_)) => (Lanes::new([]), "rollback".to_owned(), never(IN_TRANSACTION)),
-        None => return Err(malformed("the call does nothing that this fusebox knows".to_owned())),
+        None => {
+            return Err(malformed(
+                "the call has an operation that this release does not know".to_owned(),
+            ));
+        }
     };
     Ok(Plan { body, label, lanes, admin: false, access })
 }
 
-const IN_TRANSACTION: &str = "a transaction is carried live or not at all";
+const IN_TRANSACTION: &str = "a transaction is sent live or not at all: it is never queued";
 
 /// Why the call is never queued, for a reason that is not its writes'.
 fn live_only(call: &Call) -> Option<&'static str> {
@@ -95,10 +99,13 @@ fn check_size(writes: &[Change], bytes: usize) -> Result<(), Refused> {
     let most = if bears_marker { WRITES_MAX - 1 } else { WRITES_MAX };
     if writes.len() > most {
         let why = if bears_marker { " if one of them needs a marker" } else { "" };
-        return refused(format!("a commit takes {most} writes{why}, got {}", writes.len()));
+        return refused(format!(
+            "a commit may have at most {most} writes{why}, got {}",
+            writes.len()
+        ));
     }
     if bytes > BYTES_MAX {
-        return refused(format!("a commit takes {BYTES_MAX} bytes, got {bytes}"));
+        return refused(format!("a commit may have at most {BYTES_MAX} bytes, got {bytes}"));
     }
     Ok(())
 }
@@ -146,7 +153,7 @@ pub(super) fn effect(writes: &[Change], live: Option<&'static str>) -> Write {
     let outage = if let Some(why) = live {
         Outage::Never(why)
     } else if has(|it| matches!(it, ConditionType::UpdateTime(_))) {
-        Outage::Never("what it asks of the document's update_time is a question for now")
+        Outage::Never("its condition on the document's update_time can be checked only now")
     } else if has(|it| matches!(it, ConditionType::Exists(false))) {
         Outage::EffectUnknown
     } else {
@@ -306,7 +313,7 @@ mod tests {
         marked[0] = json!({ "op": "create", "path": "u/x", "data": {} });
         let refused = try_plan(json!({ "op": "commit", "writes": marked }), "").unwrap_err();
         assert_eq!((refused.code, refused.malformed), ("too_large", false));
-        assert!(refused.message.starts_with("a commit takes 499 writes"));
+        assert!(refused.message.starts_with("a commit may have at most 499 writes"));
         let big = "x".repeat(11 << 20);
         let call = json!({ "op": "set", "path": "u/a", "data": { "t": big } });
         assert_eq!(try_plan(call, "").unwrap_err().code, "too_large");

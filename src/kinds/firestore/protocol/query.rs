@@ -120,7 +120,7 @@ fn from(raw: &RawQuery) -> Result<(String, CollectionSelector), String> {
         (None, Some(group)) => {
             Err(format!("collection_group must be a name without slashes, got {group:?}"))
         }
-        _ => Err("a query needs collection, such as users, or collection_group".to_owned()),
+        _ => Err("a query requires collection, such as users, or collection_group".to_owned()),
     }
 }
 
@@ -157,8 +157,8 @@ fn filter((name, op, json): &(String, String, Json)) -> Result<Filter, String> {
         "not-in" | "not_in" => Operator::NotIn,
         other => {
             return Err(format!(
-                "where: {other:?} is none of <, <=, >, >=, ==, !=, in, not-in, array-contains, \
-                 array-contains-any"
+                "where: the operator must be one of <, <=, >, >=, ==, !=, in, not-in, array-contains, \
+                 array-contains-any, got {other:?}"
             ));
         }
     };
@@ -211,14 +211,14 @@ fn order(raw: &RawOrder) -> Result<Order, String> {
     let direction = match word {
         "asc" => Direction::Ascending,
         "desc" => Direction::Descending,
-        other => return Err(format!("order: {other:?} is neither asc nor desc")),
+        other => return Err(format!("order: the direction must be asc or desc, got {other:?}")),
     };
     Ok(Order { field: Some(field(name)?), direction: direction as i32 })
 }
 
 fn cursor_values(values: &[Json], orders: &[Order]) -> Result<Vec<Value>, String> {
     if values.is_empty() || values.len() > orders.len() {
-        return Err("a cursor has as many values as there are orders, or fewer".to_owned());
+        return Err("a cursor must not have more values than there are orders".to_owned());
     }
     values
         .iter()
@@ -301,12 +301,12 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         for (json, why) in [
-            (json!({}), "needs collection"),
-            (json!({ "collection": "a", "collection_group": "b" }), "needs collection"),
+            (json!({}), "requires collection"),
+            (json!({ "collection": "a", "collection_group": "b" }), "requires collection"),
             (json!({ "collection": "users/ada" }), "such as users"),
-            (json!({ "collection": "a", "where": [["x", "~", 1]] }), "\"~\" is none of"),
-            (json!({ "collection": "a", "order": [["x", "up"]] }), "neither asc nor desc"),
-            (json!({ "collection": "a", "start_at": [1] }), "as many values"),
+            (json!({ "collection": "a", "where": [["x", "~", 1]] }), "got \"~\""),
+            (json!({ "collection": "a", "order": [["x", "up"]] }), "must be asc or desc"),
+            (json!({ "collection": "a", "start_at": [1] }), "more values"),
             (
                 json!({ "collection": "a", "order": ["x"], "start_at": [1], "start_after": [1] }),
                 "exclude",

@@ -92,7 +92,9 @@ fn at(json: &Json, depth: usize) -> Result<Value, String> {
         Json::String(text) => ValueType::StringValue(text.clone()),
         Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
             (Some(integer), ..) => ValueType::IntegerValue(integer),
-            (None, Some(large), _) => return Err(format!("{large} is beyond 64 bits with a sign")),
+            (None, Some(large), _) => {
+                return Err(format!("{large} does not fit into a signed integer of 64 bits"));
+            }
             (None, None, Some(double)) => ValueType::DoubleValue(double),
             (None, None, None) => return Err(format!("{number} is not a number of 64 bits")),
         },

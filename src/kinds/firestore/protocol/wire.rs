@@ -202,7 +202,7 @@ pub(crate) fn decode<M: Message + Default>(bytes: &Bytes) -> Result<M, String> {
         Some(&VERSION) => {
             M::decode(bytes.slice(1..)).map_err(|error| format!("cannot be read: {error}"))
         }
-        Some(version) => Err(format!("is of version {version}; this fusebox reads {VERSION}")),
+        Some(version) => Err(format!("has version {version}; this release reads {VERSION}")),
         None => Err("is empty".to_owned()),
     }
 }
@@ -239,7 +239,7 @@ mod tests {
         newer[0] = 2;
         assert_eq!(
             decode::<Call>(&newer.into()).unwrap_err(),
-            "is of version 2; this fusebox reads 1"
+            "has version 2; this release reads 1"
         );
         assert!(decode::<Call>(&Bytes::new()).is_err());
         assert!(decode::<Call>(&Bytes::from_static(b"\x01\xff\xff")).is_err());

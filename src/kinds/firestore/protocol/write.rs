@@ -60,7 +60,7 @@ pub(crate) fn from_json(op: &str, rest: Map<String, Json>) -> Result<Write, Stri
         serde_json::from_value(Json::Object(rest)).map_err(|error| error.to_string())?;
     path::check_document(&raw.path)?;
     let only = |allowed: bool, what: &str| {
-        if allowed { Ok(()) } else { Err(format!("{op} takes no {what}")) }
+        if allowed { Ok(()) } else { Err(format!("{op} does not take {what}")) }
     };
     only(op == "set" || !raw.merge, "merge")?;
     let partial = op == "update" || raw.merge;

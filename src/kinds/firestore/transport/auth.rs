@@ -77,7 +77,10 @@ impl Auth {
             Source::File(path) => {
                 // A small file, once: not worth a thread of its own.
                 let account = CustomServiceAccount::from_file(path).map_err(|error| {
-                    wrong(format!("{} is not a service account's key: {error}", path.display()))
+                    wrong(format!(
+                        "{} is not the key of a service account: {error}",
+                        path.display()
+                    ))
                 })?;
                 Arc::new(account)
             }
@@ -94,7 +97,7 @@ impl Auth {
 fn caller_header(caller: &str) -> Result<MetadataValue<Ascii>, Failed> {
     let text = if caller.contains(' ') { caller.to_owned() } else { format!("Bearer {caller}") };
     let mut header = MetadataValue::try_from(text).map_err(|_| {
-        let message = "X-Fusebox-Authorization is no token";
+        let message = "X-Fusebox-Authorization is not a token";
         Failed::own(
             Verdict::Neutral,
             ErrorClass::Rejected,

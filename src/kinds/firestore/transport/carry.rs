@@ -347,7 +347,7 @@ impl Shared {
         let ended = match ended {
             Ok(Ok(ended)) => ended,
             Ok(Err(_)) => {
-                let message = "the request ended unheard";
+                let message = "the request ended without an answer";
                 Err(Failed::own(Verdict::Neutral, ErrorClass::Unknown, OwnCode::Reset, message))
             }
             Err(_) => {
@@ -477,7 +477,7 @@ fn distribute(
 }
 
 fn no_credentials(verdict: Verdict) -> Failed {
-    let message = "no credentials within the call's time";
+    let message = "no credentials before the call's deadline";
     Failed::own(verdict, ErrorClass::NotExecuted, OwnCode::Credentials, message)
 }
 
@@ -500,11 +500,11 @@ fn given_up(sent: bool, closed: bool, limit: Duration) -> Failed {
             format!("no answer within {limit:?}"),
         );
     }
-    let message = format!("no connection took it within {limit:?}");
+    let message = format!("no connection was free within {limit:?}");
     Failed::own(Verdict::Failure, class, OwnCode::Connect, message)
 }
 
 fn fenced() -> Failed {
-    let message = "an earlier write whose outcome is not known could still land";
+    let message = "an earlier write whose outcome is not known could still be applied";
     Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, OwnCode::Fence, message)
 }

@@ -150,7 +150,7 @@ pub(crate) async fn ask(client: Arc<Client>, call: Call) -> Result<Bytes, Failed
             }
         }
         Some(Op::Commit(_)) | None => {
-            let message = "the call does nothing that this fusebox knows";
+            let message = "the call has an operation that this release does not know";
             let (verdict, class) = (Verdict::Neutral, ErrorClass::Rejected);
             return Err(Failed::own(verdict, class, OwnCode::MalformedCall, message));
         }

@@ -101,7 +101,7 @@ impl Slow {
         Pin::new(&mut self.job).poll(cx).map(|done| {
             done.unwrap_or_else(|_| {
                 let answer =
-                    telling::error("ERR fusebox: a fault in fusebox itself; its log says more");
+                    telling::error("ERR fusebox: an internal error of fusebox; its log says more");
                 Done::Answered(seq, Answer::Reply(answer), Told::default(), None)
             })
         })

@@ -162,7 +162,7 @@ pub(super) fn answer(ended: Result<Reply, CallError>, backend: &str, asked: Aske
         Err(error) => return of_error(error, backend, asked),
     };
     if matches!(reply.source, Source::Bypass | Source::Empty) && !asked.nil_on_miss {
-        let why = format!("{backend} does not answer, and nothing is cached for it");
+        let why = format!("{backend} does not answer, and the cache has no answer");
         return not_executed(&why);
     }
     let is_live = reply.source == Source::Live;
@@ -171,7 +171,7 @@ pub(super) fn answer(ended: Result<Reply, CallError>, backend: &str, asked: Aske
             Some(told) if *told == *value => Answer::Reply(value),
             Some(told) => Answer::Reply(Bytes::copy_from_slice(&told)),
             None => not_executed(&format!(
-                "{backend} does not answer, and what is cached is of the other protocol"
+                "{backend} does not answer, and the cached reply is in the other protocol version (RESP2 or RESP3)"
             )),
         },
         (None, ..) if asked.assumed.is_some() => Answer::Reply(asked.assumed.unwrap_or_default()),
@@ -179,7 +179,7 @@ pub(super) fn answer(ended: Result<Reply, CallError>, backend: &str, asked: Aske
             Answer::Reply(error(&format!("FUSEBOX QUEUED {op_id} its reply is not known yet")))
         }
         (None, _, Some(op_id)) => Answer::Reply(error(&format!(
-            "FUSEBOX APPLIED {op_id} it was applied, and its reply was lost"
+            "FUSEBOX APPLIED {op_id} it was applied, but its reply was lost"
         ))),
         (None, ..) => Answer::Reply(error("FUSEBOX APPLIED its reply was lost")),
     }

@@ -63,7 +63,7 @@ fn malformed(message: impl Into<String>) -> Refused {
 fn transaction(body: &[u8], context: &Context<'_>) -> Result<Plan, Refused> {
     let steps = match Form::of(body) {
         Some(Form::Multi(steps)) if !steps.is_empty() => steps,
-        _ => return Err(malformed("it is no transaction")),
+        _ => return Err(malformed("it is not a transaction")),
     };
     let mut label = String::new();
     let (mut lanes, mut all, mut admin) = (Vec::new(), false, false);
@@ -95,7 +95,9 @@ fn transaction(body: &[u8], context: &Context<'_>) -> Result<Plan, Refused> {
                         Ok(is_known)
                     }
                     Outage::EffectKnown => Ok(false),
-                    Outage::EffectUnknown => Err("what one of its commands does is not known"),
+                    Outage::EffectUnknown => {
+                        Err("fusebox does not know what one of its commands does")
+                    }
                     Outage::Never(why) => Err(why),
                 }
             }
@@ -129,14 +131,14 @@ fn command(args: &[&[u8]], context: &Context<'_>) -> Result<Plan, Refused> {
     let (lanes, access) = match rules::kind(&spec) {
         Kind::Look => (Lanes::new([]), look()),
         Kind::Publish => {
-            (Lanes::new([]), never("a message reaches those who listen now, or nobody"))
+            (Lanes::new([]), never("a message reaches only clients that are subscribed now"))
         }
         Kind::Barrier(why) => (Lanes::All, never(why)),
         Kind::Script { reads } => {
             let access = if reads {
                 read(Vec::new(), None)
             } else {
-                never("what a script writes is not known")
+                never("fusebox does not know what the script writes")
             };
             match &keys {
                 Some(keys) if !context.scripts_are_barriers => (lanes(keys, context), access),
@@ -214,7 +216,9 @@ fn unknown(args: &[&[u8]], commands: &Commands) -> Refused {
     let message = if commands.has_learnt() {
         format!("the server knows no command {name:?}")
     } else {
-        format!("{name:?} is not built in, and the server has not listed its commands yet")
+        format!(
+            "fusebox does not know {name:?}, and the server has not yet sent the list of its commands"
+        )
     };
     Refused { code: "unknown_command", message, malformed: false }
 }
@@ -388,7 +392,10 @@ mod tests {
             );
         }
         assert!(
-            try_plan("SELECT 1").unwrap_err().message.contains("the database is configuration")
+            try_plan("SELECT 1")
+                .unwrap_err()
+                .message
+                .contains("the database is set in the configuration")
         );
         assert!(try_plan("XREAD COUNT 1 STREAMS block 0").is_ok());
     }

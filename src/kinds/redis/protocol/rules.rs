@@ -31,10 +31,10 @@ pub(crate) fn kind(spec: &Spec) -> Kind {
         "eval" | "evalsha" | "fcall" => Kind::Script { reads: false },
         "eval_ro" | "evalsha_ro" | "fcall_ro" => Kind::Script { reads: true },
         "flushall" | "flushdb" => Kind::Barrier("it removes every key"),
-        "swapdb" => Kind::Barrier("it exchanges every key"),
+        "swapdb" => Kind::Barrier("it replaces every key"),
         "script|exists" | "function|list" | "function|dump" | "function|stats" => Kind::Look,
         name if name.starts_with("script") || name.starts_with("function") => {
-            Kind::Barrier("scripts belong to the server")
+            Kind::Barrier("it changes the server's scripts for all clients")
         }
         name if LOOKS.contains(&name) => Kind::Look,
         _ if spec.flags.has(Flags::WRITE) => Kind::Write,
@@ -114,7 +114,9 @@ pub(crate) fn check(spec: &Spec, args: &[&[u8]]) -> Result<(), Refused> {
         Err(Refused { code, message: format!("{shown} is refused: {why}"), malformed: false })
     };
     match name {
-        "select" => return refuse("unsupported_command", "the database is configuration"),
+        "select" => {
+            return refuse("unsupported_command", "the database is set in the configuration");
+        }
         "multi" | "exec" | "discard" | "watch" | "unwatch" => {
             let why = "transactions need a connection of their own; a script (EVAL) is one call";
             return refuse("unsupported_command", why);
@@ -135,7 +137,7 @@ pub(crate) fn check(spec: &Spec, args: &[&[u8]]) -> Result<(), Refused> {
         _ => {}
     }
     if blocks(spec, args) {
-        return refuse("unsupported_command", "it waits on a connection that all callers share");
+        return refuse("unsupported_command", "it blocks a connection that all callers share");
     }
     Ok(())
 }

@@ -191,7 +191,7 @@ fn error(said: &[u8]) -> Bytes {
 
 /// The command of this number in a transaction has failed, and others have not.
 fn applied_in_part(number: &str, said: &[u8]) -> Attempted {
-    let own = format!("command {number} of the transaction has failed, and others were applied");
+    let own = format!("command {number} of the transaction has failed, but others were applied");
     let message = Words::quoting(own.clone(), format!("{own}: {}", String::from_utf8_lossy(said)));
     let error = AttemptError {
         doubt: Some(Bytes::new()),
@@ -221,7 +221,7 @@ fn found(marker: &[u8], digest: u64, resp3: bool) -> Attempted {
         }
         Some((b'_', _)) => cache::nil(resp3),
         Some((b'?', _)) => {
-            let message = "the marker says that the write was begun, and not that it was applied";
+            let message = "the marker says that the write was begun, but not that it was applied";
             let error = AttemptError::own(
                 ErrorClass::Ambiguous,
                 ErrorCode::OfKind("pending_marker"),

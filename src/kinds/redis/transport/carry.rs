@@ -434,7 +434,7 @@ impl Links {
         let resp3 = self.resp3() && attempt.dialect != RESP2;
         let Some(script) = wrapped.command(resp3) else {
             let message = format!(
-                "a write with a token takes at most {} words, got {}",
+                "a write with a token may have at most {} words, got {}",
                 token::WORDS_MAX,
                 wrapped.args.len()
             );

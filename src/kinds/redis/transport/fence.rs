@@ -117,7 +117,7 @@ pub(crate) async fn raise(
         // A server with threads of its own for sockets lets a client go a little later.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    Ok(Fenced::Refused("clients that were killed are still listed".into()))
+    Ok(Fenced::Refused("the server still lists clients that were killed".into()))
 }
 
 /// Tells of a client under our name that is none of this run's.

@@ -218,7 +218,7 @@ impl Link {
         let waited = timeout_at(deadline, Arc::clone(&self.room).acquire_many_owned(cost)).await;
         waited.ok().and_then(Result::ok).ok_or_else(|| {
             let message =
-                "too much waits for the server already, and none of it was answered in time";
+                "too many requests already wait for the server, and none of them was answered in time";
             let error =
                 AttemptError::own(ErrorClass::NotExecuted, ErrorCode::OfKind("link_full"), message);
             Failed { error, verdict }
@@ -423,7 +423,8 @@ fn lost(sent: bool, cause: &Cause, limit: Duration) -> Attempted {
         Cause::Shared => (
             Verdict::Neutral,
             OwnCode::Reset,
-            "the connection was reset for another call's sake".to_owned(),
+            "the connection was reset because another call on it was not answered in time"
+                .to_owned(),
         ),
         Cause::Broken(why) if sent => (Verdict::Failure, OwnCode::Reset, why.clone()),
         Cause::Broken(why) => (Verdict::Neutral, OwnCode::Reset, why.clone()),
@@ -433,11 +434,11 @@ fn lost(sent: bool, cause: &Cause, limit: Duration) -> Attempted {
 
 fn not_in_time(fencing: bool, verdict: Verdict) -> Failed {
     if fencing {
-        let message = "the server has not let go of an earlier connection's writes yet";
+        let message = "the server has not yet finished the writes of an earlier connection";
         let error = AttemptError::own(ErrorClass::NotExecuted, OwnCode::Fence, message);
         return Failed { error, verdict: Verdict::Neutral };
     }
-    let message = "no connection within the call's time";
+    let message = "no connection before the call's deadline";
     Failed { error: AttemptError::own(ErrorClass::NotExecuted, OwnCode::Connect, message), verdict }
 }
 

@@ -40,7 +40,7 @@ impl Links {
         self.deadlines.tell(attempt.now);
         let Some(Form::Multi(steps)) = Form::of(attempt.body) else {
             let code = ErrorCode::OfKind("malformed_command");
-            let error = AttemptError::own(ErrorClass::Rejected, code, "it is no transaction");
+            let error = AttemptError::own(ErrorClass::Rejected, code, "it is not a transaction");
             return Attempted::failed(Verdict::Neutral, error);
         };
         if attempt.token.is_some()

@@ -37,7 +37,7 @@ pub(crate) async fn fenced(shared: &Shared, mut opened: Opened) -> Result<Opened
     let fenced = if ready.named {
         within(limit, "fence", fence::raise(&mut ready.dialogue, shared, &living.name)).await?
     } else {
-        Fenced::Refused("CLIENT SETNAME is refused".into())
+        Fenced::Refused("the server refuses CLIENT SETNAME".into())
     };
     let warning = match fenced {
         Fenced::Clear(0) => None,
@@ -48,8 +48,8 @@ pub(crate) async fn fenced(shared: &Shared, mut opened: Opened) -> Result<Opened
         }
         Fenced::Refused(why) => Some(why.within(|why| {
             format!(
-                "abandoned writes cannot be fenced off ({why}): after a broken connection writes wait \
-                 twice the timeout instead"
+                "fusebox cannot stop abandoned writes ({why}): instead, writes wait twice the timeout after a \
+                 connection has broken"
             )
         })),
     };

@@ -85,14 +85,14 @@ impl<'a> Witness<'a> {
     /// What differs without an explanation.
     pub(super) fn verdict(self, ledger: &Ledger) -> Option<String> {
         if let Some(key) = self.foreign {
-            return Some(format!("sled shows {key:?}, which is not live"));
+            return Some(format!("sled returns {key:?}, which was removed"));
         }
         let is_foreign = |seq: &u64| {
             let key = Key::Call(*seq);
             !self.plan.values.contains(&key) && !self.above.contains(&key)
         };
         if let Some(seq) = ledger.packs.calls().find(is_foreign) {
-            return Some(format!("sled shows call {seq}, which is not live"));
+            return Some(format!("sled returns call {seq}, which was removed"));
         }
         let unseen = self.plan.values.iter().zip(&self.seen).filter(|(_, seen)| !**seen);
         let missing = unseen.map(|(value, _)| &value.key).find(|key| {
@@ -103,6 +103,6 @@ impl<'a> Witness<'a> {
             let was_removed = seq.is_some_and(|seq| ledger.is_gone(seq) && !ledger.is_live(seq));
             !was_removed && !self.above.contains(*key)
         });
-        missing.map(|key| format!("sled does not show {key:?}"))
+        missing.map(|key| format!("sled does not return {key:?}"))
     }
 }

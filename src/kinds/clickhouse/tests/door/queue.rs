@@ -126,7 +126,7 @@ async fn where_nothing_is_queued_an_insert_waits_for_consent() {
         let refused = world.client().query(body).await;
         assert_eq!(refused.status, 503);
         let why =
-            if body.len() < 100 { "write_fallback = refuse" } else { "nothing is queued here" };
+            if body.len() < 100 { "write_fallback = refuse" } else { "writes are not queued here" };
         assert!(refused.text().contains(why), "{}", refused.text());
         let consents = "X-Fusebox-Min-Ack: durable\r\n";
         assert_eq!(client.ask("POST /", consents, body).await.status, 200);

@@ -165,7 +165,7 @@ async fn values_that_ask_for_what_is_not_in_them_are_not_queued() {
         let told = (answer.status, answer.header("x-clickhouse-exception-code"));
         assert_eq!(told, (503, Some("210")), "{}", answer.text());
         let text = answer.text();
-        assert!(text.contains("its values ask for") && text.contains("not executed"), "{text}");
+        assert!(text.contains("its values read data") && text.contains("not executed"), "{text}");
     }
     assert_eq!(view(&world).queue.calls, 0);
     for (headers, body) in [

@@ -83,7 +83,7 @@ impl Known {
                 if found.is_whole {
                     return known;
                 }
-                "it does not name all".to_owned()
+                "it is incomplete".to_owned()
             }
             Ok(None) if !is_expected => return known,
             Ok(None) => "it is missing".to_owned(),
@@ -93,8 +93,8 @@ impl Known {
         tracing::warn!(
             file = %file.path().display(),
             why,
-            "the file of sessions does not say what was put into them before the start: \
-             those that may be older are taken for changed until they end"
+            "the file of sessions does not show which sessions were changed before the start: sessions that may be \
+             older are treated as changed until they end"
         );
         known
     }

@@ -96,7 +96,7 @@ pub(super) async fn ask(
             if matches!(failed.error.class, ErrorClass::BlockedObject | ErrorClass::Rejected) =>
         {
             Ok(Reach::Lacks(format!(
-                "what {}.{} remembers is not known, as the server does not say ({})",
+                "the server does not say which inserts {}.{} remembers ({})",
                 target.0,
                 target.1,
                 failed.error.known_code()
@@ -206,7 +206,7 @@ impl Walk {
             else {
                 return Some(Self::lacks(
                     target,
-                    "the server describes it in a way that is not known",
+                    "fusebox does not understand how the server describes it",
                 ));
             };
             let this = (database, name);
@@ -229,7 +229,7 @@ impl Walk {
                 self.found.push((this, identity, engine, full));
             } else if engine != "Null" {
                 return Some(Reach::Lacks(format!(
-                    "{}.{} is of the engine {engine}, which does not recognise repetitions",
+                    "{}.{} has the engine {engine}, which does not recognise repetitions",
                     this.0, this.1
                 )));
             }
@@ -240,7 +240,7 @@ impl Walk {
         let unseen = missing.into_iter().next()?;
         Some(Self::lacks(
             target,
-            format!("it feeds {}.{}, which cannot be seen", unseen.0, unseen.1),
+            format!("it feeds {}.{}, which fusebox cannot see", unseen.0, unseen.1),
         ))
     }
 
@@ -271,7 +271,7 @@ impl Walk {
             let window = value(setting).unwrap_or(0);
             if window == 0 {
                 return Err(format!(
-                    "{}.{} remembers no blocks: set {setting} to more than what may be inserted meanwhile",
+                    "{}.{} remembers no blocks: set {setting} to more blocks than may be inserted in the meantime",
                     name.0, name.1
                 ));
             }

@@ -99,7 +99,7 @@ impl Known {
         let evidence =
             Evidence { connector, log: is_logged, version: self.version.clone(), tables }
                 .to_bytes();
-        let too_much = || "it reaches more tables than can be noted".to_owned();
+        let too_much = || "it reaches too many tables".to_owned();
         let lacks = match lacks {
             _ if evidence.is_empty() => Some(lacks.unwrap_or_else(too_much)),
             _ if is_logged => None,

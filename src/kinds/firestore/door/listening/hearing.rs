@@ -70,7 +70,7 @@ impl Listening {
             let trailers = said.unwrap_or_else(|| self.lost().trailers());
             return self.end(trailers);
         }
-        tracing::debug!("a client's Listen has lost its server");
+        tracing::debug!("a client's Listen has lost its connection to the server");
         if self.open.take().is_some_and(|open| open.since.elapsed() >= self.pace.backoff_max) {
             (self.failures, self.faults) = (0, 0);
         }

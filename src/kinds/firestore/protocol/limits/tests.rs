@@ -90,26 +90,35 @@ fn refused() -> Vec<(Json, &'static str)> {
         (json!({ "op": "set", "path": "__x__/a", "data": {} }), "ids such as __x__ are reserved"),
         (json!({ "op": "set", "path": "l/__x__/m/a", "data": {} }), "got l/__x__/m/a"),
         (json!({ "op": "set", "path": "l/a/__id7__/b", "data": {} }), "got l/a/__id7__/b"),
-        (set(named("x".repeat(1_501), json!(1))), "a field's path takes 1500 bytes, got 1501"),
+        (
+            set(named("x".repeat(1_501), json!(1))),
+            "a field's path may have at most 1500 bytes, got 1501",
+        ),
         (
             set(named("x".repeat(750), named("y".repeat(750), json!(1)))),
-            "a field's path takes 1500 bytes, got 1501",
+            "a field's path may have at most 1500 bytes, got 1501",
         ),
-        (update(json!({ "delete_fields": [(["a"; 21].join("."))] })), "takes 20 names, got 21"),
+        (
+            update(json!({ "delete_fields": [(["a"; 21].join("."))] })),
+            "may have at most 20 names, got 21",
+        ),
         (transforms(json!({ "n": increment, "n.n": increment })), "transforms of n and of n.n"),
         (
             transforms(json!({ "n.a": increment, "n": increment, "n.b.c": increment })),
             "transforms of n and of n.a",
         ),
-        (set(json!({ "s": "x".repeat(1_048_488) })), "a text takes 1048487 bytes, got 1048488"),
-        (sized(1_048_577), "a document takes 1048576 bytes, got at least 1048577"),
+        (
+            set(json!({ "s": "x".repeat(1_048_488) })),
+            "a text may have at most 1048487 bytes, got 1048488",
+        ),
+        (sized(1_048_577), "a document may have at most 1048576 bytes, got at least 1048577"),
         (reference("l"), "a document's path"),
         (reference("projects/l"), "\"projects/l\" is not the full name of a document"),
         (reference("l/__x__"), "ids such as __x__ are reserved"),
         (reference("l//a/b"), "a document's path"),
         (reference("projects//databases/d/documents/l/a"), "is not the full name of a document"),
         (reference("projects/p/databases//documents/l/a"), "is not the full name of a document"),
-        (reference(&deep_path(101)), "documents lie at most 100 deep"),
+        (reference(&deep_path(101)), "documents may be nested at most 100 deep"),
         (json!({ "op": "set", "path": deep_path(101), "data": {} }), "lie at most 100 deep"),
         (json!({ "op": "delete", "path": "l/__id0__" }), "ids such as __id0__ are reserved"),
         (json!({ "op": "delete", "path": "l/__id07__" }), "ids such as __id07__ are reserved"),
@@ -194,12 +203,12 @@ fn refused_of_the_wire() -> Vec<(Write, String)> {
     let time = |seconds, nanos| ValueType::TimestampValue(Timestamp { seconds, nanos });
     let nothing = || Value { value_type: None };
     let list = |values| ArrayValue { values };
-    let pipelines = "what only pipelines know";
+    let pipelines = "a kind that only pipelines use";
     let array = ValueType::ArrayValue(list(vec![nothing()]));
     let union = Some(TransformType::AppendMissingElements(list(vec![nothing()])));
     let remove = Some(TransformType::RemoveAllFromArray(list(vec![value::value(time(1, -1))])));
     let mut all = vec![
-        (of(time(1, -1)), "x: a time takes 0 to 999999999 ns, got -1"),
+        (of(time(1, -1)), "x: a time must have 0 to 999999999 ns, got -1"),
         (of(time(1, 1_000_000_000)), "got 1000000000"),
         (of(time(i64::MAX, 0)), "the years 1 to 9999"),
         (of(ValueType::FieldReferenceValue("a".into())), pipelines),
@@ -210,8 +219,8 @@ fn refused_of_the_wire() -> Vec<(Write, String)> {
         (masked(&["y"], vec![("x", nothing())]), "x: a value must have a type"),
         (of(array), "x: a value must have a type"),
         (transformed("t", union), "t: a value must have a type"),
-        (transformed("t", remove), "t: a time takes 0 to 999999999 ns, got -1"),
-        (transformed("t", None::<TransformType>), "t: a transform does nothing that is known"),
+        (transformed("t", remove), "t: a time must have 0 to 999999999 ns, got -1"),
+        (transformed("t", None::<TransformType>), "t: a transform is of an unknown kind"),
     ]
     .into_iter()
     .map(|(write, why)| (write, why.to_owned()))

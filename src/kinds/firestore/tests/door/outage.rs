@@ -29,7 +29,10 @@ async fn without_a_connection_clients_may_try_again_until_the_breaker_opens() {
         let got = client.call(method, &[], b"").await;
         assert_eq!(got.status(), "2", "{got:?}");
         let said = got.message();
-        assert!(said.starts_with("fusebox: firestore is open; not executed; retry in "), "{said}");
+        assert!(
+            said.starts_with("fusebox: firestore has an open breaker; not executed; retry in "),
+            "{said}"
+        );
         assert!(!got.said("grpc-status-details-bin").is_empty(), "it says when to try again");
         assert!(began.elapsed() < Duration::from_secs(1));
     }
@@ -50,7 +53,7 @@ async fn in_an_outage_a_call_for_another_project_is_told_which_one_has_fallbacks
     let (own, other) =
         ("projects/fusebox-local/databases/(default)", "projects/other/databases/(default)");
     let hint = format!(
-        "not executed; it names {other:?}, and the fallbacks are for {own:?}: see `backends.firestore.project` and \
+        "not executed; it names {other:?}, but the fallbacks are for {own:?}: see `backends.firestore.project` and \
          `backends.firestore.database`"
     );
     let said = told(other).await;

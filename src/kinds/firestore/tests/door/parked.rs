@@ -139,7 +139,7 @@ async fn what_waits_is_told_that_the_daemon_stops_and_does_not_hold_it_up() {
     assert_eq!(begun.status().await, "14");
     let told = whole(response).await;
     assert_eq!(told.status(), "14", "{told:?}");
-    assert!(told.message().contains("stops"), "{told:?}");
+    assert!(told.message().contains("is stopping"), "{told:?}");
 }
 
 #[tokio::test]

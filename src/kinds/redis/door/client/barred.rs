@@ -42,10 +42,10 @@ impl Inner {
         let backend = core.backend.name();
         let why = match (barred, class) {
             (Barred::Database, Class::Local(_)) => return false,
-            (Barred::Database, _) => format!("the SELECT before it did not reach {backend}"),
+            (Barred::Database, _) => format!("the preceding SELECT did not reach {backend}"),
             (Barred::Watch, Class::Pinned(Pinned::Multi)) => {
                 self.bar(Barred::Transaction);
-                format!("the WATCH before it did not reach {backend}")
+                format!("the preceding WATCH did not reach {backend}")
             }
             (Barred::Watch, Class::Pinned(Pinned::Unwatch)) => {
                 self.barred = None;
@@ -67,7 +67,7 @@ impl Inner {
                 self.barred = None;
                 return false;
             }
-            (Barred::Transaction, _) => format!("the MULTI before it did not reach {backend}"),
+            (Barred::Transaction, _) => format!("the preceding MULTI did not reach {backend}"),
         };
         if self.is_answered() && since.is_none() {
             self.barred = self.barred.map(|(barred, _)| (barred, Some(now)));

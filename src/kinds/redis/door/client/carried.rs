@@ -177,7 +177,7 @@ impl Inner {
         if !is_vain && !self.is_late(client, now) {
             return Err(Some(Stuck::Place));
         }
-        let why = format!("{} takes nothing now", client.core().backend.name());
+        let why = format!("{} accepts no commands now", client.core().backend.name());
         let answer = client.core().unavailable(&why);
         self.answer_with(answer);
         Err(None)

@@ -310,8 +310,7 @@ impl Inner {
             return None;
         }
         if self.session.reads_only {
-            let why =
-                "NOPERM fusebox: this user may not write, and nobody knows what that command does";
+            let why = "NOPERM fusebox: this user may not write, and fusebox does not know whether that command writes";
             if let Some(pinned) = &mut self.pinned {
                 pinned.spoil();
             }
@@ -342,7 +341,10 @@ impl Inner {
             return match self.may_ask_all(client, now) {
                 Ok(()) if !self.is_late(client, now) => Some(Stuck::Lanes),
                 Ok(()) => {
-                    let why = format!("{} has not listed its commands yet", core.backend.name());
+                    let why = format!(
+                        "{} has not yet sent the list of its commands",
+                        core.backend.name()
+                    );
                     let answer = core.unavailable(&why);
                     self.answer_with(answer);
                     None

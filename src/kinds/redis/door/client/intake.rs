@@ -167,7 +167,7 @@ impl Inner {
             if needs > client.core().settings.request_max {
                 let most = ByteCount(client.core().settings.request_max as u64);
                 let why = format!(
-                    "ERR fusebox: a request of {needs} bytes is more than this door takes ({most})"
+                    "ERR fusebox: a request of {needs} bytes is larger than this door allows ({most})"
                 );
                 self.answer(&telling::error(&why));
                 (self.ending, self.closed) = (Ending::Answered, Closed::Protocol);

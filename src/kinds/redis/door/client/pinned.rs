@@ -193,7 +193,8 @@ impl Inner {
         if matches!(&*said.spec.name, "wait" | "waitaof") && !counts {
             let name = said.spec.name.to_ascii_uppercase();
             self.answer(&telling::error(&format!(
-                "ERR fusebox: {name} is not offered here: it counts the writes of one connection, and clients share theirs"
+                "ERR fusebox: {name} is not offered here: it counts the writes of one connection, but clients share \
+                 connections"
             )));
             return Ok(());
         }
@@ -225,7 +226,7 @@ impl Inner {
         let core = &client.core();
         if !core.is_fenced() {
             core.asks_for_fence(&core.link(self.session.protocol));
-            return Err(Denied::Told("writes may still land".to_owned()));
+            return Err(Denied::Told("earlier writes may still be applied".to_owned()));
         }
         Ok(())
     }
@@ -237,7 +238,7 @@ impl Inner {
         let names_some = lanes.is_all() || !lanes.as_slice().is_empty();
         if names_some && backend.is_barred(lanes) {
             return Err(if self.is_late(client, now) {
-                Denied::Told("an earlier write may still land".to_owned())
+                Denied::Told("an earlier write may still be applied".to_owned())
             } else {
                 Denied::Stuck(Stuck::Lanes)
             });

@@ -39,7 +39,8 @@ impl Cause {
                 (blamed, AttemptError::own(class, OwnCode::Timeout, message))
             }
             Self::Overdue | Self::Shared => {
-                let message = "the connection was reset for another call's sake";
+                let message =
+                    "the connection was reset because another call on it was not answered in time";
                 (Verdict::Neutral, AttemptError::own(class, OwnCode::Reset, message))
             }
             Self::Broken(why) => {
