@@ -232,7 +232,7 @@ impl Core {
                 return Told::full("the limit of calls in flight is reached");
             }
             OtherWay::Lanes => "has earlier writes waiting in the queue",
-            OtherWay::Barred(Barred::Open) => "has an open breaker",
+            OtherWay::Barred(Barred::Open) => "is open",
             OtherWay::Barred(Barred::Offline) => "is offline",
             OtherWay::Shed => "gets fewer calls in this system state",
             OtherWay::Struck(_) => "is affected by a fault on purpose (chaos)",

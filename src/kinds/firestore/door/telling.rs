@@ -340,7 +340,7 @@ mod tests {
         let status = told.status();
         assert_eq!(
             status.message(),
-            "fusebox: firestore has an open breaker; not executed; retry in 42 s"
+            "fusebox: firestore is open; not executed; retry in 42 s"
         );
         let details = rpc::Status::decode(status.details()).unwrap().details;
         let info = rpc::RetryInfo::decode(details[0].value.as_slice()).unwrap();

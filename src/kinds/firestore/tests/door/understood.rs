@@ -223,7 +223,7 @@ async fn a_get_in_an_outage_is_what_was_last_seen() {
         let refused = got(&mut stub, &["u/a", "never/seen"]).await.err().unwrap();
         assert_eq!(refused.code(), Code::Unknown, "{refused}");
         assert!(
-            refused.message().contains("firestore has an open breaker; not executed"),
+            refused.message().contains("firestore is open; not executed"),
             "{refused}"
         );
         let moment = Some(ConsistencySelector::ReadTime(Timestamp::default()));
