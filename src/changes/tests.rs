@@ -98,7 +98,7 @@ fn what_is_outdated_is_dropped_and_told_and_the_rest_is_kept() {
         "failure_threshold, changed at run time by user 0: the file was changed since then",
         "retry.attempts, changed at run time by user 0: its time is over",
         "treshold, changed at run time by user 0: there is no such setting",
-        "url, changed at run time by user 0: it takes a reload now",
+        "url, changed at run time by user 0: it now takes effect only after a reload",
         "retry.cap, changed at run time by user 0, is left out: backends.redis.retry.cap must be at least base",
     ] {
         assert!(all.contains(part), "{part}\n{all}");

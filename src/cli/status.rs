@@ -227,8 +227,8 @@ store*    OPEN           3m 20s  5/6 83%       -       0  -                  0
 * the system is CRITICAL while it is down
 
   queue: 3 dead letters wait for an operator
-  queue: at risk: p90 118 ms of a timeout of 200 ms for 4 s; if it goes on like
-    this, p90 reaches the timeout in 20 s
+  queue: at risk: p90 118 ms of a timeout of 200 ms for 4 s; if this continues,
+    p90 reaches the timeout in 20 s
   sessions: forced open until 2026-09-21T14:20:00.000Z: a drill\\u{1b}[2J
   sessions: impaired by store
   sessions: replay is paused: the breaker is open

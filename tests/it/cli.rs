@@ -233,7 +233,7 @@ window of # s: # call, # failures (rate #); trips at # failures and a rate of #
   # calls were answered in the last # s: # with an error, # live, # queued."
     );
     for part in [
-        "because 5 of 6 calls failed within 1 min (83 %; it trips at 5 failures and 50 % there)",
+        "because 5 of 6 calls failed within 1 min (83 %; it trips at 5 failures and 50 % in this time)",
         "The last 5 errors before the outage: ",
         "in 3 min 5",
         "lets 3 probes through",

@@ -217,9 +217,7 @@ impl Core {
                 };
                 self.unknown_outcome(why)
             }
-            _ if barred => {
-                Told::not_executed(name, "is open", self.backend.retry_after())
-            }
+            _ if barred => Told::not_executed(name, "is open", self.backend.retry_after()),
             ErrorClass::BlockedServer => {
                 Told::not_executed(name, "refuses all calls", self.backend.retry_after())
             }

@@ -338,10 +338,7 @@ mod tests {
         assert_eq!(headers["grpc-status"], "2");
         assert_eq!(headers["x-fusebox-source"], "local");
         let status = told.status();
-        assert_eq!(
-            status.message(),
-            "fusebox: firestore is open; not executed; retry in 42 s"
-        );
+        assert_eq!(status.message(), "fusebox: firestore is open; not executed; retry in 42 s");
         let details = rpc::Status::decode(status.details()).unwrap().details;
         let info = rpc::RetryInfo::decode(details[0].value.as_slice()).unwrap();
         assert_eq!(info.retry_delay.map(|delay| delay.seconds), Some(42));

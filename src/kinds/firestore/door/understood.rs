@@ -383,8 +383,7 @@ impl Core {
             }
             (_, Some(attempt)) => self.failed(method, attempt),
             (_, None) if self.is_barred() => {
-                let why =
-                    if error.code == "offline" { "is offline" } else { "is open" };
+                let why = if error.code == "offline" { "is offline" } else { "is open" };
                 Told::not_executed(name, why, retry)
             }
             (CallErrorKind::TimedOut, None) if method.class == Class::Read => Told::late(name),

@@ -281,10 +281,10 @@ mod tests {
             (
                 "create",
                 json!({ "path": "u/a", "data": {}, "precondition": { "exists": true } }),
-                "takes no precondition",
+                "does not take precondition",
             ),
-            ("update", json!({ "path": "u/a", "merge": true }), "takes no merge"),
-            ("delete", json!({ "path": "u/a", "data": {} }), "takes no data"),
+            ("update", json!({ "path": "u/a", "merge": true }), "does not take merge"),
+            ("delete", json!({ "path": "u/a", "data": {} }), "does not take data"),
             ("set", json!({ "path": "u", "data": {} }), "such as users/ada"),
             ("set", json!({ "path": "u/a", "data": {}, "dta": 1 }), "unknown field `dta`"),
             (

@@ -119,7 +119,10 @@ fn refused() -> Vec<(Json, &'static str)> {
         (reference("projects//databases/d/documents/l/a"), "is not the full name of a document"),
         (reference("projects/p/databases//documents/l/a"), "is not the full name of a document"),
         (reference(&deep_path(101)), "documents may be nested at most 100 deep"),
-        (json!({ "op": "set", "path": deep_path(101), "data": {} }), "lie at most 100 deep"),
+        (
+            json!({ "op": "set", "path": deep_path(101), "data": {} }),
+            "may be nested at most 100 deep",
+        ),
         (json!({ "op": "delete", "path": "l/__id0__" }), "ids such as __id0__ are reserved"),
         (json!({ "op": "delete", "path": "l/__id07__" }), "ids such as __id07__ are reserved"),
         (json!({ "op": "delete", "path": "l/__id9223372036854775808__" }), "are reserved"),

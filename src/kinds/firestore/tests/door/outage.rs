@@ -29,10 +29,7 @@ async fn without_a_connection_clients_may_try_again_until_the_breaker_opens() {
         let got = client.call(method, &[], b"").await;
         assert_eq!(got.status(), "2", "{got:?}");
         let said = got.message();
-        assert!(
-            said.starts_with("fusebox: firestore is open; not executed; retry in "),
-            "{said}"
-        );
+        assert!(said.starts_with("fusebox: firestore is open; not executed; retry in "), "{said}");
         assert!(!got.said("grpc-status-details-bin").is_empty(), "it says when to try again");
         assert!(began.elapsed() < Duration::from_secs(1));
     }

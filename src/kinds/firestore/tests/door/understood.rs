@@ -222,10 +222,7 @@ async fn a_get_in_an_outage_is_what_was_last_seen() {
         world.opens(&mut stub).await;
         let refused = got(&mut stub, &["u/a", "never/seen"]).await.err().unwrap();
         assert_eq!(refused.code(), Code::Unknown, "{refused}");
-        assert!(
-            refused.message().contains("firestore is open; not executed"),
-            "{refused}"
-        );
+        assert!(refused.message().contains("firestore is open; not executed"), "{refused}");
         let moment = Some(ConsistencySelector::ReadTime(Timestamp::default()));
         let past = BatchGetDocumentsRequest { consistency_selector: moment, ..get_of(&["u/a"]) };
         assert_eq!(seen(&mut stub, past).await.err().unwrap().code(), Code::Unknown);
