@@ -469,7 +469,7 @@ fn dead_letters_are_for_the_token_alone() {
     let first = stage.bury("list-a");
     let second = stage.bury("list-b");
     let mut browser = Browser::at(&stage.origin(), 1280, "light");
-    browser.sees("#dead-intro", "2 calls given up by replay: redis 2.*for the token");
+    browser.sees("#dead-intro", "2 calls given up by replay: redis 2.*enter the token");
     assert_eq!(browser.count(".letter"), 0, "nothing is offered without the token");
     assert_eq!(browser.count(".needs-rights button"), 0);
     assert!(!browser.text("body").contains("list-a"), "nor a key shown");
@@ -500,7 +500,7 @@ fn dead_letters_are_for_the_token_alone() {
     let focus = browser.tell("focus", json!({}));
     assert_eq!(focus["text"], format!("Show {first} of redis"), "focus comes back");
     browser.click(".needs-rights button", "Explain");
-    browser.sees("dialog", "The breaker of redis is CLOSED");
+    browser.sees("dialog", "The breaker of redis has been CLOSED");
     browser.press("Escape");
 
     // A discard is asked for twice, and may be called off.

@@ -180,7 +180,7 @@ fn trace_test_says_whether_the_collector_took_it() {
     let told = daemon.fusebox(&["trace-test"]);
     assert!(told.status.success(), "{told:?}");
     let text = String::from_utf8_lossy(&told.stdout).into_owned();
-    assert!(text.contains("took trace f05eb0c5000000000000000000007e57"), "{text}");
+    assert!(text.contains("accepted trace f05eb0c5000000000000000000007e57"), "{text}");
     collector.wait_for("the test's span", |span| span.name == "fusebox trace-test");
     collector.kill_9();
     let told = daemon.fusebox(&["trace-test"]);

@@ -57,11 +57,11 @@ fn every_size_shows_the_state_and_the_backend() {
         }
     }
     // The selection moves and its story comes with it.
-    terminal.shows("the story of the first", &["The breaker of sessions is OPEN"]);
+    terminal.shows("the story of the first", &["The breaker of sessions has been OPEN"]);
     terminal.press("Up");
-    terminal.shows("the story of the other", &["> redis", "The breaker of redis is CLOSED"]);
+    terminal.shows("the story of the other", &["> redis", "The breaker of redis has been CLOSED"]);
     terminal.press("Down");
-    terminal.shows("round again", &["> sessions*", "The breaker of sessions is OPEN"]);
+    terminal.shows("round again", &["> sessions*", "The breaker of sessions has been OPEN"]);
     terminal.press("Escape");
     terminal.shows("the shell again", &["exit=0"]);
 }

@@ -21,7 +21,7 @@ use crate::{
     backend_shared::BackendShared,
     call::{AckLevel, CallError, CallErrorKind, Priority, Reply, Source},
     connector::{Outage, SharedConnector, Stored, Write},
-    queue::{AppendError, Appending, Applied, Claim, Fate, Fated, NewWrite},
+    queue::{AppendError, Appending, Applied, Buried, Claim, Fate, Fated, NewWrite},
     settings::WriteFallback,
     trace::StepKind,
 };
@@ -262,8 +262,9 @@ impl BackendShared {
             Some(Ok(Applied { reply, lost })) => {
                 Ok(self.applied(context, reply, lost && !write.settled_reply, Some(op_id)))
             }
-            Some(Err(reason)) => Err(CallError {
+            Some(Err(Buried { why: reason, in_doubt })) => Err(CallError {
                 kind: CallErrorKind::Refused,
+                outcome_unknown: in_doubt,
                 op_id: Some(op_id),
                 attempts: context.attempts,
                 ..error(
@@ -495,14 +496,15 @@ impl BackendShared {
                 ..self.reply(context, Source::Queued, None)
             }),
             Refusal::Known { seq, .. } => {
-                let reason = self
-                    .queue
-                    .index()
-                    .get(*seq)
-                    .and_then(|entry| entry.details().last_error.clone());
+                let (reason, in_doubt) = match self.queue.index().get(*seq) {
+                    Some(entry) => (entry.details().last_error.clone(), entry.state.is_in_doubt()),
+                    // It has left since.
+                    None => (None, true),
+                };
                 let reason = reason.map(|reason| reason.said().to_owned()).unwrap_or_default();
                 Err(CallError {
                     kind: CallErrorKind::Refused,
+                    outcome_unknown: in_doubt,
                     op_id: Some(op_id),
                     ..error(
                         "dead_letter",

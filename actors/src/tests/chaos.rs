@@ -282,7 +282,7 @@ async fn one_backend_at_a_time_and_nothing_outlives_its_time_or_a_restart() {
     let other = world.fusebox.backends()[1].clone();
     let refused = set(&other, usual).await;
     assert!(
-        matches!(refused, Err(crate::AdminError::Conflict(why)) if why.contains("strikes one already"))
+        matches!(refused, Err(crate::AdminError::Conflict(why)) if why.contains("chaos is already set for one"))
     );
     let forced = r#"{"faults":[{"kind":"error","rate":0.1}],"force":true}"#;
     set(&other, forced).await.unwrap();

@@ -180,6 +180,45 @@ async fn a_refusal_in_the_middle_is_a_refusal_of_unknown_outcome() {
 }
 
 #[tokio::test]
+async fn the_error_of_a_dead_letter_says_whether_it_may_have_been_applied() {
+    for (body, mode, may_be_applied) in [("PUT t 1", Mode::Half, true), ("BAD t", Mode::Up, false)]
+    {
+        let world = World::one().await;
+        let op_id = Some(OpId::new(UnixMillis::new(1), 1));
+        let named = || CallOptions { op_id, ..CallOptions::default() };
+        world.backend().set_offline(true).await.unwrap();
+        world.call_with(body, named()).await.unwrap();
+        world.server().set(mode);
+        world.backend().set_offline(false).await.unwrap();
+        world
+            .until("it is a dead letter", |world| world.backend().view().queue.dead_letters == 1)
+            .await;
+        let error = world.call_with(body, named()).await.unwrap_err();
+        assert_eq!(error.code, "dead_letter");
+        assert_eq!(error.outcome_unknown, may_be_applied, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_whose_queued_write_becomes_a_dead_letter_hears_whether_it_may_have_been_applied()
+{
+    for (body, mode, may_be_applied) in [("SET a 1", Mode::Half, true), ("BAD a", Mode::Up, false)]
+    {
+        let world = World::one().await;
+        world.backend().set_offline(true).await.unwrap();
+        world.call("SET a 0").await.unwrap();
+        world.server().set(Mode::Slow);
+        world.backend().set_offline(false).await.unwrap();
+        // The call waits behind this one, which is answered a little later.
+        world.until("it was applied", |world| times(world, "SET a 0") == 1).await;
+        world.server().set(mode);
+        let error = world.call_with(body, durable()).await.unwrap_err();
+        assert_eq!((error.kind, error.code.as_ref()), (CallErrorKind::Refused, "dead_letter"));
+        assert_eq!(error.outcome_unknown, may_be_applied, "{body}");
+    }
+}
+
+#[tokio::test]
 async fn a_requeue_keeps_the_doubt_over_a_restart() {
     let world = World::one().await;
     world.server().set(Mode::Down);
