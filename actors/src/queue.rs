@@ -87,16 +87,9 @@ fn within_limit(evidence: Bytes) -> Bytes {
     if evidence.len() <= EVIDENCE_MAX { evidence } else { Bytes::new() }
 }
 
-/// What became of a queued call that somebody waits for.
-pub type Fate = Result<Applied, Buried>;
-
-/// A queued call is a dead letter.
-pub struct Buried {
-    /// Why, as its caller may know it.
-    pub why: Words,
-    /// Whether it may have been applied all the same.
-    pub in_doubt: bool,
-}
+/// What became of a queued call that somebody waits for: its reply, or why it is a dead letter, as its caller may
+/// know it.
+pub type Fate = Result<Applied, Words>;
 
 /// A queued call was applied.
 pub struct Applied {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    ErrorClass, Lanes, OpId, SpanRef, digest,
+    ErrorClass, Lanes, OpId, SpanRef, Words, digest,
     flight::Flight,
     queue::Refusal,
     store::{CallHeader, StoreError, TokenKind, Traits},
@@ -21,7 +21,7 @@ use crate::{
     backend_shared::BackendShared,
     call::{AckLevel, CallError, CallErrorKind, Priority, Reply, Source},
     connector::{Outage, SharedConnector, Stored, Write},
-    queue::{AppendError, Appending, Applied, Buried, Claim, Fate, Fated, NewWrite},
+    queue::{AppendError, Appending, Applied, Claim, Fate, Fated, NewWrite},
     settings::WriteFallback,
     trace::StepKind,
 };
@@ -262,13 +262,10 @@ impl BackendShared {
             Some(Ok(Applied { reply, lost })) => {
                 Ok(self.applied(context, reply, lost && !write.settled_reply, Some(op_id)))
             }
-            Some(Err(Buried { why: reason, in_doubt })) => Err(CallError {
-                kind: CallErrorKind::Refused,
-                outcome_unknown: in_doubt,
-                op_id: Some(op_id),
+            Some(Err(reason)) => Err(CallError {
                 attempts: context.attempts,
-                ..error(
-                    "dead_letter",
+                ..dead_letter(
+                    op_id,
                     reason.within(|why| {
                         format!("the call was queued, and is now a dead letter: {why}")
                     }),
@@ -496,21 +493,14 @@ impl BackendShared {
                 ..self.reply(context, Source::Queued, None)
             }),
             Refusal::Known { seq, .. } => {
-                let (reason, in_doubt) = match self.queue.index().get(*seq) {
-                    Some(entry) => (entry.details().last_error.clone(), entry.state.is_in_doubt()),
-                    // It has left since.
-                    None => (None, true),
-                };
+                let reason = self
+                    .queue
+                    .index()
+                    .get(*seq)
+                    .and_then(|entry| entry.details().last_error.clone());
                 let reason = reason.map(|reason| reason.said().to_owned()).unwrap_or_default();
-                Err(CallError {
-                    kind: CallErrorKind::Refused,
-                    outcome_unknown: in_doubt,
-                    op_id: Some(op_id),
-                    ..error(
-                        "dead_letter",
-                        format!("the call with this op_id is a dead letter: {reason}"),
-                    )
-                })
+                let detail = format!("the call with this op_id is a dead letter: {reason}");
+                Err(dead_letter(op_id, detail))
             }
             other => Err(CallError {
                 kind: CallErrorKind::Conflict,
@@ -558,6 +548,17 @@ impl BackendShared {
             attempts: context.attempts,
             ..error("store_refuses", format!("the queue's store refuses writes: {refusal}"))
         }
+    }
+}
+
+/// The call is a dead letter, which may have been applied, and may be: what was sent by an earlier run of the daemon is
+/// not known of all calls, until its mark is synced a crash brings it back, and an operator may requeue it.
+fn dead_letter(op_id: OpId, detail: impl Into<Words>) -> CallError {
+    CallError {
+        kind: CallErrorKind::Refused,
+        outcome_unknown: true,
+        op_id: Some(op_id),
+        ..error("dead_letter", detail)
     }
 }
 

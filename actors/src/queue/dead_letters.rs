@@ -9,7 +9,7 @@ use fusebox_state::{
 };
 use tokio::sync::oneshot;
 
-use super::{AppendError, Buried, NewWrite, Queue};
+use super::{AppendError, NewWrite, Queue};
 use crate::event::EventKind;
 
 impl Queue {
@@ -25,8 +25,6 @@ impl Queue {
         let Some(entry) = index.get_mut(seq) else { return true };
         let (attempts, op_id) = (entry.attempts(), entry.header.op_id);
         let seqs = members(&index, seq);
-        let in_doubt = |it: &u64| index.get(*it).is_some_and(|it| it.state.is_in_doubt());
-        let in_doubt: Vec<bool> = seqs.iter().map(in_doubt).collect();
         let bytes = seqs.iter().filter_map(|it| Some(u64::from(index.get(*it)?.bytes))).sum();
         if index.dead_full(bytes) {
             index.sentence(seq, reason, detail);
@@ -57,9 +55,9 @@ impl Queue {
         self.publish(EventKind::DeadLetter { op_id: op_id.to_string(), reason: why.closed() });
         // What a server says of several may quote any of them.
         let told = if calls > 1 { why.closed() } else { why };
-        for (seq, in_doubt) in seqs.into_iter().zip(in_doubt) {
+        for seq in seqs {
             if let Some(fate) = self.fates.lock().remove(&seq) {
-                drop(fate.send(Err(Buried { why: told.clone(), in_doubt })));
+                drop(fate.send(Err(told.clone())));
             }
         }
         self.freed.everybody();

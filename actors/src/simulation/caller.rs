@@ -197,8 +197,7 @@ impl Caller {
 /// What a caller knows of its write after that error; of one that was tried before, that it may be applied.
 fn end_of(error: &CallError, may_be_done: bool) -> End {
     match error.code.as_ref() {
-        "dead_letter" if error.outcome_unknown || may_be_done => End::DeadLetter,
-        "dead_letter" => End::DeadUnapplied,
+        "dead_letter" => End::DeadLetter,
         _ if error.outcome_unknown => End::Unknown,
         _ if may_be_done => End::Unknown,
         _ => End::NotExecuted,

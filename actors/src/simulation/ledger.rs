@@ -24,17 +24,7 @@ pub(super) enum End {
     Durable,
     NotExecuted,
     Unknown,
-    /// A dead letter that may have been applied.
     DeadLetter,
-    /// A dead letter of which nothing was applied.
-    DeadUnapplied,
-}
-
-impl End {
-    /// Whether its caller was answered that nothing was applied.
-    fn is_unapplied(self) -> bool {
-        matches!(self, Self::NotExecuted | Self::DeadUnapplied)
-    }
 }
 
 #[derive(Debug)]
@@ -116,7 +106,7 @@ impl Ledger {
         write.op_id = op_id.filter(|_| end == End::Durable);
         let (began, applied, place) = (write.began, write.applied, (write.backend, write.body.key));
         let (body, ordered) = (write.body, write.body.word != Word::Row);
-        if end.is_unapplied() && applied > 0 {
+        if end == End::NotExecuted && applied > 0 {
             return Err(format!(
                 "{body:?} was applied although its caller's answer was that it was not executed"
             ));
@@ -180,7 +170,7 @@ impl Ledger {
         if times > 1 && !body.word.is_absolute() {
             return Err(format!("{body:?} was applied {times} times"));
         }
-        if end.is_some_and(End::is_unapplied) && ended.is_some() {
+        if end == Some(End::NotExecuted) && ended.is_some() {
             return Err(format!(
                 "{body:?} was applied although its caller's answer had been that it was not executed"
             ));

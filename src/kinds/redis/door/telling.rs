@@ -86,8 +86,7 @@ pub(super) fn of_transaction(commands: usize, answer: Answer, may_have_run: bool
 /// Whether a call that has failed may have done anything: then its error is that of its last command.
 pub(super) fn may_have_run(failed: &CallError) -> bool {
     let is_refused = matches!(failed.kind, CallErrorKind::Refused | CallErrorKind::Conflict);
-    // What became a dead letter may have been applied in part.
-    failed.outcome_unknown || is_refused && (failed.reply.is_some() || failed.code == "dead_letter")
+    failed.outcome_unknown || is_refused && failed.reply.is_some()
 }
 
 /// An error line.
@@ -307,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_became_a_dead_letter_may_have_run() {
+    fn what_the_server_refused_may_have_run() {
         let failed = |code: &'static str, reply: Option<&'static [u8]>| CallError {
             kind: CallErrorKind::Refused,
             code: code.into(),
@@ -319,7 +318,6 @@ mod tests {
             reply: reply.map(|reply| Box::new(Bytes::from_static(reply))),
             last_answer: None,
         };
-        assert!(may_have_run(&failed("dead_letter", None)));
         assert!(may_have_run(&failed("WRONGTYPE", Some(b"-WRONGTYPE\r\n"))));
         assert!(!may_have_run(&failed("queue_full", None)));
     }
