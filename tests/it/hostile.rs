@@ -191,7 +191,7 @@ fn what_is_not_there_is_named() {
         ("GET", "/nowhere", 404, "no_such_route", "/nowhere"),
         ("GET", long.as_str(), 404, "no_such_route", "xxx"),
         ("GET", "/v1/backends/redis/call", 405, "wrong_method", "does not support GET"),
-        ("DELETE", "/health", 405, "wrong_method", "DELETE is not for"),
+        ("DELETE", "/health", 405, "wrong_method", "does not support DELETE"),
         ("BREW", "/health", 405, "wrong_method", "BREW"),
         ("GET", "/v1/backends/redis/queue?state=all", 400, "malformed", "pending or dead"),
         ("GET", "/v1/backends/redis/queue?limit=many", 400, "malformed", "got \"many\""),
