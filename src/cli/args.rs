@@ -228,7 +228,7 @@ pub(crate) struct CallArgs {
     /// What the reply to a write must promise
     #[arg(long, value_enum)]
     pub(crate) min_ack: Option<MinAckArg>,
-    /// The op_id of the write, a ULID
+    /// The `op_id` of the write, a ULID
     #[arg(long)]
     pub(crate) op_id: Option<fusebox_state::OpId>,
     #[command(flatten)]
@@ -425,7 +425,7 @@ pub(crate) enum SchemaFormat {
 
 #[derive(Debug, Args)]
 pub(crate) struct QueueArgs {
-    /// The backend whose queue is meant [default: all; a call is found by its op_id]
+    /// The backend whose queue is meant [default: all; a call is found by its `op_id`]
     #[arg(long, global = true)]
     pub(crate) backend: Option<String>,
     #[command(subcommand)]
@@ -449,7 +449,7 @@ pub(crate) enum QueueCommand {
     },
     /// Shows one call
     Show {
-        /// The call's op_id, as `fusebox queue ls` shows it
+        /// The call's `op_id`, as `fusebox queue ls` shows it
         op_id: fusebox_state::OpId,
     },
     /// Replays now: ends the waiting time before a retry, and a pause
@@ -459,7 +459,7 @@ pub(crate) enum QueueCommand {
     },
     /// Puts a dead letter back at the tail of its lane
     Requeue {
-        /// The dead letter's op_id, as `fusebox queue ls --dead` shows it
+        /// The dead letter's `op_id`, as `fusebox queue ls --dead` shows it
         #[arg(required_unless_present = "from", conflicts_with = "from")]
         op_id: Option<fusebox_state::OpId>,
         /// Requeue the call even if its lane has been written since
@@ -474,7 +474,7 @@ pub(crate) enum QueueCommand {
     },
     /// Discards a call for good
     Discard {
-        /// The call's op_id, as `fusebox queue ls` shows it
+        /// The call's `op_id`, as `fusebox queue ls` shows it
         op_id: fusebox_state::OpId,
     },
     /// Frees the disk space of calls that have left the queue
@@ -494,7 +494,7 @@ pub(crate) enum QueueCommand {
     },
     /// Replays the waiting calls of a state directory that no daemon uses; exits with 1 if some are left
     Drain(DrainArgs),
-    /// Adds the calls of an export or a repair to the end of a queue, with their own op_ids
+    /// Adds the calls of an export or a repair to the end of a queue, each with its own `op_id`
     Import {
         /// The file with the exported lines; `-` reads standard input
         #[arg(value_hint = ValueHint::FilePath)]
