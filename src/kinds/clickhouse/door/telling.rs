@@ -223,10 +223,12 @@ mod tests {
         assert!(
             told(Unavailable, "bulkhead_full", false).1.starts_with("Code: 202. DB::Exception")
         );
-        let (status, text) = told(TimedOut, "timeout", true);
-        assert_eq!(status, 500);
-        assert!(text.starts_with("Code: 209. DB::NetException: fusebox: ch: "), "{text}");
-        assert!(text.contains("it may have been executed (op_id 0"), "{text}");
+        for (kind, code) in [(TimedOut, "timeout"), (Refused, "dead_letter")] {
+            let (status, text) = told(kind, code, true);
+            assert_eq!(status, 500);
+            assert!(text.starts_with("Code: 209. DB::NetException: fusebox: ch: "), "{text}");
+            assert!(text.contains("it may have been executed (op_id 0"), "{text}");
+        }
         let (status, text) = told(TimedOut, "deadline", false);
         assert!(status == 500 && text.contains("no answer in time. (SOCKET_TIMEOUT)"), "{text}");
         assert_eq!(told(Forbidden, "admin_only", false).0, 403);

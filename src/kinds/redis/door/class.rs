@@ -104,6 +104,12 @@ pub(super) fn needs_admin(spec: &Spec) -> bool {
     ADMINS.contains(&name) || rules::admin(spec) && !CLIENTS.contains(&name)
 }
 
+/// Whether a command ends what keeps the server from reading on: a script or a pause. On a connection that others share
+/// it would wait behind the very command that it is to release.
+pub(super) fn releases(spec: &Spec) -> bool {
+    matches!(&*spec.name, "script|kill" | "function|kill" | "client|unpause")
+}
+
 /// The class of what a connection says of itself, also if the table's server does not know it.
 pub(super) fn of_connection(args: &[&[u8]]) -> Option<Class> {
     let [name, inner, ..] = args else { return None };

@@ -119,7 +119,7 @@ impl Core {
         self.carried(seq, body, asker, Some(onward))
     }
 
-    /// Asks the server on a connection apart: what is to end a script that runs must not wait for it.
+    /// Asks the server on a connection apart: what [releases](super::class::releases) the server must not wait for it.
     pub(super) fn ask_apart(&self, seq: u64, body: Bytes) -> Slow {
         let (connector, backend) = (self.connector(), Arc::clone(&self.backend));
         let (how, close) = (self.settings.unavailable, self.settings.close_on_unknown);

@@ -193,7 +193,7 @@ impl Inner {
         {
             return sent.err().flatten();
         }
-        if matches!(&*spec.name, "script|kill" | "function|kill") && !self.is_within() {
+        if class::releases(&spec) && !self.is_within() {
             if !self.slots.is_empty() {
                 return Some(Stuck::Others);
             }

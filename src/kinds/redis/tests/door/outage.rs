@@ -324,6 +324,41 @@ async fn a_script_that_does_not_end_can_be_killed() {
 }
 
 #[tokio::test]
+async fn a_pause_can_be_ended_though_a_write_waits_for_its_end() {
+    let world = World::with(PATIENCE, door()).await;
+    let (mut writes, mut admin) =
+        (world.client(), world.client_of(Some(Who { admin: true, ..CLIENT })));
+    assert_eq!(writes.ask("SET k 1").await, "+OK\r\n");
+    assert_eq!(admin.ask("CLIENT PAUSE 1000000 WRITE").await, "+OK\r\n");
+    writes.send(&resp::command(&["SET", "k", "2"])).await;
+    until("the server holds it up", async || {
+        String::from_utf8_lossy(&world.server.ask(&["INFO", "clients"]).await)
+            .contains("blocked_clients:1")
+    })
+    .await;
+    assert_eq!(admin.ask("CLIENT UNPAUSE").await, "+OK\r\n");
+    assert_eq!(writes.reply().await.as_ref(), b"+OK\r\n");
+}
+
+#[tokio::test]
+async fn a_write_that_becomes_a_dead_letter_while_its_client_waits_is_of_unknown_outcome() {
+    let world = World::with(PATIENCE, door()).await;
+    let mut client = world.client();
+    let backend = &world.fusebox.backends()[0];
+    backend.set_offline(true).await.unwrap();
+    client.until_told("SET text 1", "+OK\r\n").await;
+    assert_eq!(world.server.ask(&["CLIENT", "PAUSE", "1000000", "WRITE"]).await, "+OK\r\n");
+    backend.set_offline(false).await.unwrap();
+    until("replay has begun", async || backend.view().queue.replay_paused.is_none()).await;
+    client.send(&resp::command(&["HSET", "text", "f", "v"])).await;
+    until("it waits behind the first", async || world.waiting() == 2).await;
+    assert_eq!(world.server.ask(&["CLIENT", "UNPAUSE"]).await, "+OK\r\n");
+    let told = String::from_utf8_lossy(&client.reply().await).into_owned();
+    assert!(told.starts_with("-FUSEBOX UNKNOWN"), "{told}");
+    assert_eq!(backend.view().queue.dead_letters, 1);
+}
+
+#[tokio::test]
 async fn a_door_assumes_as_much_as_it_is_told() {
     for (effect_reply, told) in
         [(EffectReply::All, [":1\r\n", ":2\r\n"]), (EffectReply::Error, ["-LOADING", "-LOADING"])]
