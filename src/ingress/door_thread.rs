@@ -10,7 +10,7 @@
 use std::thread;
 
 use tokio::{
-    runtime::{Builder, Handle},
+    runtime::{Builder, Handle, Runtime},
     sync::oneshot,
 };
 
@@ -26,25 +26,38 @@ impl DoorThread {
     /// # Errors
     /// The system has no thread or no descriptors for it.
     pub(crate) fn start(backend: &str) -> Result<Self, String> {
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime =
-            runtime.map_err(|error| format!("cannot start the runtime of a door: {error}"))?;
-        let handle = runtime.handle().clone();
         let (alive, ended) = oneshot::channel();
-        let thread = thread::Builder::new().name(format!("door-{backend}")).spawn(move || {
+        let runtime = run(backend, |runtime| {
             // An error is that the other end was dropped, which is how it ends.
             drop(runtime.block_on(ended));
             // What blocks must not keep a stopped daemon alive.
             runtime.shutdown_background();
-        });
-        thread.map_err(|error| format!("cannot start the thread of a door: {error}"))?;
-        Ok(Self { runtime: handle, _alive: alive })
+        })?;
+        Ok(Self { runtime, _alive: alive })
     }
 
     /// The runtime of this thread.
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
     }
+}
+
+/// Starts the thread of the door to the backend of that name, which ends with `work`. `work` gets the runtime of that
+/// thread, a handle of which is returned.
+///
+/// # Errors
+/// The system has no thread or no descriptors for it.
+pub(crate) fn run(
+    backend: &str,
+    work: impl FnOnce(Runtime) + Send + 'static,
+) -> Result<Handle, String> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| format!("cannot start the runtime of a door: {error}"))?;
+    let handle = runtime.handle().clone();
+    let thread = thread::Builder::new().name(format!("door-{backend}")).spawn(|| work(runtime));
+    thread.map_err(|error| format!("cannot start the thread of a door: {error}"))?;
+    Ok(handle)
 }
 
 #[cfg(test)]

@@ -30,17 +30,17 @@
 //! Nothing of a door is on the disk. A client whose daemon dies sees its connection reset; a command that was on the
 //! wire may have been applied, as with a server that dies. What was queued was synced before it was answered.
 
-use std::{rc::Rc, sync::Arc, thread};
+use std::{rc::Rc, sync::Arc};
 
 use fusebox_actors::Backend;
 use tokio::{
-    runtime::{Builder, Handle},
+    runtime::Handle,
     sync::{mpsc, watch},
     task::LocalSet,
 };
 
 use crate::{
-    ingress::{gate::Part, peer::Who},
+    ingress::{door_thread, gate::Part, peer::Who},
     net::local::LocalStream,
 };
 
@@ -101,12 +101,8 @@ impl RedisDoor {
         let (stop, stopping) = watch::channel(false);
         let (alive, ended) = watch::channel(());
         let counters = Arc::<Counters>::default();
-        let runtime = Builder::new_current_thread().enable_io().enable_time().build();
-        let runtime =
-            runtime.map_err(|error| format!("cannot start the runtime of a door: {error}"))?;
         let counted = Arc::clone(&counters);
-        let name = format!("door-{}", backend.name());
-        let thread = thread::Builder::new().name(name).spawn(move || {
+        door_thread::run(&backend.name().to_owned(), move |runtime| {
             let _alive = alive;
             let whole = Whole::new(settings, kin, counted, main);
             let local = LocalSet::new();
@@ -116,8 +112,7 @@ impl RedisDoor {
                 }
                 whole.close();
             }));
-        });
-        thread.map_err(|error| format!("cannot start the thread of a door: {error}"))?;
+        })?;
         Ok(Self { clients, counters, stop, ended })
     }
 
