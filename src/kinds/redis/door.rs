@@ -102,7 +102,8 @@ impl RedisDoor {
         let (alive, ended) = watch::channel(());
         let counters = Arc::<Counters>::default();
         let counted = Arc::clone(&counters);
-        door_thread::run(&backend.name().to_owned(), move |runtime| {
+        let name = backend.name().to_owned();
+        door_thread::run(&name, move |runtime| {
             let _alive = alive;
             let whole = Whole::new(settings, kin, counted, main);
             let local = LocalSet::new();
