@@ -246,7 +246,10 @@ impl BackendShared {
             error: appended.as_ref().err().map(ToString::to_string),
         };
         context.recorder.step(began, self.clock().read(), step);
-        let fate = appended?;
+        let fate = match appended {
+            Ok(fate) => fate,
+            Err(refused) => return self.twin(context, refused, op_id, digest).await,
+        };
         if let Some(flight) = context.flight.take() {
             flight.acknowledge();
         }
@@ -272,6 +275,25 @@ impl BackendShared {
                 )
             }),
             None => Ok(queued),
+        }
+    }
+
+    /// The answer to a write that was refused. Another call with its name and body may have been queued since it began:
+    /// then both are that one.
+    async fn twin(
+        &self,
+        context: &Context,
+        refused: CallError,
+        op_id: OpId,
+        digest: u64,
+    ) -> Result<Reply, CallError> {
+        if refused.kind != CallErrorKind::Conflict {
+            return Err(refused);
+        }
+        match self.known(context, op_id, digest).await {
+            Some(Err(error)) if error.kind == CallErrorKind::Conflict => Err(refused),
+            Some(answer) => answer,
+            None => Err(refused),
         }
     }
 
@@ -353,6 +375,7 @@ impl BackendShared {
                 let upload = self.queue.append_upload(new, rest);
                 tokio::time::timeout(left, upload).await.map_err(|_| CallError {
                     kind: CallErrorKind::TimedOut,
+                    op_id: Some(op_id),
                     ..error("deadline", "the deadline passed before the call had arrived")
                 })?
             }
@@ -455,7 +478,8 @@ impl BackendShared {
                 "its reply is not known until it is applied, so it is queued only with min_ack = durable",
             ),
             _ if !self.lets_queue(options.min_ack) => Queueable::No(
-                "the backend is read-only in an outage (queue.write_fallback = refuse)",
+                "the backend is read-only in an outage (queue.write_fallback = refuse), but for calls with \
+                 min_ack = durable",
             ),
             Outage::ReplyKnown(reply) => Queueable::Yes(Some(reply.clone())),
             Outage::EffectKnown | Outage::EffectUnknown => Queueable::Yes(None),

@@ -215,6 +215,23 @@ async fn a_queued_write_that_becomes_a_dead_letter_is_of_unknown_outcome_to_its_
 }
 
 #[tokio::test]
+async fn calls_with_one_name_and_one_body_that_fail_together_are_one_call() {
+    let world = World::one().await;
+    world.server().set(Mode::Down);
+    let op_id = Some(OpId::new(UnixMillis::new(1), 1));
+    let named = || CallOptions { op_id, ..CallOptions::default() };
+    // Neither is queued when the other begins.
+    let both =
+        tokio::join!(world.call_with("SET a 1", named()), world.call_with("SET a 1", named()));
+    for reply in [both.0.unwrap(), both.1.unwrap()] {
+        assert_eq!((reply.source, reply.op_id), (Source::Queued, op_id));
+    }
+    assert_eq!(world.backend().view().queue.calls, 1);
+    let other = world.call_with("SET a 2", named()).await.unwrap_err();
+    assert_eq!(other.code, "op_id_conflict");
+}
+
+#[tokio::test]
 async fn a_requeue_keeps_the_doubt_over_a_restart() {
     let world = World::one().await;
     world.server().set(Mode::Down);
