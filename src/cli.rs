@@ -118,10 +118,10 @@ fn dispatch(cli: Cli) -> Done {
 /// The commands that speak to the daemon.
 async fn ask(command: Command, client: &Arc<Client>) -> Done {
     match command {
-        Command::Status { watch: true, output: Output { json: true }, .. } => {
-            watch::lines(client).await
+        Command::Status { watch: true, exit_code, output: Output { json: true } } => {
+            watch::lines(client, exit_code).await
         }
-        Command::Status { watch: true, .. } => watch::run(client).await,
+        Command::Status { watch: true, exit_code, .. } => watch::run(client, exit_code).await,
         Command::Status { exit_code, output, .. } => {
             status::status(client, exit_code, output).await
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod dial;
 pub(crate) mod endpoint;
+pub(crate) mod freshness;
 pub(crate) mod grpc;
 pub(crate) mod http1;
 pub(crate) mod http1_dial;

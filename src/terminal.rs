@@ -5,5 +5,6 @@ pub(crate) mod events;
 pub(crate) mod failure;
 pub(crate) mod paint;
 pub(crate) mod print;
+pub(crate) mod progress;
 pub(crate) mod table;
 pub(crate) mod views;

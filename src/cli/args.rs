@@ -85,9 +85,10 @@ pub(crate) enum Command {
     /// Shows the state of the system and of every backend
     Status {
         /// Update it continuously, on the whole terminal; with --json, print one object a line, every second
-        #[arg(long, conflicts_with = "exit_code")]
+        #[arg(long)]
         watch: bool,
-        /// Set the exit code: 0 for HEALTHY, 1 for DEGRADED, 2 for CRITICAL, 3 for EMERGENCY
+        /// Set the exit code: 0 for HEALTHY, 1 for DEGRADED, 2 for CRITICAL, 3 for EMERGENCY. With --watch, by the
+        /// state that was last shown
         #[arg(long)]
         exit_code: bool,
         #[command(flatten)]
@@ -111,7 +112,7 @@ pub(crate) enum Command {
         /// What to do with the breaker
         #[arg(value_enum)]
         order: BreakerOrder,
-        /// The reason, which is stored and shown
+        /// The reason: of a forced state it is stored and shown, of a release or reset it is logged
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
         /// How long the breaker stays forced [default: until it is released]
@@ -510,11 +511,11 @@ pub(crate) enum QueueCommand {
     },
     /// Writes the stores of a stopped daemon in the format of the previous release; needs no daemon
     Downgrade,
-    /// Recovers the calls that can be read from a store that was set aside
+    /// Writes the calls that can be read from stores that were set aside as JSON lines; needs no daemon
     Repair {
-        /// The folder of the store that was set aside
+        /// The folder of a store that was set aside [default: every one in the state directory]
         #[arg(value_hint = ValueHint::DirPath)]
-        dir: PathBuf,
+        dir: Option<PathBuf>,
     },
 }
 

@@ -28,8 +28,10 @@ pub(crate) async fn breaker(
         BreakerOrder::Reset => "reset",
     };
     let forces = matches!(order, BreakerOrder::ForceOpen | BreakerOrder::ForceClose);
-    if !forces && (reason.is_some() || lasting.is_some()) {
-        return Err(Failure::usage(format!("{word} takes neither --reason nor --for")));
+    if !forces && lasting.is_some() {
+        return Err(Failure::usage(format!(
+            "{word} takes effect at once and takes no --for, which limits a forced state"
+        )));
     }
     let mut body = Map::new();
     body.extend(reason.map(|reason| ("reason".to_owned(), json!(reason))));
@@ -39,7 +41,7 @@ pub(crate) async fn breaker(
         }),
     );
     let path = format!("/admin/circuit-breaker/{}/{word}", segment(backend)?);
-    let answer = client.post(&path, forces.then_some(&Value::Object(body))).await?;
+    let answer = client.post(&path, Some(&Value::Object(body))).await?;
     let view: BackendView = read(&answer)?;
     say(&format!("{backend} is {}\n", view.breaker.state))?;
     Ok(ExitCode::SUCCESS)

@@ -1,9 +1,9 @@
 //! `fusebox queue`, as far as it asks the daemon.
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, time::Duration};
 
+use fusebox_actors::view::{QueueView, ResilienceView};
 use hyper::Method;
-
 use serde_json::{Value, json};
 
 use super::{
@@ -18,6 +18,7 @@ use crate::{
         client::{Client, segment},
         failure::{Done, Failure},
         print::{complain, on_terminal, say, say_json},
+        progress,
         table::{ago, table},
         views::{ListedCall, Listing, ProblemView, read},
     },
@@ -142,10 +143,10 @@ struct Waiting {
     waiting: u64,
 }
 
-/// `queue replay`: of one backend, or of all that can.
+/// `queue replay`: of one backend, or of all that can. Whoever looks on sees how far it is.
 async fn replay(client: &Client, named: Option<String>) -> Done {
     let backends = meant(client, named).await?;
-    let mut failed = false;
+    let (mut failed, mut ordered) = (false, Vec::new());
     for backend in &backends {
         let path = format!("/admin/backends/{backend}/queue/replay");
         let (status, answer) = client.exchange(Method::POST, &path, None).await?;
@@ -153,6 +154,7 @@ async fn replay(client: &Client, named: Option<String>) -> Done {
             let Waiting { waiting } = read(&answer)?;
             let of = if backends.len() > 1 { format!("{backend}: ") } else { String::new() };
             say(&format!("{of}{waiting} calls wait\n"))?;
+            ordered.push(backend.as_str());
         } else if backends.len() > 1 {
             failed = true;
             complain(&format!("{backend}: {}", read::<ProblemView>(&answer)?.detail));
@@ -160,7 +162,43 @@ async fn replay(client: &Client, named: Option<String>) -> Done {
             return Err(Failure::of_problem(status, &answer, false));
         }
     }
+    if progress::is_seen() {
+        follow_replay(client, &ordered).await?;
+    }
     Ok(ExitCode::from(u8::from(failed)))
+}
+
+/// How often it looks how far a replay is.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Shows the replay of these backends until nothing waits, or nothing goes on; then what holds it up.
+async fn follow_replay(client: &Client, backends: &[&str]) -> Result<(), Failure> {
+    let (bar, mut most) = (progress::calls("replay"), 0);
+    let held = loop {
+        let view: ResilienceView = read(&client.get("/health/resilience").await?)?;
+        let queues: Vec<_> = backends
+            .iter()
+            .filter_map(|name| Some((*name, &view.backends.get(*name)?.queue)))
+            .filter(|(_, queue)| queue.calls > 0)
+            .collect();
+        let left: u64 = queues.iter().map(|(_, queue)| queue.calls).sum();
+        most = left.max(most);
+        progress::follow(&bar)(most - left, most);
+        if queues.iter().all(|(_, queue)| queue.replay_paused.is_some()) {
+            let held = |(name, queue): &(&str, &QueueView)| {
+                Some(format!(
+                    "{name}: {} calls wait: {}",
+                    queue.calls,
+                    queue.replay_paused.as_ref()?
+                ))
+            };
+            break queues.iter().filter_map(held).collect::<Vec<_>>();
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    };
+    bar.finish_and_clear();
+    held.iter().for_each(|why| complain(why));
+    Ok(())
 }
 
 /// What a compaction has done.

@@ -28,6 +28,7 @@ use crate::{
     terminal::{
         failure::{Done, Failure},
         print::{complain, say, say_json},
+        progress,
     },
 };
 
@@ -149,6 +150,7 @@ async fn release(fusebox: &Fusebox, accept_retarget: bool) {
 async fn until_still(fusebox: &Fusebox, patience: Duration) {
     let backends = fusebox.backends();
     let (mut last, mut moved) = (None, Instant::now());
+    let (bar, mut most) = (progress::calls("replay"), 0);
     let mut poll = tokio::time::interval(LOOK_EVERY);
     loop {
         poll.tick().await;
@@ -159,13 +161,16 @@ async fn until_still(fusebox: &Fusebox, patience: Duration) {
             over &= queue.calls == 0 && backend.is_stored();
             now.push((queue.calls, queue.dead_letters));
         }
+        let left: u64 = now.iter().map(|(calls, _)| calls).sum();
+        most = left.max(most);
+        progress::follow(&bar)(most - left, most);
         if over {
-            return;
+            return bar.finish_and_clear();
         }
         if last.as_ref() != Some(&now) {
             (last, moved) = (Some(now), Instant::now());
         } else if moved.elapsed() >= patience {
-            return;
+            return bar.finish_and_clear();
         }
     }
 }

@@ -5,7 +5,6 @@
 //! `queue.dir`.
 
 use std::{
-    io::IsTerminal,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -20,7 +19,6 @@ use fusebox_state::{
         check::{self, CheckReport, CheckVerdict, ExportedCall},
     },
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::args::{QueueArgs, QueueCommand};
@@ -31,6 +29,7 @@ use crate::{
         client::segment,
         failure::{Done, Failure},
         print::{complain, on_terminal, say, say_json},
+        progress,
         table::table,
     },
 };
@@ -47,13 +46,22 @@ struct Store {
 
 /// Runs one of them. If the configuration is valid, it says which stores are elsewhere.
 pub(crate) fn run(queue: QueueArgs, state_dir: &Path, config: Option<&Config>) -> Done {
-    if let QueueCommand::Repair { dir } = &queue.command {
-        return repair(dir);
+    if let QueueCommand::Repair { dir: Some(dir) } = &queue.command {
+        return repair_all([("", dir.as_path())]);
     }
     let stores = stores(state_dir, config, queue.backend.as_deref())?;
     match queue.command {
         QueueCommand::Check { output } => check_all(&stores, output.json),
         QueueCommand::Downgrade => downgrade_all(&stores),
+        QueueCommand::Repair { .. } => {
+            // A folder without a log, such as one of snapshots, has no calls.
+            let asides: Vec<_> =
+                asides(&stores).into_iter().filter(|(_, dir)| dir.join("db").exists()).collect();
+            if asides.is_empty() {
+                complain(&format!("no store in {} was set aside", state_dir.display()));
+            }
+            repair_all(asides.iter().map(|(name, dir)| (*name, dir.as_path())))
+        }
         _ => export_all(&stores),
     }
 }
@@ -102,11 +110,8 @@ fn check_all(stores: &[Store], as_json: bool) -> Done {
     let reports: Vec<(&Store, CheckReport)> = stores
         .iter()
         .map(|store| {
-            let bar = bar(&store.name);
-            let report = check::check(&store.dir, &mut |done, all| {
-                bar.set_length(all);
-                bar.set_position(done);
-            });
+            let bar = progress::bytes(&store.name);
+            let report = check::check(&store.dir, &mut progress::follow(&bar));
             bar.finish_and_clear();
             (store, report)
         })
@@ -171,10 +176,12 @@ fn report_text(reports: &[(&Store, CheckReport)], terminal: bool) -> String {
 fn export_all(stores: &[Store]) -> Done {
     let mut bad = 0;
     for store in stores {
-        let mut failed = None;
-        let summary = check::export(&store.dir, &mut |call| {
+        let (bar, mut failed) = (progress::bytes(&store.name), None);
+        let summary = check::export(&store.dir, &mut progress::follow(&bar), &mut |call| {
+            bar.finish_and_clear();
             failed = failed.take().or_else(|| say_json(&line(&store.name, &call)).err());
         });
+        bar.finish_and_clear();
         if let Some(failure) = failed {
             return Err(failure);
         }
@@ -211,21 +218,41 @@ fn downgrade_all(stores: &[Store]) -> Done {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `fusebox queue repair`: what can be read of a store that was set aside, as JSON lines.
-fn repair(dir: &Path) -> Done {
-    let mut failed = None;
-    let summary = check::repair(dir, &mut |call| {
-        failed = failed.take().or_else(|| say_json(&line("", &call)).err());
-    });
-    if let Some(failure) = failed {
-        return Err(failure);
+/// The folders that were set aside of these stores, each with the name of its store.
+fn asides(stores: &[Store]) -> Vec<(&str, PathBuf)> {
+    let of = |store: &Store| {
+        let folders = check::asides(&store.dir);
+        folders.into_iter().map(|folder| store.dir.join(folder)).collect::<Vec<_>>()
+    };
+    stores
+        .iter()
+        .flat_map(|store| of(store).into_iter().map(|dir| (store.name.as_str(), dir)))
+        .collect()
+}
+
+/// `fusebox queue repair`: what can be read of stores that were set aside, as JSON lines. Each has the name of its
+/// backend, which is empty if that is not known.
+fn repair_all<'a>(asides: impl IntoIterator<Item = (&'a str, &'a Path)>) -> Done {
+    let mut incomplete = 0;
+    for (name, dir) in asides {
+        let (bar, mut failed) = (progress::bytes(name), None);
+        let summary = check::repair(dir, &mut progress::follow(&bar), &mut |call| {
+            bar.finish_and_clear();
+            failed = failed.take().or_else(|| say_json(&line(name, &call)).err());
+        });
+        bar.finish_and_clear();
+        if let Some(failure) = failed {
+            return Err(failure);
+        }
+        let summary = summary.map_err(|error| Failure::failed(error.to_string()))?;
+        let of = if name.is_empty() { String::new() } else { format!("{name}: ") };
+        complain(&format!(
+            "{of}{} complete calls, {} incomplete; some of them may have been delivered long ago",
+            summary.calls, summary.incomplete
+        ));
+        incomplete += summary.incomplete;
     }
-    let summary = summary.map_err(|error| Failure::failed(error.to_string()))?;
-    complain(&format!(
-        "{} complete calls, {} incomplete; some of them may have been delivered long ago",
-        summary.calls, summary.incomplete
-    ));
-    Ok(ExitCode::from(if summary.incomplete > 0 { DAMAGE } else { 0 }))
+    Ok(ExitCode::from(if incomplete > 0 { DAMAGE } else { 0 }))
 }
 
 /// A call as a line of an export: with its body in wire form, and as JSON if its kind is known.
@@ -272,18 +299,6 @@ fn lanes(lanes: &Lanes) -> Value {
         return json!("all");
     }
     lanes.as_slice().iter().map(|lane| json!(format!("{:016x}", lane.0))).collect()
-}
-
-/// A bar of progress, if people look on.
-fn bar(name: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(0).with_message(name.to_owned());
-    match ProgressStyle::with_template("{msg}  {wide_bar}  {bytes}/{total_bytes}  {eta}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }
 
 #[cfg(test)]
@@ -366,7 +381,8 @@ mod tests {
         let redis = store("redis", dir.path().join("backends/redis"));
         store_with_a_call(&redis.dir);
         let mut lines = Vec::new();
-        check::export(&redis.dir, &mut |call| lines.push(line("redis", &call))).unwrap();
+        check::export(&redis.dir, &mut |_, _| {}, &mut |call| lines.push(line("redis", &call)))
+            .unwrap();
         let [exported] = lines.as_slice() else { panic!("one call, got {lines:?}") };
         assert_eq!(exported["call"], json!(["SET", "k", "v"]));
         assert_eq!(exported["body"]["base64"], "KjMNCiQzDQpTRVQNCiQxDQprDQokMQ0Kdg0K");

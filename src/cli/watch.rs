@@ -21,12 +21,13 @@ use std::{
 };
 
 use fusebox_actors::view::{ExplainView, ResilienceView};
+use fusebox_state::system::SystemState;
 use http_body_util::BodyExt;
 use ratatui::{
     DefaultTerminal,
     crossterm::event::{self, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -71,8 +72,8 @@ enum Told {
     Resized,
 }
 
-/// `fusebox status --watch`
-pub(crate) async fn run(client: &Arc<Client>) -> Done {
+/// `fusebox status --watch`; with `exit_code` its exit code is that of the last state.
+pub(crate) async fn run(client: &Arc<Client>, exit_code: bool) -> Done {
     use std::io::IsTerminal;
     if !crate::terminal::print::on_terminal() || !std::io::stdin().is_terminal() {
         return Err(Failure::usage(
@@ -108,13 +109,13 @@ pub(crate) async fn run(client: &Arc<Client>) -> Done {
             Some(Told::Explained(backend, view)) => seen.explained(backend, *view),
             Some(Told::Event(event)) => seen.event(*event),
             Some(Told::Key(Some(key))) => match meaning(key) {
-                Some(Meaning::Quit) => return Ok(ExitCode::SUCCESS),
+                Some(Meaning::Quit) => return Ok(last_of(&seen, exit_code)),
                 Some(Meaning::Move(step)) => seen.select(step),
                 Some(Meaning::Panic) => panic_for_test(),
                 None => {}
             },
             Some(Told::Resized) => {}
-            Some(Told::Key(None)) | None => return Ok(ExitCode::SUCCESS),
+            Some(Told::Key(None)) | None => return Ok(last_of(&seen, exit_code)),
         }
         select.send_if_modified(|selected| {
             let now = seen.selected().map(|(_, name)| name);
@@ -123,22 +124,36 @@ pub(crate) async fn run(client: &Arc<Client>) -> Done {
     }
 }
 
+/// The exit code of what was last seen, if it is asked for.
+fn last_of(seen: &Seen, exit_code: bool) -> ExitCode {
+    // A daemon that is gone is as bad as any state.
+    let view = seen.view.as_ref().filter(|_| seen.lost.is_none());
+    let state = view.and_then(|view| view.state.known()).unwrap_or(SystemState::Emergency);
+    ExitCode::from(if exit_code { state.severity() } else { 0 })
+}
+
 /// `fusebox status --watch --json`: an object a line, every second, until nobody reads any more. If there
 /// is no daemon its line says so.
-pub(crate) async fn lines(client: &Client) -> Done {
+pub(crate) async fn lines(client: &Client, exit_code: bool) -> Done {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        let mut severity = SystemState::Emergency.severity();
         let line = match ask(client, VIEW).await {
-            Ok(view) => view,
+            Ok(view) => {
+                let state =
+                    view.get("state").and_then(|state| SystemState::deserialize(state).ok());
+                severity = state.unwrap_or(SystemState::Emergency).severity();
+                view
+            }
             Err(why) => {
                 let now = fusebox_actors::Clock::system().unix();
                 json!({ "at": now, "state": null, "error": why })
             }
         };
         if !say_while_read(&format!("{line}\n"))? {
-            return Ok(ExitCode::SUCCESS);
+            return Ok(ExitCode::from(if exit_code { severity } else { 0 }));
         }
     }
 }

@@ -59,6 +59,26 @@ struct Force {
     lasting: Option<Duration>,
 }
 
+impl Force {
+    async fn read(body: Body) -> Result<Self, Problem> {
+        let read: Self = optional_json(body).await?;
+        if read.reason.as_ref().is_some_and(|reason| reason.len() > REASON_MAX) {
+            return Err(Problem::malformed(format!("reason must be at most {REASON_MAX} bytes")));
+        }
+        Ok(read)
+    }
+}
+
+/// Reads the order that ends a forced state, or what a breaker remembers: its reason is logged, and how long it is to
+/// last means nothing.
+async fn ends(name: &str, order: &str, who: Who, body: Body) -> Result<(), Problem> {
+    let Force { reason, .. } = Force::read(body).await.map_err(|problem| problem.of(name))?;
+    if let Some(reason) = reason {
+        tracing::info!(backend = name, order, %who, reason, "the reason of an order");
+    }
+    Ok(())
+}
+
 async fn force(
     api: &Api,
     name: &str,
@@ -67,11 +87,8 @@ async fn force(
     open: bool,
 ) -> Result<Json<Value>, Problem> {
     let (backend, _) = api.backend(name)?;
-    let Force { reason, lasting } = optional_json(body).await?;
+    let Force { reason, lasting } = Force::read(body).await.map_err(|problem| problem.of(name))?;
     let reason = reason.unwrap_or_else(|| format!("by {who}"));
-    if reason.len() > REASON_MAX {
-        return Err(Problem::malformed(format!("reason must be at most {REASON_MAX} bytes")));
-    }
     backend.force(open, reason, lasting).await.map_err(|error| Problem::from(error).of(name))?;
     breaker(api, name)
 }
@@ -105,8 +122,12 @@ pub(crate) async fn force_close(
 pub(crate) async fn release(
     State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
+    Extension(who): Extension<Who>,
+    body: Body,
 ) -> Result<Json<Value>, Problem> {
-    let done = api.backend(&name)?.0.release().await;
+    let (backend, _) = api.backend(&name)?;
+    ends(&name, "release", who, body).await?;
+    let done = backend.release().await;
     done.map_err(|error| Problem::from(error).of(&name))?;
     breaker(&api, &name)
 }
@@ -115,8 +136,12 @@ pub(crate) async fn release(
 pub(crate) async fn reset(
     State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
+    Extension(who): Extension<Who>,
+    body: Body,
 ) -> Result<Json<Value>, Problem> {
-    let done = api.backend(&name)?.0.reset().await;
+    let (backend, _) = api.backend(&name)?;
+    ends(&name, "reset", who, body).await?;
+    let done = backend.reset().await;
     done.map_err(|error| Problem::from(error).of(&name))?;
     breaker(&api, &name)
 }

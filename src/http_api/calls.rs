@@ -27,7 +27,7 @@ use crate::{
     exact::Outgoing,
     ingress::peer::Who,
     kinds::{options::CallOptionsJson, port::Kind},
-    net::trace_headers,
+    net::{freshness, trace_headers},
 };
 
 /// The reply to a JSON call.
@@ -68,7 +68,7 @@ pub(crate) async fn call(
 ) -> Result<Response, Problem> {
     let (backend, kind) = api.backend(&name)?;
     let mut place = Admitted::new(&connected.account);
-    let json = place.read(body, JSON_MAX).await?;
+    let json = place.read(body, JSON_MAX).await.map_err(|problem| problem.of(&name))?;
     let malformed = |detail: String| Problem::malformed(detail).of(&name);
     let parsed = kind.call_from_json(&json, &headers).map_err(malformed)?;
     drop(json);
@@ -96,11 +96,12 @@ pub(crate) async fn call_raw(
     let options = options.map_err(malformed)?;
     let mut place = Admitted::new(&connected.account);
     let (held, limit) = (kind.raw_held_max(), kind.raw_call_max());
-    let (body, upload) = if held < limit {
-        place.read_head(body, held, limit).await?
+    let read = if held < limit {
+        place.read_head(body, held, limit).await
     } else {
-        (place.read(body, limit).await?, None)
+        place.read(body, limit).await.map(|body| (body, None))
     };
+    let (body, upload) = read.map_err(|problem| problem.of(&name))?;
     let body = place.counted(kind.call_from_raw(&headers, body).map_err(malformed)?);
     let trace = trace_headers::of(&headers, RAW_ROUTE);
     let trace_id = crate::agreed::trace_id(trace.parent.trace_id);
@@ -197,6 +198,7 @@ fn raw_reply(reply: Reply, kind: &dyn Kind, trace_id: &str, place: Admitted) -> 
     for warning in &reply.warnings {
         put("x-fusebox-warning", warning);
     }
+    freshness::say(&mut headers, &reply);
     let status = status(&reply);
     let raw = reply.value.map(|value| kind.reply_to_raw(&value));
     let octets = HeaderValue::from_static("application/octet-stream");
@@ -304,6 +306,15 @@ mod tests {
         assert_eq!(response.headers()["x-fusebox-age-ms"], "0");
         assert!(response.headers().get("x-fusebox-null").is_none());
         assert_eq!(body(response).await, "+OK\r\n");
+        assert!(raw_reply(reply(), kind(), TRACE, place()).headers().get("age").is_none());
+        let (value, age) = (Some(Bytes::from("+OK\r\n")), Duration::from_millis(61_900));
+        for (source, is_stale) in [(Source::Cache, false), (Source::Stale, true)] {
+            let cached = Reply { source, age, value: value.clone(), ..reply() };
+            let response = raw_reply(cached, kind(), TRACE, place());
+            assert_eq!(response.headers()["age"], "61");
+            let warning = response.headers().get("warning").map(|it| it.to_str().unwrap());
+            assert_eq!(warning, is_stale.then_some("110 fusebox \"Response is Stale\""));
+        }
         let response = raw_reply(reply(), kind(), TRACE, place());
         assert_eq!(
             (response.status().as_u16(), response.headers()["x-fusebox-null"].as_bytes()),

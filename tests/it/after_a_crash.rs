@@ -227,6 +227,11 @@ fn damaged(leaves_calls: bool, damage: impl FnOnce(&Path)) {
     assert!(matches!(repaired.status.code(), Some(0 | 5)), "{}", text(&repaired.stderr));
     let salvaged = lines(&repaired);
     assert_eq!(!salvaged.is_empty(), leaves_calls, "{}", text(&repaired.stderr));
+    let all = offline(&daemon, &["repair"]);
+    assert_eq!(all.status.code(), repaired.status.code());
+    let of_all = lines(&all);
+    assert_eq!(of_all.len(), salvaged.len());
+    assert!(of_all.iter().all(|call| call["backend"] == "redis"), "{of_all:?}");
     for call in &salvaged {
         assert!(call["call"][1].as_str().unwrap().starts_with('k'), "{call}");
         assert_eq!(call["state"], "salvaged");

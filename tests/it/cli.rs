@@ -71,7 +71,9 @@ fn every_order_and_every_question_is_answered() {
     assert_eq!(says(&daemon, "queue ls"), "none\n");
     assert_eq!(says(&daemon, "queue replay redis"), "0 calls wait\n");
     // Probes may have closed it before it is answered.
-    let released = says(&daemon, "breaker redis release");
+    let for_a_time = fails(&daemon, "breaker redis release --for 10m", 2);
+    assert!(for_a_time.contains("takes no --for"), "{for_a_time}");
+    let released = says(&daemon, "breaker redis release --reason over");
     assert!(
         matches!(released.as_str(), "redis is HALF_OPEN\n" | "redis is CLOSED\n"),
         "{released}"
@@ -80,7 +82,12 @@ fn every_order_and_every_question_is_answered() {
     assert_eq!(says(&daemon, "recover"), "no breaker was open\n");
     assert_eq!(says(&daemon, "recover redis"), "no breaker was open\n");
     assert_eq!(says(&daemon, "breaker redis force-close"), "redis is CLOSED\n");
-    assert_eq!(says(&daemon, "breaker redis reset"), "redis is CLOSED\n");
+    assert_eq!(says(&daemon, "breaker redis reset --reason again"), "redis is CLOSED\n");
+    for (order, reason) in [("release", "over"), ("reset", "again")] {
+        let logged = std::fs::read_to_string(daemon.log()).unwrap();
+        let line = logged.lines().find(|line| line.contains(reason) && line.contains(order));
+        assert!(line.is_some_and(|line| line.contains("the reason of an order")), "{logged}");
+    }
     assert_eq!(says(&daemon, "offline redis"), "redis is offline\n");
     assert_eq!(says(&daemon, "online redis"), "redis is online\n");
     let history = says(&daemon, "events --limit 100");
@@ -361,7 +368,7 @@ fn exit_codes_tell_what_kind_of_failure_it_was() {
         ("call redis -- GET", 2, "GET takes 1 argument, got 0"),
         ("call redis -- NOSUCH", 1, "NOSUCH"),
         ("breaker redis ajar", 2, "ajar"),
-        ("breaker redis reset --reason x", 2, "--reason"),
+        ("breaker redis reset --for 1m", 2, "takes no --for"),
         ("queue show nonsense", 2, "nonsense"),
         ("frobnicate", 2, "frobnicate"),
         ("call redis --deadline soon -- GET k", 2, "soon"),

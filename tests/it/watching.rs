@@ -47,7 +47,7 @@ fn every_size_shows_the_state_and_the_backend() {
         .start();
     daemon.order("/admin/circuit-breaker/sessions/force-open");
     let terminal = Terminal::open(&daemon, 80, 24);
-    terminal.fusebox("status --watch");
+    terminal.fusebox("status --watch --exit-code");
     for (columns, lines) in [(80, 24), (40, 12), (200, 50), (20, 5), (300, 8), (80, 24)] {
         terminal.resize(columns, lines);
         let state = if columns > 30 { "CRITICAL" } else { "CRIT" };
@@ -63,7 +63,26 @@ fn every_size_shows_the_state_and_the_backend() {
     terminal.press("Down");
     terminal.shows("round again", &["> sessions*", "The breaker of sessions has been OPEN"]);
     terminal.press("Escape");
-    terminal.shows("the shell again", &["exit=0"]);
+    terminal.shows("the shell again", &["exit=2"]);
+}
+
+#[test]
+fn a_replay_is_followed_to_its_end_or_to_what_holds_it_up() {
+    let redis = RedisServer::start();
+    let daemon = operated(&redis.url()).start();
+    daemon.redis(&["SET", "k", "v"]).assert_live();
+    let terminal = Terminal::open(&daemon, 100, 30);
+    daemon.order("/admin/backends/redis/offline");
+    (0..500).for_each(|n| daemon.redis(&["SET", &format!("k{n}"), "v"]).assert_queued());
+    // What replay has sent is not answered: it is watched meanwhile.
+    redis.freeze();
+    daemon.order("/admin/backends/redis/online");
+    terminal.fusebox("queue replay redis");
+    terminal.shows("how far it is", &["500 calls wait", "replay", "0/500 calls"]);
+    redis.thaw();
+    let screen = terminal.shows("the shell again", &["exit=0"]);
+    assert!(!screen.contains("/500 calls"), "{screen}");
+    daemon.wait_until_drained("redis", LONG);
 }
 
 #[test]

@@ -66,6 +66,7 @@ fn commands_are_read() {
         "fusebox status --exit-code --json",
         "fusebox status --watch",
         "fusebox status --watch --json",
+        "fusebox status --watch --exit-code",
         "fusebox explain redis --json",
         "fusebox events --follow --backend redis --json",
         "fusebox events --since 2h --follow",
@@ -109,7 +110,6 @@ fn nonsense_is_refused() {
     for line in [
         "fusebox",
         "fusebox call redis",
-        "fusebox status --watch --exit-code",
         "fusebox breaker redis ajar",
         "fusebox log-level --for 10m",
         "fusebox chaos set redis --kind error",

@@ -131,6 +131,12 @@ pub enum CheckError {
     Io(#[from] io::Error),
 }
 
+/// The names of the folders in `dir` with what was set aside of its store. [`repair`] reads such a folder.
+pub fn asides(dir: &Path) -> Vec<String> {
+    let name = |path: &PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+    space::asides(dir).iter().filter_map(name).collect()
+}
+
 /// Checks the store in `dir` without writing anything. `progress` hears bytes read and bytes in all.
 pub fn check(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> CheckReport {
     let mut report = CheckReport {
@@ -143,10 +149,7 @@ pub fn check(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> CheckReport {
         counts: None,
         not_proven: None,
         findings: Vec::new(),
-        set_aside: space::asides(dir)
-            .iter()
-            .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
-            .collect(),
+        set_aside: asides(dir),
     };
     report.verdict = match steady(dir, progress) {
         Ok((db, marked, seen)) => report.judge(&db, marked, seen),
@@ -290,12 +293,17 @@ fn scan_plan(raw: &Raw, plan: &Plan) -> Result<Scanned, CheckError> {
     }
 }
 
-/// Hands every pending and dead call of the store in `dir` to `each`, ascending by sequence.
+/// Hands every pending and dead call of the store in `dir` to `each`, ascending by sequence. Before that, `progress`
+/// hears bytes read and bytes in all.
 ///
 /// # Errors
 /// See [`CheckError`]; nothing was handed over then.
-pub fn export(dir: &Path, each: &mut dyn FnMut(ExportedCall)) -> Result<ExportSummary, CheckError> {
-    let (db, _, seen) = steady(dir, &mut |_, _| {})?;
+pub fn export(
+    dir: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+    each: &mut dyn FnMut(ExportedCall),
+) -> Result<ExportSummary, CheckError> {
+    let (db, _, seen) = steady(dir, progress)?;
     let (raw, plan) = match seen {
         Look::Planned(raw, plan) => {
             let plan = shown(&raw, plan);
@@ -337,15 +345,20 @@ pub fn export(dir: &Path, each: &mut dyn FnMut(ExportedCall)) -> Result<ExportSu
 
 /// Hands every whole call in the raw log of a set-aside store to `each`, ascending by sequence, each
 /// once. `db` is the folder that was set aside (`db.damaged-…`). Calls that were delivered or
-/// removed long ago are among them, so nothing of this may be replayed without an operator.
+/// removed long ago are among them, so nothing of this may be replayed without an operator. Before the first of them,
+/// `progress` hears bytes read and bytes in all.
 ///
 /// # Errors
 /// `NoStore` if the folder holds no log; `Io` if it cannot be read.
-pub fn repair(db: &Path, each: &mut dyn FnMut(ExportedCall)) -> Result<RepairSummary, CheckError> {
+pub fn repair(
+    db: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+    each: &mut dyn FnMut(ExportedCall),
+) -> Result<RepairSummary, CheckError> {
     if !db.join("db").try_exists()? {
         return Err(CheckError::NoStore(db.to_owned()));
     }
-    let raw = Raw::read(db, &mut |_, _| {})?;
+    let raw = Raw::read(db, progress)?;
     let mut summary = RepairSummary { scarred: raw.counts.scarred, ..RepairSummary::default() };
     for Value { key, place, .. } in raw.newest_of_each(u64::MAX).iter() {
         let Key::Call(seq) = key else { continue };

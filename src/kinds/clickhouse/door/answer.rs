@@ -19,6 +19,7 @@ use crate::{
         http_form::{self, AnswerHead, Fields, bytes_of},
         wire,
     },
+    net::freshness,
 };
 
 /// The body of an answer.
@@ -51,7 +52,7 @@ const NOT_PASSED_ON: &[&str] =
 const NOTHING_YET: &str = r#"{"read_rows":"0","read_bytes":"0","written_rows":"0","written_bytes":"0","total_rows_to_read":"0","result_rows":"0","result_bytes":"0","elapsed_ns":"0","memory_usage":"0"}"#;
 /// What fusebox says beside an answer. Pages of other origins may read it if they may read anything.
 const OWN: &str = "X-Fusebox-Source,X-Fusebox-Ack,X-Fusebox-Op-Id,X-Fusebox-Age-Ms,X-Fusebox-Attempts,\
-                   X-Fusebox-Trace-Id,X-Fusebox-Pending-Writes,X-Fusebox-Warning";
+                   X-Fusebox-Trace-Id,X-Fusebox-Pending-Writes,X-Fusebox-Warning,Age,Warning";
 
 /// The reply to a write that was queued, or that replay has applied, in the form of the server's answer.
 pub(super) fn of_write(reply: Reply, query_id: Option<String>) -> Reply {
@@ -151,6 +152,7 @@ fn say(headers: &mut HeaderMap, reply: &Reply, trace_id: &str) {
     for warning in &reply.warnings {
         put(headers, "x-fusebox-warning", warning);
     }
+    freshness::say(headers, reply);
     expose(headers);
 }
 

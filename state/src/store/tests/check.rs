@@ -134,7 +134,8 @@ fn an_export_holds_every_waiting_call_with_its_body() {
     store.close();
     let before = files(&dir.path().join("store"));
     let mut exported = Vec::new();
-    let summary = export(&dir.path().join("store"), &mut |call| exported.push(call)).unwrap();
+    let summary =
+        export(&dir.path().join("store"), &mut |_, _| {}, &mut |call| exported.push(call)).unwrap();
     assert!(before == files(&dir.path().join("store")));
     assert_eq!((summary.calls, summary.bad), (4, 0));
     let states = [
@@ -161,7 +162,7 @@ fn a_repair_finds_the_calls_of_a_store_that_does_not_open() {
     bytes[..40].fill(0xEE);
     fs::write(&log, bytes).unwrap();
     let mut found = BTreeMap::new();
-    let summary = repair(&dir.path().join("store/db"), &mut |call| {
+    let summary = repair(&dir.path().join("store/db"), &mut |_, _| {}, &mut |call| {
         assert_eq!(call.state, ExportedState::Salvaged);
         assert!(found.insert(call.call.seq, call).is_none(), "each once");
     })
@@ -181,7 +182,7 @@ fn values_on_the_border_of_two_windows_are_found() {
     append(&store, 1, &large);
     store.close();
     let mut found = Vec::new();
-    repair(&dir.path().join("store/db"), &mut |call| found.push(call)).unwrap();
+    repair(&dir.path().join("store/db"), &mut |_, _| {}, &mut |call| found.push(call)).unwrap();
     assert!(matches!(&found[..], [only] if only.body == large));
 }
 
@@ -217,7 +218,8 @@ fn a_commit_that_was_cut_short_is_counted_as_the_next_start_keeps_it() {
     assert_eq!(report.verdict, CheckVerdict::Whole, "{report:?}");
     assert!(report.commit < Some(last), "its head is gone: {report:?}");
     let mut exported = vec![];
-    export(&dir.path().join("store"), &mut |it| exported.push(it.call.seq)).unwrap();
+    export(&dir.path().join("store"), &mut |_, _| {}, &mut |it| exported.push(it.call.seq))
+        .unwrap();
     let opened = open(dir.path());
     assert_eq!(seqs(&opened), exported);
     assert_eq!(exported, [1, 2, 3, 4, 6, 7, 8]);

@@ -115,7 +115,7 @@ fn judge(dir: &Path, live: &BTreeMap<u64, (bool, bool)>, what: &str) -> End {
         (Some(aside), _) => {
             let mut saved = std::collections::BTreeSet::new();
             if aside.join("db").is_file() {
-                repair(&aside, &mut |call| {
+                repair(&aside, &mut |_, _| {}, &mut |call| {
                     saved.insert(call.call.seq);
                 })
                 .unwrap();

@@ -81,7 +81,7 @@ fn every_acknowledged_call_survives_twenty_kills() {
         child.wait().unwrap();
 
         let mut exported = BTreeSet::new();
-        export(&dir.path().join("store"), &mut |it| {
+        export(&dir.path().join("store"), &mut |_, _| {}, &mut |it| {
             exported.insert(it.call.seq);
         })
         .unwrap();

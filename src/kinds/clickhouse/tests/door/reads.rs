@@ -72,6 +72,7 @@ async fn what_was_read_is_answered_from_the_cache_as_it_was() {
         let again = world.client().ask(&other_id, headers, body).await;
         assert_eq!(again.status, 200, "{}", again.text());
         assert_eq!(again.header("x-fusebox-source"), Some("cache"), "{body}");
+        assert!(again.header("age").is_some() && again.header("warning").is_none(), "{body}");
         assert_eq!(again.body, before.body, "{body}");
         assert!(again.whole);
         for name in
