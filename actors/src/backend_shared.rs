@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, OnceLock, atomic::AtomicU64},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -34,6 +37,8 @@ pub struct BackendShared {
     pub cache: ArcSwap<Cache>,
     /// Holds the entries of the cache that outlast the daemon even if the others do not.
     pub(crate) start_up_file: OnceLock<PathBuf>,
+    /// What an earlier run kept of the cache was taken back: until then nothing is written over it.
+    pub(crate) kept_is_loaded: AtomicBool,
     /// [`Cache::outlasting`] when that file was written.
     pub(crate) start_up_saved: AtomicU64,
     /// The connector.

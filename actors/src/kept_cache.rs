@@ -9,6 +9,9 @@
 //! Entries that outlast ([`CachedRead::outlasts`]) are what programs ask for when they start: few, small, and the same
 //! for days. Without them no program could start in an outage that the daemon was restarted in.
 //!
+//! They are taken back once the store is open: until then nobody knows which writes wait, and what is cached of their
+//! keys might be older than they are. So nothing is written before they were taken back, over however many runs.
+//!
 //! A file is replaced whole ([`cache_file`]): a crash leaves the earlier one. What is lost with it is only cached. It
 //! says of what its entries are, the backend's target and user ([`Connector::view`]): after a change of either it is
 //! not read.
@@ -49,11 +52,15 @@ pub(crate) fn place(shared: &BackendShared, state_dir: &Path) {
 /// Whether something is to be saved that programs need to start, and is not saved with all the rest.
 pub(crate) fn is_due(shared: &BackendShared) -> bool {
     shared.circuit.settings.load().cache_dir.is_none()
+        && shared.kept_is_loaded.load(Ordering::Acquire)
         && shared.cache.load().outlasting() != shared.start_up_saved.load(Ordering::Relaxed)
 }
 
 /// Writes what outlives the daemon. Blocks.
 pub(crate) fn save(shared: &BackendShared) {
+    if !shared.kept_is_loaded.load(Ordering::Acquire) {
+        return;
+    }
     let Some((file, is_all)) = file_of(shared) else { return };
     let (clock, cache) = (shared.circuit.clock, shared.cache.load());
     let changes = cache.outlasting();
@@ -83,6 +90,11 @@ pub(crate) fn save(shared: &BackendShared) {
 
 /// Takes back what an earlier run left. Blocks.
 pub(crate) fn load(shared: &BackendShared) {
+    take_back(shared);
+    shared.kept_is_loaded.store(true, Ordering::Release);
+}
+
+fn take_back(shared: &BackendShared) {
     let clock = shared.circuit.clock;
     let cache = shared.cache.load_full();
     let restored = |lane, key, value, at, until: Option<UnixMillis>| {

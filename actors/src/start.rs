@@ -3,7 +3,10 @@
 use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::Path,
-    sync::{Arc, OnceLock, atomic::AtomicU64},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
     time::Duration,
 };
 
@@ -65,6 +68,7 @@ pub(crate) fn lend(
         flights: Arc::default(),
         cache,
         start_up_file: OnceLock::new(),
+        kept_is_loaded: AtomicBool::new(false),
         start_up_saved: AtomicU64::new(0),
         connector: ArcSwap::from_pointee(connector),
         system: flags.clone(),

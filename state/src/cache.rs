@@ -452,11 +452,15 @@ impl Cache {
             .collect()
     }
 
-    /// Takes back what a snapshot held; it will answer as stale only.
+    /// Takes back what a snapshot held; it will answer as stale only. What was read or written since this cache was made
+    /// is newer, and stays.
     pub fn restore(&self, entries: impl IntoIterator<Item = (LaneId, CachedRead)>) {
-        for (lane, read) in entries {
-            self.put(lane, CachedRead { restored: true, ..read });
-        }
+        let is_read = |lane, key: &[u8]| {
+            let reads = self.inner.get(&lane);
+            reads.is_some_and(|reads| reads.iter().any(|read| *read.key == *key))
+        };
+        let newer = entries.into_iter().filter(|(lane, read)| !is_read(*lane, &read.key));
+        self.take_over(newer.map(|(lane, read)| (lane, CachedRead { restored: true, ..read })));
     }
 
     /// Takes over what another cache holds, with its age, as long as nothing was written here since this one was

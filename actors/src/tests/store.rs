@@ -282,6 +282,33 @@ async fn a_store_that_holds_nothing_and_does_not_open_keeps_no_live_call_back() 
 }
 
 #[tokio::test]
+async fn a_run_whose_store_did_not_open_leaves_the_cache_of_earlier_ones() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let cached = || {
+        let cache_dir = Some(elsewhere.path().to_owned());
+        vec![BackendSettings { cache_dir, ..settings("one") }]
+    };
+    let world = World::start(cached()).await;
+    world.call("SET a 1").await.unwrap();
+    assert_eq!(value(&world.call("GET a").await.unwrap()), "1");
+    world.fusebox.shutdown(Duration::ZERO).await;
+    let place = world.dir.path().join("backends");
+    std::fs::rename(place.join("one"), place.join("aside")).unwrap();
+    std::fs::write(place.join("one"), "no folder").unwrap();
+    let fusebox = start(world.dir.path(), cached(), &world.servers).await;
+    let world = World { fusebox, ..world };
+    assert!(world.backend().view().queue.store_refuses.is_some());
+    world.fusebox.shutdown(Duration::ZERO).await;
+    std::fs::remove_file(place.join("one")).unwrap();
+    std::fs::rename(place.join("aside"), place.join("one")).unwrap();
+    world.server().set(Mode::Down);
+    let fusebox = start(world.dir.path(), cached(), &world.servers).await;
+    let world = World { fusebox, ..world };
+    let answer = world.call("GET a").await.unwrap();
+    assert_eq!((value(&answer), answer.source), ("1", Source::Stale));
+}
+
+#[tokio::test]
 async fn a_stores_folder_is_private_wherever_it_is_and_somebody_elses_is_left_alone() {
     let elsewhere = tempfile::tempdir().unwrap();
     let dir = elsewhere.path().join("deep").join("queue");

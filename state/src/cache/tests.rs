@@ -335,3 +335,15 @@ fn what_a_restart_brought_back_is_stale() {
     new.restore(old.entries());
     assert_eq!(look(&new, 101), Some((1, false)));
 }
+
+#[test]
+fn what_comes_back_late_replaces_nothing_newer() {
+    let (old, read, written) = (cache(), cache(), cache());
+    old.fill(old.begin(LANE), key("k"), key("old"), at(100), None);
+    read.fill(read.begin(LANE), key("k"), key("new"), at(150), None);
+    read.restore(old.entries());
+    assert_eq!(look(&read, 151), Some((1, true)), "it is the one that was read");
+    written.invalidate(LANE);
+    written.restore(old.entries());
+    assert_eq!(look(&written, 151), None, "it was written since");
+}

@@ -24,6 +24,8 @@ const NO_ROOM: &[u8] = b"\0\0\0\x04\0\0\0\0\0\
 
 /// How long a request may take without one byte more of it.
 const PARTIAL_MAX: Duration = Duration::from_secs(30);
+/// See [`Settings::keep_alive`]: a client that is gone without a word is noticed within two minutes.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// A door that is open.
 pub(crate) struct FirestoreDoor {
@@ -81,6 +83,7 @@ fn settings_of(door: &DoorSettings) -> Settings {
         projects: door.projects.clone(),
         callers: Arc::clone(&door.callers),
         partial_max: PARTIAL_MAX,
+        keep_alive: KEEP_ALIVE,
     }
 }
 

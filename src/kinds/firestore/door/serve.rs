@@ -72,6 +72,8 @@ async fn served(core: &Arc<Core>, stream: DoorStream, who: Option<Who>) -> Close
         builder
             .timer(TokioTimer::new())
             .auto_date_header(false)
+            .keep_alive_interval(core.settings.keep_alive)
+            .keep_alive_timeout(core.settings.keep_alive)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(STREAMS_MAX)

@@ -29,4 +29,6 @@ pub(crate) struct Settings {
     pub(crate) callers: Arc<Callers>,
     /// How long a client may take to send the next piece of what it has begun.
     pub(crate) partial_max: Duration,
+    /// A client of HTTP/2 is asked so often whether it is there, and has as long again to answer.
+    pub(crate) keep_alive: Duration,
 }

@@ -110,6 +110,7 @@ mod tests {
             projects: Vec::new(),
             callers: Arc::new(Callers::new(vec![known])),
             partial_max: Duration::from_secs(1),
+            keep_alive: Duration::from_secs(1),
         }
     }
 

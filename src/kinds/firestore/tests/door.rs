@@ -87,6 +87,7 @@ fn usual() -> Settings {
         projects: Vec::new(),
         callers: Arc::new(Callers::default()),
         partial_max: Duration::from_secs(30),
+        keep_alive: Duration::from_secs(60),
     }
 }
 

@@ -148,7 +148,7 @@ fn an_export_holds_every_waiting_call_with_its_body() {
         let body = content(kept.seq).into();
         assert!(*exported == ExportedCall { call: kept, body, state });
     }
-    let none = export(tmp.path(), &mut |_| {});
+    let none = export(tmp.path(), &mut |_, _| {}, &mut |_| {});
     assert!(matches!(none, Err(CheckError::NoStore(_))));
 }
 

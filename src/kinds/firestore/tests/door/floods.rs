@@ -302,6 +302,22 @@ async fn a_client_that_sends_slowly_holds_no_place_and_one_that_sends_nothing_is
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_answer_pings_is_gone() {
+    let (server, port) = Played::start().await;
+    server.answer_all(|_, respond| async move { answer(respond, b"a") });
+    let door = Settings { keep_alive: Duration::from_millis(100), ..usual() };
+    let world = World::with(settings(port), Wanted { door, ..Wanted::default() }).await;
+    let answers = world.connect().await;
+    let mut silent = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
+    // Its preface and its settings, and no word more.
+    silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let ended = timeout(PATIENCE, silent.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "it is closed");
+    until("it is counted", || world.door.view().closed["idle"] == 1).await;
+    assert_eq!(answers.call(GET, &[], b"").await.status(), "0");
+}
+
+#[tokio::test]
 async fn what_a_client_does_not_read_is_not_read_of_the_server() {
     let (server, port) = Played::start().await;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
