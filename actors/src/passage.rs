@@ -87,8 +87,12 @@ impl Barred {
             }
             Self::Offline => Rejected::Offline.to_string(),
             Self::Full => {
-                let max = circuit.bulkhead.max();
-                format!("{max} attempts are in flight, which is the limit")
+                let (max, taken) = (circuit.bulkhead.max(), circuit.bulkhead.in_flight());
+                if taken < max {
+                    format!("its caller has its share of the {max} attempts that may be in flight")
+                } else {
+                    format!("{max} attempts are in flight, which is the limit")
+                }
             }
         }
     }
@@ -145,11 +149,15 @@ struct Open {
     slot: Option<Slot>,
 }
 
+/// Who holds the places of replay: no user has this id, which `chown` takes for "unchanged".
+pub(crate) const REPLAY: u32 = u32::MAX;
+
 impl Passage {
     /// Asks for a permit and a place. Changes nothing if it gets none. `failed_before` says whether a failure of
-    /// its call was recorded before.
+    /// its call was recorded before; `who` holds the place, a user id or [`REPLAY`].
     pub(crate) fn begin(
         circuit: &Arc<Circuit>,
+        who: u32,
         began: Reading,
         failed_before: bool,
     ) -> Result<Self, Barred> {
@@ -158,7 +166,7 @@ impl Passage {
             Rejected::Open => Barred::Open,
             Rejected::Offline => Barred::Offline,
         })?;
-        let place = circuit.bulkhead.try_enter().ok_or(Barred::Full)?;
+        let place = circuit.bulkhead.try_enter(who).ok_or(Barred::Full)?;
         let is_probe = permit.is_probe();
         let open = Open { permit: permit.keep(), slot: circuit.outstanding.begin(now) };
         Ok(Self {

@@ -167,12 +167,21 @@ async fn start_pinging(
 }
 
 async fn call(backend: &Backend, body: &str, options: CallOptions) -> Result<Reply, CallError> {
+    call_of(0, backend, body, options).await
+}
+
+async fn call_of(
+    uid: u32,
+    backend: &Backend,
+    body: &str,
+    options: CallOptions,
+) -> Result<Reply, CallError> {
     let body = Bytes::copy_from_slice(body.as_bytes());
     backend
         .call(Call {
             body,
             options,
-            uid: 0,
+            uid,
             admin: false,
             trace: CallTrace::new("/call"),
             streams: false,
@@ -476,7 +485,7 @@ async fn a_caller_that_leaves_gives_its_place_back_when_its_attempt_has_ended() 
         assert!(tokio::time::timeout(Duration::from_micros(1), left).await.is_err());
         world.server().set(Mode::Up);
         world.call("GET a").await.unwrap();
-        world.until("one place is left", |world| world.backend().view().calls.in_flight < 64).await;
+        world.until("one place is left", |world| world.backend().view().calls.in_flight < 56).await;
     }
     world.until("all are free", |world| world.backend().view().calls.in_flight == 0).await;
     assert_eq!(world.backend().view().breaker.window_failures, 0);
@@ -605,7 +614,7 @@ async fn replay_rests_while_there_is_no_place() {
     world.backend().set_offline(true).await.unwrap();
     world.call("SET a 1").await.unwrap();
     let circuit = Arc::clone(&world.fusebox.0.entries[0].shared.circuit);
-    let places: Vec<_> = (0..64).map(|_| circuit.bulkhead.try_enter().unwrap()).collect();
+    let places: Vec<_> = (0..64).map(|uid| circuit.bulkhead.try_enter(uid).unwrap()).collect();
     world.backend().set_offline(false).await.unwrap();
     // User and system time of this process, in hundredths of a second.
     let spent = || {

@@ -131,7 +131,8 @@ mod allocations {
                 priority: Priority::Normal,
                 operation: "GET",
                 trace: CallTrace::new("/door"),
-                struck_for: Some(7),
+                uid: 7,
+                may_be_struck: true,
             };
             let Admission::Go(ticket) = backend.admit(&plan) else { panic!("it may be sent") };
             let cached = Some((&b"GET k"[..], &b"value"[..]));

@@ -1,34 +1,65 @@
 //! A limit on what is in flight at once.
+//!
+//! Those who hold places share them by the rule of [`crate::shares`]: whoever has some may take one more if it then has at
+//! most seven times as many as are left. So whoever holds none finds a place, and one caller that sends calls which
+//! hang bars nobody else. Of fewer than eight places there is no eighth to be kept free.
+//!
+//! Holders are counted by hash. Two with the same hash count as one: then the second may find the rest of the first's
+//! share taken, as if it held the places itself.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+
+/// How many holders are told apart.
+const HOLDERS: usize = 256;
+/// How many times the free places a holder may have.
+const TIMES_FREE: u32 = 7;
+/// Fewer places than these are not shared.
+const SHARED_FROM: u32 = 8;
 
 /// Counts what is in flight against a limit. Nothing waits for a place: a call that finds none is
 /// rejected at once and falls back.
 pub struct Bulkhead {
     in_flight: AtomicU32,
     max: AtomicU32,
+    held: Box<[AtomicU32]>,
 }
 
 /// A place in the bulkhead; given back when dropped.
 #[must_use]
-pub struct Place<'a>(&'a Bulkhead);
+pub struct Place<'a> {
+    bulkhead: &'a Bulkhead,
+    holder: Holder,
+}
 
 /// A place that outlives its guard: who has one calls [`Bulkhead::leave`] once.
 #[must_use]
-pub struct Kept(());
+pub struct Kept(Holder);
+
+/// The hash of a holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Holder(u8);
+
+impl Holder {
+    fn of(who: u32) -> Self {
+        // The upper bits of a product by the golden ratio spread neighbours (Knuth, 6.4).
+        Self(who.wrapping_mul(0x9E37_79B1).to_be_bytes()[0])
+    }
+}
 
 impl Place<'_> {
     /// Keeps the place beyond this guard.
     pub fn keep(self) -> Kept {
+        let kept = Kept(self.holder);
         std::mem::forget(self);
-        Kept(())
+        kept
     }
 }
 
 impl Bulkhead {
     /// A bulkhead with `max` places.
     pub fn new(max: u32) -> Self {
-        Self { in_flight: AtomicU32::new(0), max: AtomicU32::new(max) }
+        let held = (0..HOLDERS).map(|_| AtomicU32::new(0)).collect();
+        Self { in_flight: AtomicU32::new(0), max: AtomicU32::new(max), held }
     }
 
     /// Changes the number of places; what is in flight stays.
@@ -36,27 +67,37 @@ impl Bulkhead {
         self.max.store(max, Ordering::Relaxed);
     }
 
-    /// Takes a place, or `None` if all are taken.
+    /// Takes a place for `who`, such as a user id; `None` if all are taken, or all of its share.
     #[inline]
-    pub fn try_enter(&self) -> Option<Place<'_>> {
-        self.try_enter_up_to(self.max.load(Ordering::Relaxed))
-    }
-
-    /// Takes a place if at most `limit` are taken, whatever the bulkhead's own maximum: how replay
-    /// is held to a share of it.
-    pub fn try_enter_up_to(&self, limit: u32) -> Option<Place<'_>> {
-        let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
-        if before < limit {
-            return Some(Place(self));
+    pub fn try_enter(&self, who: u32) -> Option<Place<'_>> {
+        let holder = Holder::of(who);
+        let max = self.max();
+        let had = self.held_by(holder).fetch_add(1, Ordering::AcqRel);
+        let taken = self.in_flight.fetch_add(1, Ordering::AcqRel) + 1;
+        let fits = max.checked_sub(taken).is_some_and(|free| {
+            had == 0 || max < SHARED_FROM || had < TIMES_FREE.saturating_mul(free)
+        });
+        if !fits {
+            self.give_back(holder);
+            return None;
         }
-        self.in_flight.fetch_sub(1, Ordering::AcqRel);
-        None
+        Some(Place { bulkhead: self, holder })
     }
 
     /// Gives back a place, for `kept`.
     pub fn leave(&self, kept: Kept) {
-        let Kept(()) = kept;
+        let Kept(holder) = kept;
+        self.give_back(holder);
+    }
+
+    fn give_back(&self, holder: Holder) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.held_by(holder).fetch_sub(1, Ordering::AcqRel);
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "there are as many as a holder has values")]
+    fn held_by(&self, holder: Holder) -> &AtomicU32 {
+        &self.held[usize::from(holder.0)]
     }
 
     /// Places taken now.
@@ -72,7 +113,7 @@ impl Bulkhead {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.bulkhead.give_back(self.holder);
     }
 }
 
@@ -83,21 +124,37 @@ mod tests {
     #[test]
     fn the_last_place_is_refused_until_one_is_given_back() {
         let bulkhead = Bulkhead::new(2);
-        let first = bulkhead.try_enter().expect("the first of two places");
-        let second = bulkhead.try_enter().expect("the second of two places");
-        assert!(bulkhead.try_enter().is_none());
+        let first = bulkhead.try_enter(1).expect("the first of two places");
+        let second = bulkhead.try_enter(1).expect("the second of two places");
+        assert!(bulkhead.try_enter(1).is_none() && bulkhead.try_enter(2).is_none());
         drop(first);
-        assert!(bulkhead.try_enter().is_some());
+        assert!(bulkhead.try_enter(1).is_some());
         drop(second);
         assert_eq!(bulkhead.in_flight(), 0);
     }
 
+    fn take_all(bulkhead: &Bulkhead, who: u32) -> Vec<Place<'_>> {
+        std::iter::from_fn(|| bulkhead.try_enter(who)).collect()
+    }
+
     #[test]
-    fn a_share_is_refused_earlier_than_the_whole() {
-        let bulkhead = Bulkhead::new(4);
-        let place = bulkhead.try_enter_up_to(1).expect("nothing is in flight");
-        assert!(bulkhead.try_enter_up_to(1).is_none());
-        assert!(bulkhead.try_enter().is_some());
-        drop(place);
+    fn whoever_holds_none_finds_a_place() {
+        for (max, first, second) in [(8, 7, 1), (64, 56, 7), (256, 224, 28)] {
+            let bulkhead = Bulkhead::new(max);
+            let one = take_all(&bulkhead, 1_000);
+            let other = take_all(&bulkhead, 1_001);
+            assert_eq!((one.len(), other.len()), (first, second), "of {max}");
+            drop(one);
+            assert_eq!(bulkhead.in_flight() as usize, second);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_given_back_to_its_holder() {
+        let bulkhead = Bulkhead::new(8);
+        let kept: Vec<Kept> = take_all(&bulkhead, 1).into_iter().map(Place::keep).collect();
+        assert!(bulkhead.try_enter(1).is_none());
+        kept.into_iter().for_each(|kept| bulkhead.leave(kept));
+        assert_eq!((bulkhead.in_flight(), take_all(&bulkhead, 1).len()), (0, 7));
     }
 }

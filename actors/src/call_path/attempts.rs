@@ -202,7 +202,7 @@ impl BackendShared {
         let now = began.moment();
         // What takes its time because of its caller says nothing of how fast the backend is.
         let timed = context.call.upload.is_none();
-        let passed = self.pass(began, context.counted);
+        let passed = self.pass(context.call.uid, began, context.counted);
         let waiting = match passed.map(|it| it.timed(timed).writing(spec.write)) {
             Ok(passage) => Waiting::for_it(passage),
             Err(barred) => {

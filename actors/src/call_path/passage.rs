@@ -29,8 +29,13 @@ pub(super) struct AttemptEnd<'a> {
 
 impl BackendShared {
     /// Asks for a permit and a place. Changes nothing if it gets none.
-    pub(super) fn pass(&self, began: Reading, failed_before: bool) -> Result<Passage, Barred> {
-        Passage::begin(&self.circuit, began, failed_before)
+    pub(super) fn pass(
+        &self,
+        uid: u32,
+        began: Reading,
+        failed_before: bool,
+    ) -> Result<Passage, Barred> {
+        Passage::begin(&self.circuit, uid, began, failed_before)
     }
 
     /// An attempt is about to be sent. `number` counts from 1; `written` are the lanes of a write, of which `withdrawn`

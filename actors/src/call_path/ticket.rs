@@ -209,7 +209,7 @@ impl BackendShared {
             let fill = leave_to_fill(&cache, &***connector, lane, began.moment())?;
             Some((cache, fill))
         });
-        match self.pass(began, false) {
+        match self.pass(plan.uid, began, false) {
             Ok(passage) => match self.strikes(plan, began, Class::Read) {
                 Some(strike) => Admission::OtherWay(OtherWay::Struck(strike)),
                 None => Admission::Go(self.ticket(plan, began, passage, fill, None)),
@@ -234,7 +234,7 @@ impl BackendShared {
             return Admission::OtherWay(OtherWay::Lanes);
         };
         let began = self.clock().read();
-        let passage = match self.pass(began, false).map(|it| it.writing(true)) {
+        let passage = match self.pass(plan.uid, began, false).map(|it| it.writing(true)) {
             Ok(passage) => passage,
             Err(Barred::Full) => return Admission::OtherWay(OtherWay::Full),
             Err(barred) => return Admission::OtherWay(OtherWay::Barred(barred)),
@@ -252,7 +252,7 @@ impl BackendShared {
 
     /// What strikes a plain call that is let through. Its permit and its place go back: it comes again.
     fn strikes(&self, plan: &PlainPlan<'_>, began: Reading, class: Class) -> Option<Strike> {
-        let uid = Some(plan.struck_for?);
+        let uid = Some(plan.may_be_struck.then_some(plan.uid)?);
         let seen = || Seen { class, uid, baggage: plan.trace.baggage() };
         self.circuit.chaos.strike(began.moment(), None, seen)
     }

@@ -193,7 +193,8 @@ async fn a_call_of_a_door_takes_the_other_way_and_meets_there_what_strikes_it() 
         priority: Priority::Normal,
         operation: "scripted",
         trace: CallTrace::new("/door"),
-        struck_for: Some(7),
+        uid: 7,
+        may_be_struck: true,
     };
     let Admission::OtherWay(OtherWay::Struck(strike)) = backend.admit(&asked) else {
         panic!("it is struck")
@@ -202,7 +203,7 @@ async fn a_call_of_a_door_takes_the_other_way_and_meets_there_what_strikes_it() 
     let options = CallOptions { struck: Some(strike), ..CallOptions::default() };
     let reply = call(&backend, "SET a 1", options).await.unwrap();
     assert_eq!((reply.source, sent(&world)), (Source::Queued, 0));
-    asked.struck_for = None;
+    asked.may_be_struck = false;
     backend.clear_chaos("test".into()).await.unwrap();
     world.drained().await;
     always(&world, r#""kind":"error""#).await;

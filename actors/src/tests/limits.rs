@@ -2,17 +2,17 @@
 
 use super::*;
 
-/// Callers who read, each again as soon as it has its answer, for as long as this lives.
+/// Callers, each a user of its own, who read, each again as soon as it has its answer, for as long as this lives.
 struct Callers(Vec<tokio::task::JoinHandle<()>>);
 
 impl Callers {
-    fn of(world: &World, count: usize) -> Self {
+    fn of(world: &World, count: u32) -> Self {
         let backend = world.backend();
-        let one = |_| {
+        let one = |uid| {
             let backend = Arc::clone(&backend);
             tokio::spawn(async move {
                 loop {
-                    call(&backend, "GET a", CallOptions::default()).await.unwrap();
+                    call_of(uid, &backend, "GET a", CallOptions::default()).await.unwrap();
                 }
             })
         };

@@ -54,6 +54,24 @@ async fn callers_that_hang_up_leave_no_more_on_the_wire_than_there_are_places() 
 }
 
 #[tokio::test]
+async fn a_caller_whose_calls_hang_leaves_places_to_others() {
+    let world = world(16).await;
+    world.server().set(Mode::Deaf);
+    let of = |uid: u32| {
+        let backend = world.backend();
+        async move { call_of(uid, &backend, "GET a", CallOptions::default()).await.unwrap() }
+    };
+    let hanging: Vec<_> = (0..40).map(|_| tokio::spawn(of(1))).collect();
+    world.until("one caller has its share", |world| in_flight(world) == 14).await;
+    let refused = of(1).await;
+    assert_eq!(refused.source, Source::Bypass);
+    assert!(refused.warnings[0].contains("its share of the 16 attempts"), "{:?}", refused.warnings);
+    world.server().set(Mode::Up);
+    assert_eq!(of(2).await.source, Source::Live);
+    hanging.into_iter().for_each(|call| call.abort());
+}
+
+#[tokio::test]
 async fn what_a_caller_left_on_the_wire_is_over_before_anything_newer_is_sent() {
     let on_wire = |world: &World| world.server().on_wire.0.load(Ordering::Relaxed);
     let applied = || CallOptions { min_ack: Some(AckLevel::Applied), ..CallOptions::default() };

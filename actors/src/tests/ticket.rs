@@ -70,7 +70,8 @@ async fn by_door(backend: &Backend, server: &Scripted, body: &str) -> Told {
         priority: Priority::Normal,
         operation: "scripted",
         trace: CallTrace::new("/door"),
-        struck_for: None,
+        uid: 7,
+        may_be_struck: false,
     };
     let ticket = match backend.admit(&asked) {
         Admission::Go(ticket) => ticket,
@@ -189,7 +190,8 @@ proptest! {
 
 fn plain<'a>(lanes: &'a fusebox_state::Lanes, access: PlainAccess<'a>) -> PlainPlan<'a> {
     let (priority, trace) = (Priority::Normal, CallTrace::new("/door"));
-    PlainPlan { lanes, access, priority, operation: "scripted", trace, struck_for: Some(7) }
+    let operation = "scripted";
+    PlainPlan { lanes, access, priority, operation, trace, uid: 7, may_be_struck: true }
 }
 
 #[tokio::test]

@@ -25,8 +25,10 @@ pub struct PlainPlan<'a> {
     pub operation: &'static str,
     /// Its trace.
     pub trace: CallTrace,
-    /// Who calls, if faults on purpose may strike it: it must be able to [take the other way](OtherWay::Struck).
-    pub struck_for: Option<u32>,
+    /// Who calls: whoever has places of the bulkhead leaves some to others.
+    pub uid: u32,
+    /// Whether faults on purpose may strike it: it must be able to [take the other way](OtherWay::Struck).
+    pub may_be_struck: bool,
 }
 
 /// What a plain call does.

@@ -22,7 +22,7 @@ use crate::{
         SharedConnector, Tail, Upload,
     },
     metrics::Exemplar,
-    passage::{Passage, Progressing, Waiting},
+    passage::{Passage, Progressing, REPLAY, Waiting},
     queue::Queue,
     trace::{self, PassedOn, Step, StepKind, TraceSubject, Traced},
 };
@@ -48,8 +48,8 @@ pub(super) async fn attempt(
     let circuit = &*shared.circuit;
     let began = circuit.clock.read();
     // A batch takes longer than a call.
-    let passage =
-        Passage::begin(&shared.circuit, began, false).map(|it| it.timed(false).writing(true));
+    let passage = Passage::begin(&shared.circuit, REPLAY, began, false)
+        .map(|it| it.timed(false).writing(true));
     let Ok(passage) = passage else {
         return jobs.into_iter().map(|job| job.ends(Err(NotSent::Barred))).collect();
     };

@@ -139,10 +139,9 @@ impl Carrying {
         (sent.method, sent.uri, sent.headers) = (Verb::POST, head.uri, headers);
         // What a client takes to send its request is its own time.
         let until = self.until(Instant::now() + core.backend.timeout());
-        let mut otherwise =
-            understood.as_ref().map(|it| Otherwise { absolute: it.absolute, uid: self.uid });
+        let mut otherwise = understood.as_ref().map(|it| Otherwise { absolute: it.absolute });
         let entered = loop {
-            match core.admitted(upstream, *method, touched, until, otherwise).await {
+            match core.admitted(upstream, *method, touched, until, (self.uid, otherwise)).await {
                 Ok(entered) => break entered,
                 Err(why @ Kept::Way(OtherWay::Full)) => {
                     return Err(core.kept(upstream, *method, touched, &why));
@@ -166,6 +165,7 @@ impl Carrying {
             upstream: Arc::clone(upstream),
             method: *method,
             scope: self.scope.clone(),
+            uid: self.uid,
             head: sent,
             begun,
             behalf: Behalf { caller: self.by.own.is_some(), transaction: touched.transaction },

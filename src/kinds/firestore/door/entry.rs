@@ -16,7 +16,10 @@ use super::{
     telling::Told,
     who::Principal,
 };
-use crate::{ingress::callers::Right, kinds::firestore::transport::fence};
+use crate::{
+    ingress::{callers::Right, peer::NOBODY},
+    kinds::firestore::transport::fence,
+};
 
 /// How calls are named in traces.
 pub(super) const ROUTE: &str = "firestore door";
@@ -36,8 +39,6 @@ pub(super) struct Entered {
 pub(super) struct Otherwise {
     /// Whether it leaves the same state however often it is applied.
     pub(super) absolute: bool,
-    /// Who calls.
-    pub(super) uid: u32,
 }
 
 /// Why a call may not be sent now.
@@ -66,8 +67,9 @@ impl Core {
         method: Method,
         touched: &Touched,
         until: Instant,
+        uid: u32,
     ) -> Result<Entered, Told> {
-        let entered = self.admitted(upstream, method, touched, until, None).await;
+        let entered = self.admitted(upstream, method, touched, until, (uid, None)).await;
         entered.map_err(|why| self.kept(upstream, method, touched, &why))
     }
 
@@ -81,10 +83,10 @@ impl Core {
         method: Method,
         touched: &Touched,
         until: Instant,
-        otherwise: Option<Otherwise>,
+        (uid, otherwise): (u32, Option<Otherwise>),
     ) -> Result<Entered, Kept> {
         let is_write = method.class == Class::Write;
-        let plan = self.plan_of(method, touched, otherwise);
+        let plan = self.plan_of(method, touched, uid, otherwise);
         let fence = &upstream.connector.shared.fence;
         let for_place = until.min(Instant::now() + PLACE_PATIENCE);
         loop {
@@ -134,6 +136,7 @@ impl Core {
         &self,
         method: Method,
         touched: &'a Touched,
+        uid: u32,
         otherwise: Option<Otherwise>,
     ) -> PlainPlan<'a> {
         let keyed = matches!(method.names, Names::Documents | Names::Name);
@@ -149,7 +152,8 @@ impl Core {
             operation: method.operation,
             trace: CallTrace::new(ROUTE),
             // What nothing else may carry meets nothing on purpose.
-            struck_for: otherwise.map(|it| it.uid),
+            uid,
+            may_be_struck: otherwise.is_some(),
         }
     }
 
@@ -163,7 +167,7 @@ impl Core {
     ) -> Told {
         match *why {
             Kept::Way(why) => {
-                self.backend.refuse(&self.plan_of(method, touched, None), why);
+                self.backend.refuse(&self.plan_of(method, touched, NOBODY, None), why);
                 self.refused(why)
             }
             Kept::Fence => {

@@ -67,6 +67,8 @@ pub(super) struct Sending {
     pub(super) method: Method,
     /// What its client may name in what it sends later.
     pub(super) scope: Scope,
+    /// Who calls.
+    pub(super) uid: u32,
     pub(super) head: request::Parts,
     pub(super) begun: Begun,
     pub(super) behalf: Behalf,
@@ -400,7 +402,7 @@ async fn tried(
     writes: Option<(&Arc<UnderWay>, bool)>,
     ended: &Arc<Mutex<Option<Told>>>,
 ) -> Result<(Answered, Option<Status>), Status> {
-    let Sending { core, upstream, method, scope, head, mut begun, by_hand, .. } = sending;
+    let Sending { core, upstream, method, scope, uid, head, mut begun, by_hand, .. } = sending;
     let mut tries = 0;
     loop {
         tries += 1;
@@ -434,6 +436,7 @@ async fn tried(
                     upstream: Arc::clone(&upstream),
                     method,
                     scope: scope.clone(),
+                    uid,
                     taken: Arc::clone(&taken),
                     stream,
                     writes: writes.map(|(under_way, is_counted)| Writes {

@@ -28,6 +28,8 @@ pub(super) struct Pump {
     pub(super) upstream: Arc<Upstream>,
     pub(super) method: Method,
     pub(super) scope: Scope,
+    /// Who calls.
+    pub(super) uid: u32,
     /// Set once anything was taken of what follows.
     pub(super) taken: Arc<AtomicBool>,
     pub(super) stream: SendStream<Bytes>,
@@ -138,7 +140,7 @@ impl Pump {
         if touched.lanes == Lanes::None {
             return Ok(());
         }
-        let entered = core.enter(upstream, method, &touched, until).await?;
+        let entered = core.enter(upstream, method, &touched, until, self.uid).await?;
         if under_way.begins(entered) {
             Ok(())
         } else {

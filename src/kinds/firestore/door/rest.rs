@@ -43,7 +43,7 @@ use super::{
     who::Principal,
 };
 use crate::{
-    ingress::peer::Who,
+    ingress::peer::{NOBODY, Who},
     kinds::firestore::{
         protocol::{
             named::database_of,
@@ -131,7 +131,8 @@ async fn carried(
     let timeout = core.backend.timeout();
     let patience = core.settings.deadline.map_or(timeout, |time| time.min(timeout));
     let until = Instant::now() + patience;
-    let entered = core.enter(&upstream, method, &touched, until).await?;
+    let uid = who.map_or(NOBODY, |who| who.uid);
+    let entered = core.enter(&upstream, method, &touched, until, uid).await?;
     let (of, caller) = (Arc::clone(core), by.own.is_some());
     let mut waiting = Waiting::new(core, entered, |held, left, pass| {
         Box::pin(send(of, upstream, method, sent, caller, held, left, pass))

@@ -32,10 +32,13 @@ use super::{
     upstream::{Entry, Note, Turn, Upstream},
     whole::Whole,
 };
-use crate::kinds::redis::{
-    connector::RedisConnector,
-    protocol::{outcome, resp},
-    transport::handshake::Protocol as Spoken,
+use crate::{
+    ingress::peer::NOBODY,
+    kinds::redis::{
+        connector::RedisConnector,
+        protocol::{outcome, resp},
+        transport::handshake::Protocol as Spoken,
+    },
 };
 
 mod own;
@@ -522,6 +525,11 @@ fn redis_of(connector: Arc<dyn Connector>) -> Option<Arc<RedisConnector>> {
 }
 
 impl super::client::Inner {
+    /// The user id of who calls, or that of nobody.
+    pub(super) fn uid(&self) -> u32 {
+        self.session.who.map_or(NOBODY, |who| who.uid)
+    }
+
     /// Who asks, and in which protocol.
     pub(super) fn asker(&self) -> Asker {
         Asker {

@@ -48,7 +48,8 @@ impl Listening {
         (head.method, head.uri, head.headers) = (Verb::POST, self.head.uri.clone(), headers);
         let until = Instant::now() + core.backend.timeout();
         let until = self.deadline.as_ref().map_or(until, |at| until.min(at.deadline()));
-        let admitted = core.admitted(&upstream, method, touched, until, None).await;
+        let admitted =
+            core.admitted(&upstream, method, touched, until, (self.carrying.uid, None)).await;
         // All the trials of a half-open breaker are out, say, or there is no place.
         let Ok(entered) = admitted else { return Err(Shut::Again) };
         let begin = self.targets.begin();
@@ -58,6 +59,7 @@ impl Listening {
             upstream,
             method,
             scope: self.carrying.scope.clone(),
+            uid: self.carrying.uid,
             head,
             begun: Begun { pieces, rest: None, held: Vec::new() },
             behalf: Behalf { caller: by.own.is_some(), transaction: false },

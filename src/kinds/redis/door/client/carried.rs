@@ -82,8 +82,8 @@ impl Inner {
         let writes = matches!(access, PlainAccess::Write { .. });
         let priority = core.settings.priority;
         // What only its own connection can carry meets nothing on purpose.
-        let struck_for = self.session.who.filter(|_| !elsewhere).map(|who| who.uid);
-        let plan = PlainPlan { lanes, access, priority, operation, trace, struck_for };
+        let (uid, may_be_struck) = (self.uid(), !elsewhere && self.session.who.is_some());
+        let plan = PlainPlan { lanes, access, priority, operation, trace, uid, may_be_struck };
         match core.backend.admit(&plan) {
             Admission::Go(ticket) => {
                 let note = if let Some(fills) = fills {

@@ -357,7 +357,8 @@ impl Inner {
     ) -> Result<Ticket, Denied> {
         let core = &client.core();
         let (priority, trace) = (core.settings.priority, CallTrace::new(ROUTE));
-        let plan = PlainPlan { lanes, access, priority, operation, trace, struck_for: None };
+        let (uid, may_be_struck) = (self.uid(), false);
+        let plan = PlainPlan { lanes, access, priority, operation, trace, uid, may_be_struck };
         let late = self.is_late(client, now);
         Err(match core.backend.admit(&plan) {
             Admission::Go(ticket) => return Ok(ticket),

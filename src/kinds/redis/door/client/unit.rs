@@ -120,7 +120,8 @@ impl Inner {
             priority: core.settings.priority,
             operation: "EXEC",
             trace: CallTrace::new(ROUTE),
-            struck_for: None,
+            uid: self.uid(),
+            may_be_struck: false,
         };
         let ticket = match core.backend.admit(&plan) {
             Admission::Go(ticket) => ticket,
