@@ -550,6 +550,12 @@ pub trait Connector: Any + Send + Sync {
     /// Gives up the connections that there are: what is on them is answered first, what comes next makes new ones.
     fn give_up_connections(&self) {}
 
+    /// It takes the place of `before`, whose [view](Connector::view) is the same: what that one has learnt of values stays
+    /// known. Called before it is asked anything else.
+    fn succeed(&self, before: &dyn Connector) {
+        let _ = before;
+    }
+
     /// Closes its connections. Attempts in flight end as if the backend had reset them.
     fn close(&self) -> Answer<'_, ()>;
 }

@@ -340,7 +340,8 @@ pub(crate) struct RawRetry {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawBulkhead {
-    /// The most attempts on the wire at once. Further calls are answered by the cache, queued, or refused.
+    /// The most attempts on the wire at once. Further calls are answered by the cache, queued, or refused. If this is at
+    /// least 16, one user gets at most seven eighths of these places.
     #[schemars(extend("setting" = patch().default(256).between(1, 65_536)))]
     pub(crate) in_flight_max: u32,
 }

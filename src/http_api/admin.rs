@@ -126,7 +126,10 @@ pub(crate) async fn release(
     body: Body,
 ) -> Result<Json<Value>, Problem> {
     let (backend, _) = api.backend(&name)?;
-    ends(&name, "release", who, body).await?;
+    // What cannot be released is answered before its body.
+    if backend.view().breaker.forced.is_some() {
+        ends(&name, "release", who, body).await?;
+    }
     let done = backend.release().await;
     done.map_err(|error| Problem::from(error).of(&name))?;
     breaker(&api, &name)

@@ -2,7 +2,7 @@
 //!
 //! Those who hold places share them by the rule of [`crate::shares`]: whoever has some may take one more if it then has at
 //! most seven times as many as are left. So whoever holds none finds a place, and one caller that sends calls which
-//! hang bars nobody else. Of fewer than eight places there is no eighth to be kept free.
+//! hang bars nobody else. Fewer than sixteen places are not shared: there one more place matters more.
 //!
 //! Holders are counted by hash. Two with the same hash count as one: then the second may find the rest of the first's
 //! share taken, as if it held the places itself.
@@ -14,7 +14,7 @@ const HOLDERS: usize = 256;
 /// How many times the free places a holder may have.
 const TIMES_FREE: u32 = 7;
 /// Fewer places than these are not shared.
-const SHARED_FROM: u32 = 8;
+const SHARED_FROM: u32 = 16;
 
 /// Counts what is in flight against a limit. Nothing waits for a place: a call that finds none is
 /// rejected at once and falls back.
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn whoever_holds_none_finds_a_place() {
-        for (max, first, second) in [(8, 7, 1), (64, 56, 7), (256, 224, 28)] {
+        for (max, first, second) in [(15, 15, 0), (16, 14, 1), (64, 56, 7), (256, 224, 28)] {
             let bulkhead = Bulkhead::new(max);
             let one = take_all(&bulkhead, 1_000);
             let other = take_all(&bulkhead, 1_001);
@@ -151,10 +151,10 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_given_back_to_its_holder() {
-        let bulkhead = Bulkhead::new(8);
+        let bulkhead = Bulkhead::new(16);
         let kept: Vec<Kept> = take_all(&bulkhead, 1).into_iter().map(Place::keep).collect();
         assert!(bulkhead.try_enter(1).is_none());
         kept.into_iter().for_each(|kept| bulkhead.leave(kept));
-        assert_eq!((bulkhead.in_flight(), take_all(&bulkhead, 1).len()), (0, 7));
+        assert_eq!((bulkhead.in_flight(), take_all(&bulkhead, 1).len()), (0, 14));
     }
 }

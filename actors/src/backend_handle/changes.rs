@@ -8,6 +8,7 @@ use super::{AdminError, Backend, failed};
 use crate::{
     alert::Alert,
     backend::BackendMessage,
+    connector::SharedConnector,
     queue,
     start::{BackendSpec, retarget_alert},
 };
@@ -82,6 +83,10 @@ impl Backend {
         // What the old one has on the wire must be over before the new one sends: until then calls
         // find it closed, and fall back.
         self.connector().close().await;
+        if !is_seen_otherwise {
+            let before = SharedConnector::clone(&shared.connector.load());
+            spec.connector.succeed(&*before);
+        }
         shared.connector.store(Arc::new(spec.connector));
         shared.circuit.hold(|holds| holds.exchange = false);
         if is_seen_otherwise {

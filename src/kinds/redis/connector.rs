@@ -18,10 +18,11 @@
 //! `protocol/outcome.rs`.
 
 use std::{
+    any::Any,
     borrow::Cow,
     slice,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -37,7 +38,7 @@ use fusebox_state::{LaneId, OpId, Target, UnixMillis, Verdict, Words};
 use super::{
     protocol::{
         cache,
-        deadlines::{Deadlines, Written},
+        deadlines::Written,
         internal::{self, Form},
         outcome,
         overlay::Followed,
@@ -113,7 +114,7 @@ impl RedisConnector {
         let reads = Link::new(Arc::clone(&shared), Purpose::Reads, Protocol::Newest);
         let writes = Link::new(Arc::clone(&shared), Purpose::Writes, Protocol::Newest);
         let second = Link::new(Arc::clone(&shared), Purpose::Writes, Protocol::Two);
-        let deadlines = Deadlines::new(&namespace);
+        let deadlines = OnceLock::new();
         Arc::new(Self {
             target,
             links: Links { shared, reads, writes, second, namespace, deadlines },
@@ -163,7 +164,7 @@ impl Connector for RedisConnector {
             on_miss_error: self.misses_are_errors.load(Ordering::Relaxed),
             scripts_are_barriers: self.links.shared.settings.scripts_are_barriers,
             resp3: self.links.resp3(),
-            deadlines: &self.links.deadlines,
+            deadlines: self.links.deadlines(),
         };
         plan::plan(body, &context)
     }
@@ -192,8 +193,8 @@ impl Connector for RedisConnector {
             let Some(spec) = self.links.shared.commands.find(&step.args) else { continue };
             let places = spec.keys(&step.args).unwrap_or_default();
             let written = Written { name: &spec.name, args: &step.args, places: &places };
-            let owner = self.links.deadlines.owner(body, place);
-            let inherited = self.links.deadlines.stored(written, owner);
+            let owner = self.links.deadlines().owner(body, place);
+            let inherited = self.links.deadlines().stored(written, owner);
             if step.args.len() + 2 * inherited.len() <= token::WORDS_MAX {
                 step.deadlines = inherited;
             }
@@ -280,13 +281,20 @@ impl Connector for RedisConnector {
         true
     }
 
+    fn succeed(&self, before: &dyn Connector) {
+        let before: &dyn Any = before;
+        if let Some(before) = before.downcast_ref::<Self>() {
+            self.links.take_deadlines(&before.links);
+        }
+    }
+
     fn expires(&self, slot: &Slot) -> Option<Duration> {
         let read = resp::arguments(&slot.key).ok()?;
         let spec = self.links.shared.commands.find(&read)?;
         let places = spec.keys(&read)?;
         let lately = self.links.shared.settings.timeout + Duration::from_secs(1);
         let keys = places.iter().filter_map(|place| read.get(*place));
-        keys.filter_map(|key| self.links.deadlines.left(key, lately)).min()
+        keys.filter_map(|key| self.links.deadlines().left(key, lately)).min()
     }
 
     fn join(&self, body: &Bytes, parts: Vec<Bytes>) -> Bytes {

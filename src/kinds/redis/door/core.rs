@@ -450,12 +450,12 @@ impl Core {
     /// When what a read answers is known to end.
     pub(super) fn ends(&self, connector: &RedisConnector, request: &[u8]) -> Option<Moment> {
         let links = connector.links();
-        if links.deadlines.is_empty() {
+        if links.deadlines().is_empty() {
             return None;
         }
         let args = resp::arguments(request).ok()?;
         let lately = links.shared.settings.timeout + Duration::from_secs(1);
-        let left = links.deadlines.left(args.get(1)?, lately)?;
+        let left = links.deadlines().left(args.get(1)?, lately)?;
         Some(self.backend.now().plus(left))
     }
 

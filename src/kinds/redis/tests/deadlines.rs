@@ -289,3 +289,19 @@ async fn a_slot_expires_with_its_key() {
     reply(call(&redis, "SET k v").await);
     assert_eq!(expires("GET k"), None);
 }
+
+#[tokio::test]
+async fn what_is_known_of_deadlines_outlives_a_change_of_settings() {
+    let server = Server::start().await;
+    let redis = RedisConnector::new(server.settings("i", "r"));
+    reply(call(&redis, "SET k v EX 60").await);
+    let changed = RedisConnector::new(server.settings("i", "r"));
+    changed.succeed(&*redis);
+    redis.close().await;
+    let Access::Read(read) = changed.plan(words("GET k")).unwrap().access else { panic!("a read") };
+    assert!(changed.expires(&read.slots[0]).unwrap() <= Duration::from_secs(60));
+    // A write that went over the one before may be answered yet, and both know of it.
+    reply(call(&changed, "PERSIST k").await);
+    assert_eq!(changed.expires(&read.slots[0]), None);
+    assert_eq!(redis.expires(&read.slots[0]), None);
+}

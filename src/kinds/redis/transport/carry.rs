@@ -11,7 +11,7 @@
 //!  has a token ──────────────────────────────────┴─ the script (token)
 //! ```
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{Arc, OnceLock, atomic::Ordering};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
@@ -65,10 +65,24 @@ pub(crate) struct Links {
     pub(crate) second: Arc<Link>,
     /// The database's number as it is part of lanes.
     pub(crate) namespace: String,
-    pub(crate) deadlines: Deadlines,
+    /// Made when it is first asked for, if it was not taken over.
+    pub(crate) deadlines: OnceLock<Arc<Deadlines>>,
 }
 
 impl Links {
+    /// What is known of deadlines.
+    pub(crate) fn deadlines(&self) -> &Deadlines {
+        self.deadlines.get_or_init(|| Arc::new(Deadlines::new(&self.namespace)))
+    }
+
+    /// Shares what others know of deadlines, unless something has been asked here already.
+    pub(crate) fn take_deadlines(&self, before: &Self) {
+        before.deadlines();
+        if let Some(deadlines) = before.deadlines.get() {
+            self.deadlines.set(Arc::clone(deadlines)).ok();
+        }
+    }
+
     /// The link for an attempt of a write.
     fn writes_of(&self, attempt: &Attempt<'_>) -> &Link {
         if attempt.dialect == RESP2 { &self.second } else { &self.writes }
@@ -98,7 +112,7 @@ impl Links {
     pub(crate) async fn carry_batch(&self, attempts: Vec<Attempt<'_>>) -> Vec<Attempted> {
         let Some(first) = attempts.first() else { return Vec::new() };
         let time = first.timeout;
-        self.deadlines.tell(first.now);
+        self.deadlines().tell(first.now);
         let plain: Vec<Option<Bytes>> =
             attempts.iter().map(|attempt| self.plain_command(attempt)).collect();
         let both = attempts.iter().zip(&plain);
@@ -150,22 +164,22 @@ impl Links {
     ) -> Option<Begun> {
         const PLAIN_SET: &[u8] = b"*3\r\n$3\r\nSET\r\n";
         let head = body.get(..PLAIN_SET.len()).unwrap_or_default();
-        if self.deadlines.is_empty() && head.eq_ignore_ascii_case(PLAIN_SET) {
+        if self.deadlines().is_empty() && head.eq_ignore_ascii_case(PLAIN_SET) {
             return None;
         }
         let read = self.read(resp::arguments(body).ok()?)?;
         let sets = ttl::carried(&read.spec.name, &read.args, 0).is_some();
-        if self.deadlines.is_empty() && !sets {
+        if self.deadlines().is_empty() && !sets {
             return None;
         }
-        self.deadlines.tell(now);
-        Some(self.deadlines.begin(read.written(), accepted_at))
+        self.deadlines().tell(now);
+        Some(self.deadlines().begin(read.written(), accepted_at))
     }
 
     /// A live write whose deadlines were noted was answered.
     pub(crate) fn answered(&self, body: &[u8], begun: &Begun, reply: &[u8]) {
         if let Some(read) = resp::arguments(body).ok().and_then(|args| self.read(args)) {
-            self.deadlines.answered(read.written(), begun, reply);
+            self.deadlines().answered(read.written(), begun, reply);
         }
     }
 
@@ -176,7 +190,7 @@ impl Links {
     }
 
     async fn carry_queued(&self, attempt: Attempt<'_>) -> Attempted {
-        self.deadlines.tell(attempt.now);
+        self.deadlines().tell(attempt.now);
         match Form::of(attempt.body) {
             Some(Form::Ends(ends)) => self.settle_residue(&ends, attempt).await,
             Some(Form::Call(Step { args, deadlines })) if deadlines.is_empty() => {
@@ -198,8 +212,8 @@ impl Links {
         let (Some(at), Some(key)) = (at, key) else {
             return self.send(&rewritten(), attempt.clone()).await;
         };
-        let owner = self.deadlines.owner(attempt.body, 0);
-        let begun = self.deadlines.replay(read.written(), owner, attempt.accepted_at);
+        let owner = self.deadlines().owner(attempt.body, 0);
+        let begun = self.deadlines().replay(read.written(), owner, attempt.accepted_at);
         let with_far = self
             .someone_meets(key, at, &attempt)
             .then(|| replay::with_far_time(&read.args, residue::far(at)))
@@ -207,7 +221,7 @@ impl Links {
         let Some(words) = with_far else {
             let ended = self.send(&rewritten(), attempt.clone()).await;
             if let Ok(reply) = &ended.result {
-                self.deadlines.answered(read.written(), &begun, reply);
+                self.deadlines().answered(read.written(), &begun, reply);
             }
             return ended;
         };
@@ -218,7 +232,7 @@ impl Links {
         }
         let mut ended = self.send(&resp::command(&words), attempt.clone()).await;
         if let Ok(reply) = &ended.result {
-            self.deadlines.answered(read.written(), &begun, reply);
+            self.deadlines().answered(read.written(), &begun, reply);
             let done = deadlines::work_done(read.written(), reply).filter(|_| !ended.reply_lost);
             if done != Some(false) {
                 ended.residue = self.residue(&Ends { keys: vec![(key, at)], sure: done.is_some() });

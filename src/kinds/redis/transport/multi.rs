@@ -37,7 +37,7 @@ struct Ready<'a> {
 
 impl Links {
     pub(super) async fn carry_multi(&self, attempt: Attempt<'_>) -> Attempted {
-        self.deadlines.tell(attempt.now);
+        self.deadlines().tell(attempt.now);
         let Some(Form::Multi(steps)) = Form::of(attempt.body) else {
             let code = ErrorCode::OfKind("malformed_command");
             let error = AttemptError::own(ErrorClass::Rejected, code, "it is not a transaction");
@@ -61,7 +61,7 @@ impl Links {
             .enumerate()
             .map(|(place, step)| {
                 let behind = steps.get(place + 1..).unwrap_or_default();
-                let owner = self.deadlines.owner(&original, place);
+                let owner = self.deadlines().owner(&original, place);
                 self.make_ready(step, behind, (follows, owner), &attempt)
             })
             .collect();
@@ -95,7 +95,7 @@ impl Links {
             let reply = replies.next();
             let done = read.as_ref().and_then(|(read, begun)| {
                 let reply = reply?;
-                self.deadlines.answered(read.written(), begun, reply);
+                self.deadlines().answered(read.written(), begun, reply);
                 deadlines::work_done(read.written(), reply)
             });
             if was_sent_before && let Some(end) = perhaps {
@@ -154,8 +154,8 @@ impl Links {
             return Ready { read: None, running, far: Vec::new(), sets: false, perhaps: None };
         };
         let begun = match attempt.origin {
-            Origin::Live => self.deadlines.begin(read.written(), accepted),
-            Origin::Replay => self.deadlines.replay(read.written(), owner, accepted),
+            Origin::Live => self.deadlines().begin(read.written(), accepted),
+            Origin::Replay => self.deadlines().replay(read.written(), owner, accepted),
         };
         let carried = ttl::carried(&read.spec.name, &read.args, accepted.get());
         let perhaps = carried.zip(read.keys().first().copied()).filter(|_| follows);

@@ -92,7 +92,7 @@ impl Unsettled {
 
     fn forget(&self) {
         let Touched { connector, exact, .. } = &*self.0;
-        connector.links().deadlines.forget(exact.as_deref());
+        connector.links().deadlines().forget(exact.as_deref());
     }
 }
 
