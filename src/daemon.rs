@@ -199,10 +199,10 @@ impl Daemon {
             .filter(|settings| !exchanged.contains(&settings.name))
             .collect();
         let system = next.system(identity.instance.clone());
-        let mut changed: Vec<String> = retuned.iter().map(|it| it.name.clone()).collect();
-        let reloaded = self.fusebox.reload(system.clone(), specs).await;
-        changed.extend(reloaded.map_err(|error| error.to_string())?);
-        self.fusebox.retune(system, retuned).await.map_err(|error| error.to_string())?;
+        let retuned_too = retuned.iter().map(|it| it.name.clone());
+        let changed = exchanged.into_iter().chain(retuned_too).collect();
+        let reloaded = self.fusebox.reload(system, specs, retuned).await;
+        reloaded.map_err(|error| error.to_string())?;
         next.tell_warnings(&[]);
         self.gate.set_bytes(next.calls_bytes);
         self.config.store(Arc::new(next));
@@ -282,7 +282,7 @@ impl Daemon {
         };
         let config = self.config.load_full();
         let specs = specs(&config.backends, &identity)?;
-        let renamed = self.fusebox.reload(config.system(instance), specs).await;
+        let renamed = self.fusebox.reload(config.system(instance), specs, Vec::new()).await;
         renamed.map_err(|error| error.to_string())?;
         self.identity.store(Arc::new(identity));
         Ok(())

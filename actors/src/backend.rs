@@ -6,8 +6,8 @@
 //!  operator ---------> Force, Release, Reset, Recover, SetOffline
 //! ```
 //!
-//! It owns the circuit, the cache and the queue that calls borrow: it alone forces and resets, changes
-//! settings and keeps the breaker's timers. All of that outlives an incarnation of the actor, so a
+//! It owns the circuit, the cache and the queue that calls borrow: it alone forces and resets, and keeps the
+//! breaker's timers. All of that, settings included, outlives an incarnation of the actor, so a
 //! restart reopens nothing and loses nothing; transitions that happen meanwhile are in the outbox.
 //!
 //! **The one rule that a maintainer might break:** nothing in `handle` waits. What must be synced before
@@ -25,7 +25,6 @@ use tokio::task::JoinHandle;
 use crate::{
     backend_shared::BackendShared,
     event::{EventBus, EventKind},
-    settings::BackendSettings,
 };
 
 /// How often a half-open breaker is looked at: its probes come and go without a word.
@@ -34,7 +33,7 @@ const HALF_OPEN_LOOK: Duration = Duration::from_millis(500);
 /// The messages of a backend's actor.
 #[derive(Debug)]
 pub enum BackendMessage {
-    /// There are transitions in the outbox.
+    /// There are transitions in the outbox, or what its timers follow has changed.
     OutboxFilled,
     /// Time has made something due.
     TickDue,
@@ -63,15 +62,6 @@ pub enum BackendMessage {
         offline: bool,
         /// Answered once it is remembered.
         reply: RpcReplyPort<Result<(), String>>,
-    },
-    /// Caps the open time while the system is CRITICAL.
-    CapOpenTime(Option<Duration>),
-    /// Takes changed settings.
-    Configure {
-        /// The settings.
-        settings: Box<BackendSettings>,
-        /// Answered once they are in effect.
-        reply: RpcReplyPort<()>,
     },
     /// Panics: a hook for tests of supervision.
     Panic,
@@ -137,8 +127,7 @@ impl Actor for BackendActor {
     ) -> Result<BackendState, ActorProcessingErr> {
         let watch = tokio::spawn(pass_on(Arc::clone(&args.shared), myself.clone()));
         let mut state = BackendState { args, tick: None, watch };
-        state.drain_outbox();
-        state.rearm(&myself);
+        state.catch_up(&myself);
         Ok(state)
     }
 
@@ -179,22 +168,23 @@ impl Actor for BackendActor {
             }
             BackendMessage::DependencyReturned => state.dependency_returned(now),
             BackendMessage::SetOffline { offline, reply } => state.set_offline(offline, reply),
-            BackendMessage::CapOpenTime(cap) => {
-                state.args.shared.circuit.breaker.cap_open_time(cap, now);
-            }
-            BackendMessage::Configure { settings, reply } => {
-                state.configure(*settings);
-                answer(reply, ());
-            }
             BackendMessage::Panic => panic_for_test(),
         }
-        state.drain_outbox();
-        state.rearm(&myself);
+        state.catch_up(&myself);
         Ok(())
     }
 }
 
 impl BackendState {
+    /// Does what follows from what calls, settings and time have done to the circuit.
+    fn catch_up(&mut self, myself: &ActorRef<BackendMessage>) {
+        self.drain_outbox();
+        if self.args.shared.circuit.breaker.take_unremembered() {
+            self.remember(|_| ());
+        }
+        self.rearm(myself);
+    }
+
     /// Publishes the contents of the outbox: log, event, history, memory, listener.
     fn drain_outbox(&mut self) {
         let told = self.args.shared.circuit.drain_outbox();
@@ -266,15 +256,6 @@ impl BackendState {
         }
         self.remember(move |result| answer(reply, result));
         self.changed(false);
-    }
-
-    fn configure(&mut self, settings: BackendSettings) {
-        let shared = &self.args.shared;
-        shared.circuit.breaker.configure(settings.breaker.clone());
-        shared.circuit.bulkhead.set_max(settings.in_flight_max);
-        shared.queue.configure(&settings);
-        shared.circuit.settings.store(Arc::new(settings));
-        shared.queue.work.notify_one();
     }
 
     fn make_known(&self, at: UnixMillis, transition: Transition) {

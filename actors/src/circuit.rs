@@ -1,7 +1,7 @@
 //! What calls borrow of a backend: its breaker, bulkhead, retry budget, counters and settings.
 //!
-//! The backend actor owns these: it alone changes settings, forces and resets, and keeps the timers.
-//! Calls touch them without a message. A transition that a call causes goes into the *outbox* and the
+//! The backend actor owns these: it alone forces and resets, and keeps the timers. Calls touch them without a message,
+//! and so does who gives them other settings. A transition that a call causes goes into the *outbox* and the
 //! actor is asked to look there, so that nothing is lost while the actor restarts.
 
 use std::{
@@ -282,6 +282,22 @@ impl Circuit {
         self.filled.notify_one();
         self.changed.notify_waiters();
         changed
+    }
+
+    /// Takes other settings, for all that asks for them from now on.
+    pub(crate) fn configure(&self, settings: BackendSettings) {
+        self.breaker.configure(settings.breaker.clone(), self.clock.now());
+        self.bulkhead.set_max(settings.in_flight_max);
+        self.settings.store(Arc::new(settings));
+        // Its actor sets the breaker's timers again.
+        self.filled.notify_one();
+    }
+
+    /// Caps its open time, or ends that; see [`Breaker::cap_open_time`].
+    pub(crate) fn cap_open_time(&self, is_capped: bool) {
+        if self.breaker.cap_open_time(is_capped) {
+            self.filled.notify_one();
+        }
     }
 
     /// The holds in effect.

@@ -213,8 +213,12 @@ struct Watched {
     /// That of its ping timer.
     generation: u64,
     pinging: bool,
-    /// When the last ping was sent.
+    /// When the last ping was sent, when it ended, and how: see [`HealthMessage::Pinged`].
     pinged_at: Moment,
+    ended_at: Moment,
+    answered: Option<bool>,
+    /// When the next one is sent.
+    due: Moment,
     /// How long an attempt waits for its answer without being overdue.
     patience: Duration,
     restarts: VecDeque<Moment>,
@@ -239,6 +243,7 @@ impl Actor for HealthActor {
         myself: ActorRef<HealthMessage>,
         args: HealthArgs,
     ) -> Result<HealthState, ActorProcessingErr> {
+        let now = args.clock.now();
         let watched = args
             .entries
             .iter()
@@ -246,7 +251,10 @@ impl Actor for HealthActor {
                 backend: backend.clone(),
                 generation: 0,
                 pinging: false,
-                pinged_at: args.clock.now(),
+                pinged_at: now,
+                ended_at: now,
+                answered: None,
+                due: now,
                 patience: PATIENCE.1,
                 restarts: VecDeque::new(),
             })
@@ -288,7 +296,7 @@ impl Actor for HealthActor {
             HealthMessage::Changed(changed) => state.changed(&myself, &changed),
             HealthMessage::RestartDue(child) => state.restart(&myself, child).await,
             HealthMessage::Revive(backend) => state.revive(&myself, backend).await,
-            HealthMessage::SetPings(pings) => state.args.pings = pings,
+            HealthMessage::SetPings(pings) => state.set_pings(&myself, pings),
             HealthMessage::SetChaos { backend, faults, by, reply } => {
                 answer(reply, state.set_chaos(&myself, &backend, *faults, by));
             }
@@ -352,6 +360,8 @@ impl HealthState {
         let change = self.tracker.observe(assessment.state, now);
         let state = self.tracker.state();
         let chaos = self.judge_chaos(state, &conditions, now);
+        self.cap_open_times();
+        self.retime_pings(myself);
         if let Some(wait) = self.tracker.next_look().map(|at| at.since(now))
             && wait < LOOK_EVERY
         {
@@ -380,16 +390,19 @@ impl HealthState {
         tell_change(change.from, state, &reasons.join("; "));
         let kind = EventKind::SystemState { from: change.from, to: state, reasons };
         self.args.bus.publish(self.args.clock.unix(), None, kind);
-        self.cap_open_times(state >= SystemState::Critical);
+    }
+
+    /// Whether the system is CRITICAL, or worse: the time for emergency recovery.
+    fn is_critical(&self) -> bool {
+        self.tracker.state() >= SystemState::Critical
     }
 
     /// Emergency recovery: while the system is CRITICAL, critical backends stay open no longer than
-    /// the first time.
-    fn cap_open_times(&self, critical: bool) {
+    /// the first time. Looked at each time, so that no change of a setting is missed.
+    fn cap_open_times(&self) {
         for entry in self.args.entries.iter() {
-            let settings = entry.shared.circuit.settings.load();
-            let cap = (critical && settings.critical).then_some(settings.breaker.recovery_timeout);
-            entry.tell(BackendMessage::CapOpenTime(cap));
+            let circuit = &entry.shared.circuit;
+            circuit.cap_open_time(self.is_critical() && circuit.settings.load().critical);
         }
     }
 

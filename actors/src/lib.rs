@@ -344,66 +344,76 @@ impl Fusebox {
         }
     }
 
-    /// Takes new settings, whole or not at all: a changed target while calls wait refuses everything.
-    /// A backend that is not among them stays as it is; none can be added. Returns what changed.
+    /// Takes new settings, whole or not at all: those of the whole; `exchanged` backends, with other connectors; and the
+    /// settings of `retuned` ones, whose connectors and connections stay. A changed target while calls wait refuses
+    /// everything. A backend that is not among them stays as it is; none can be added. One change follows another: callers
+    /// see to that.
     ///
     /// # Errors
-    /// [`AdminError::Conflict`] says what prevents it; the old settings stay.
+    /// [`AdminError`] says what prevents it; nothing was changed.
     pub async fn reload(
         &self,
         settings: SystemSettings,
-        backends: Vec<BackendSpec>,
-    ) -> Result<Vec<String>, AdminError> {
-        let new = backends.iter().find(|spec| self.backend(&spec.settings.name).is_none());
-        if let Some(new) = new {
-            return Err(AdminError::Conflict(format!(
-                "backends cannot be added without a restart: {:?} is new",
-                new.settings.name
-            )));
-        }
-        for spec in &backends {
-            let Some(backend) = self.backend(&spec.settings.name) else { continue };
+        exchanged: Vec<BackendSpec>,
+        retuned: Vec<BackendSettings>,
+    ) -> Result<(), AdminError> {
+        let mut all = Vec::new();
+        for spec in exchanged {
+            let backend = self.known(&spec.settings.name)?;
+            backend.may_configure()?;
             backend.may_retarget(&spec.connector.target())?;
+            all.push((backend, spec));
         }
-        let (mut changed, mut failures) = (Vec::new(), Vec::new());
-        for spec in backends {
-            let Some(backend) = self.backend(&spec.settings.name) else { continue };
-            match backend.reconfigure(spec).await {
-                Ok(name) => changed.push(name),
-                Err(error) => failures.push(format!("{}: {error}", backend.name())),
-            }
+        let retuned = self.may_retune(retuned)?;
+        for (backend, spec) in all {
+            backend.reconfigure(spec).await;
         }
-        if !failures.is_empty() {
-            return Err(AdminError::Failed(format!("in part: {}", failures.join("; "))));
-        }
-        self.0.entries.redraw();
-        drop(self.0.health.send_message(HealthMessage::SetPings(settings.pings)));
-        self.0.settings.store(Arc::new(settings));
-        Ok(changed)
+        self.settle(settings, retuned);
+        Ok(())
     }
 
     /// Takes new settings of the core: those of the whole, and of these backends. Connectors and connections stay.
     ///
     /// # Errors
-    /// [`AdminError::Failed`] names the backends whose actor did not take them; the others have.
-    pub async fn retune(
+    /// [`AdminError`] says what prevents it; nothing was changed.
+    pub fn retune(
         &self,
         settings: SystemSettings,
         backends: Vec<BackendSettings>,
     ) -> Result<(), AdminError> {
-        let mut failures = Vec::new();
-        for settings in backends {
-            let Some(backend) = self.backend(&settings.name) else { continue };
-            if let Err(error) = backend.configure(settings).await {
-                failures.push(format!("{}: {error}", backend.name()));
-            }
+        let backends = self.may_retune(backends)?;
+        self.settle(settings, backends);
+        Ok(())
+    }
+
+    fn may_retune(
+        &self,
+        backends: Vec<BackendSettings>,
+    ) -> Result<Vec<(Arc<Backend>, BackendSettings)>, AdminError> {
+        let known = backends.into_iter().map(|settings| {
+            let backend = self.known(&settings.name)?;
+            backend.may_configure()?;
+            Ok((backend, settings))
+        });
+        known.collect()
+    }
+
+    fn known(&self, name: &str) -> Result<Arc<Backend>, AdminError> {
+        self.backend(name).ok_or_else(|| {
+            AdminError::Conflict(format!(
+                "backends cannot be added without a restart: {name:?} is new"
+            ))
+        })
+    }
+
+    /// Puts settings in effect, and what follows from those of all backends together.
+    fn settle(&self, settings: SystemSettings, backends: Vec<(Arc<Backend>, BackendSettings)>) {
+        for (backend, settings) in backends {
+            backend.configure(settings);
         }
-        if !failures.is_empty() {
-            return Err(AdminError::Failed(format!("in part: {}", failures.join("; "))));
-        }
+        self.0.entries.redraw();
         drop(self.0.health.send_message(HealthMessage::SetPings(settings.pings)));
         self.0.settings.store(Arc::new(settings));
-        Ok(())
     }
 
     /// Counts a change of settings at run time by its result: `applied`, `refused` or `reverted`. Without a backend it

@@ -26,6 +26,7 @@ use crate::{
 
 use crate::{ground::Ground, metrics::Format, queue::Queue, trace::CallTrace};
 
+mod changes;
 mod chaos;
 mod dependencies;
 mod kinds;
@@ -871,7 +872,7 @@ async fn what_is_queued_while_a_reload_changes_the_address_goes_nowhere_by_itsel
         copied: None,
     };
     let spec = BackendSpec { settings: settings("one"), connector: other.clone() };
-    world.fusebox.reload(system, vec![spec]).await.unwrap();
+    world.fusebox.reload(system, vec![spec], Vec::new()).await.unwrap();
     let during = during.await.unwrap();
     if during.is_ok() {
         let view = world.backend().view();

@@ -120,8 +120,8 @@ impl Daemon {
             }
         }
         let system = next.system(self.identity.load().instance.clone());
-        if let Err(error) = self.fusebox.retune(system, retuned(old, &next)).await {
-            return Err(self.give_back(old, &next, is_written, &error).await);
+        if let Err(error) = self.fusebox.retune(system, retuned(old, &next)) {
+            return Err(give_back(old, is_written, &error).await);
         }
         self.retune_kinds(old, &next);
         let changed = key_changes(old, &next);
@@ -141,30 +141,6 @@ impl Daemon {
             self.fusebox.events().publish(Clock::system().unix(), None, kind);
         }
         Ok(Edited { config: next, changed })
-    }
-
-    /// The core has not taken `next`, or only in part: all is as before again, in the core and on the disk. Returns
-    /// what its caller gets.
-    async fn give_back(
-        &self,
-        old: &Config,
-        next: &Config,
-        is_written: bool,
-        why: &AdminError,
-    ) -> Refusal {
-        let system = old.system(self.identity.load().instance.clone());
-        if let Err(error) = self.fusebox.retune(system, retuned(next, old)).await {
-            // What has not taken the new settings need not take the old ones.
-            tracing::debug!(%error, "only some of the previous settings were restored");
-        }
-        let written = if is_written { write(old).await } else { Ok(()) };
-        Refusal::Failed(match written {
-            Ok(()) => format!("nothing was changed: {why}"),
-            Err(error) => format!(
-                "{why}; and the change could not be removed from the state directory ({error}): it will be in effect \
-                 after a restart"
-            ),
-        })
     }
 
     /// Gives the connectors what was changed of their kinds' own settings.
@@ -248,6 +224,18 @@ impl Daemon {
 async fn write(config: &Config) -> Result<(), AdminError> {
     let (dir, changes) = (config.state_dir.clone(), config.changes.clone());
     blocking(move || changes::file::write(&dir, &changes)).await
+}
+
+/// The core takes nothing of a change from `old`: the disk is as before again. Returns what its caller gets.
+async fn give_back(old: &Config, is_written: bool, why: &AdminError) -> Refusal {
+    let written = if is_written { write(old).await } else { Ok(()) };
+    Refusal::Failed(match written {
+        Ok(()) => format!("nothing was changed: {why}"),
+        Err(error) => format!(
+            "{why}; and the change could not be removed from the state directory ({error}): it will be in effect \
+             after a restart"
+        ),
+    })
 }
 
 /// Takes back changes that were made for a time, when that is over.

@@ -44,13 +44,13 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    backoff::uniform,
     outcome::{Outcome, Verdict},
     units::{Moment, Ratio, millis},
     window::{Horizon, Window},
 };
 
 mod memory;
+mod open_time;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -153,9 +153,11 @@ enum Underlying {
         since: Moment,
     },
     Open {
+        /// When it opened, or when this run took it up as open.
+        since: Moment,
         until: Moment,
-        /// When the first `recovery_timeout` is over.
-        early: Moment,
+        /// The chance in its open time.
+        draw: u64,
     },
     HalfOpen {
         successes: u32,
@@ -176,6 +178,7 @@ impl Underlying {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, each with its own end")]
 struct Cold {
     settings: BreakerSettings,
     underlying: Underlying,
@@ -191,8 +194,10 @@ struct Cold {
     /// failed.
     returned: Option<u32>,
     next_probe: u32,
-    /// The longest open time while the system is CRITICAL.
-    open_cap: Option<Duration>,
+    /// The system is CRITICAL: every open time is at most the first one.
+    is_capped: bool,
+    /// What is to be remembered has changed, and no transition says so.
+    is_unremembered: bool,
     errors: VecDeque<ErrorRecord>,
     random: fastrand::Rng,
 }
@@ -228,7 +233,8 @@ impl Breaker {
                 pings_failed: 0,
                 returned: None,
                 next_probe: 1,
-                open_cap: None,
+                is_capped: false,
+                is_unremembered: false,
                 errors: VecDeque::with_capacity(ERRORS_KEPT),
                 random: fastrand::Rng::with_seed(seed),
             }),
@@ -403,8 +409,8 @@ impl Breaker {
         let patience = cold.settings.attempt_timeout * 2;
         match &cold.underlying {
             Underlying::Closed { since } => {
-                if now >= since.plus(cold.settings.window * 2) {
-                    cold.exponent = 0;
+                if cold.exponent > 0 && now >= since.plus(cold.settings.window * 2) {
+                    (cold.exponent, cold.is_unremembered) = (0, true);
                 }
                 None
             }
@@ -427,8 +433,8 @@ impl Breaker {
             Underlying::Closed { since } => {
                 (cold.exponent > 0).then(|| since.plus(cold.settings.window * 2))
             }
-            Underlying::Open { until, early } => {
-                let end = if cold.has_returned() { *until.min(early) } else { *until };
+            Underlying::Open { since, until, .. } => {
+                let end = if cold.has_returned() { cold.early(*since, *until) } else { *until };
                 cold.settings.auto_recovery.then_some(end)
             }
             Underlying::HalfOpen { probes, .. } => {
@@ -498,26 +504,6 @@ impl Breaker {
         let word = if offline { word | OFFLINE } else { word & !OFFLINE };
         self.word.store(word, Ordering::Release);
         changed
-    }
-
-    /// While the system is CRITICAL, a critical backend stays open for at most `cap`; an open time
-    /// under way is shortened to it.
-    pub fn cap_open_time(&self, cap: Option<Duration>, now: Moment) {
-        let mut cold = self.cold.lock();
-        cold.open_cap = cap;
-        if let (Some(cap), Underlying::Open { until, .. }) = (cap, &mut cold.underlying) {
-            *until = (*until).min(now.plus(cap));
-        }
-    }
-
-    /// Takes other settings; the state and what is open keep their times.
-    pub fn configure(&self, settings: BreakerSettings) {
-        let mut cold = self.cold.lock();
-        if cold.settings.window != settings.window {
-            self.window.resize(settings.window);
-        }
-        self.slow_after.store(millis(settings.slow.after), Ordering::Relaxed);
-        cold.settings = settings;
     }
 
     /// The effective state and whether it is offline, for who needs no more.
@@ -608,9 +594,9 @@ impl Breaker {
     }
 
     fn open(&self, cold: &mut Cold, reason: Reason, horizon: Horizon, now: Moment) -> Transition {
-        let until = now.plus(cold.open_time());
-        let early = until.min(now.plus(cold.settings.recovery_timeout));
-        cold.underlying = Underlying::Open { until, early };
+        let draw = cold.random.u64(..);
+        cold.underlying =
+            Underlying::Open { since: now, until: now.plus(cold.open_time(draw)), draw };
         self.enter(cold, reason, horizon, None, now)
     }
 
@@ -626,10 +612,10 @@ impl Breaker {
 
     /// Goes half-open if its open time is over, or its backend has returned.
     fn end_open_time(&self, cold: &mut Cold, now: Moment) -> Option<Transition> {
-        let Underlying::Open { until, early } = &cold.underlying else { return None };
+        let Underlying::Open { since, until, .. } = &cold.underlying else { return None };
         let reason = if *until <= now {
             Reason::RecoveryTimeout
-        } else if *early <= now && cold.has_returned() {
+        } else if cold.early(*since, *until) <= now && cold.has_returned() {
             Reason::PingsAnswered
         } else {
             return None;
@@ -678,7 +664,8 @@ impl Breaker {
         self.enter(cold, reason, Horizon::Whole, note, now)
     }
 
-    /// The only function that changes the effective state: raises the epoch and returns what happened.
+    /// The only function that changes the effective state: raises the epoch and returns what happened. That voids all
+    /// permits: no probe reports any more, and none is waited for.
     fn enter(
         &self,
         cold: &mut Cold,
@@ -692,6 +679,9 @@ impl Breaker {
         let raised = u64::from(epoch(word).wrapping_add(1)) << 32;
         self.word.store(raised | (word & OFFLINE) | to.bits(), Ordering::Release);
         cold.since = now;
+        if let Underlying::HalfOpen { probes, .. } = &mut cold.underlying {
+            probes.clear();
+        }
         let counts = self.window.counts(horizon, now);
         Transition {
             from,
@@ -732,27 +722,6 @@ impl Cold {
             Some(_) => State::Closed,
             None => self.underlying.state(),
         }
-    }
-
-    /// `recovery_timeout` times 2^exponent, capped; with jitter from the second time on.
-    fn open_time(&mut self) -> Duration {
-        let base = millis(self.settings.recovery_timeout);
-        let cap = millis(self.settings.recovery_timeout_max).max(base);
-        let mut time = base.saturating_mul(1_u64 << self.exponent.min(32)).min(cap);
-        if let Some(open_cap) = self.open_cap {
-            time = time.min(millis(open_cap));
-        }
-        if self.exponent > 0 {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                clippy::cast_precision_loss,
-                reason = "a share of a span of milliseconds; the ratio is between 0 and 1"
-            )]
-            let low = (time as f64 * (1.0 - self.settings.jitter.get())) as u64;
-            time = uniform(low.min(time), time, self.random.u64(..));
-        }
-        Duration::from_millis(time)
     }
 }
 

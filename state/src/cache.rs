@@ -142,7 +142,7 @@ pub struct Cache {
     inner: Entries<LaneId, Reads, Weigh>,
     versions: Box<[AtomicU64]>,
     /// Until when fills are barred, in milliseconds of a [`Moment`]; by hash, as the versions are.
-    barred: Box<[AtomicU64]>,
+    barred: Arc<[AtomicU64]>,
     settings: CacheSettings,
     tally: Arc<Tally>,
     hits: AtomicU64,
@@ -178,6 +178,19 @@ impl Cache {
             copying: AtomicU64::new(0),
             outlasting: AtomicU64::new(0),
             shelf: OnceLock::new(),
+        }
+    }
+
+    /// An empty cache with other limits, to take the place of `before`. What bars fills there bars them here, whichever
+    /// of the two hears of it; counters go on.
+    pub fn in_place_of(before: &Self, settings: CacheSettings) -> Self {
+        let count = |counter: &AtomicU64| AtomicU64::new(counter.load(Ordering::Relaxed));
+        Self {
+            barred: Arc::clone(&before.barred),
+            hits: count(&before.hits),
+            misses: count(&before.misses),
+            outlasting: count(&before.outlasting),
+            ..Self::new(settings)
         }
     }
 

@@ -14,8 +14,8 @@
 //! is a plain load and store: nobody else adds to it, and an atomic addition would cost more than everything else on a
 //! call's way through the breaker (4.8 ns against 2 in `benches/breaker.rs`). What may be miscounted is harmless
 //! for a rate: an addition that races with the bucket's turn to a new epoch, and successes of the
-//! running bucket that a concurrent [`Window::clear`] meant to forget. Failures are always counted by
-//! atomic addition.
+//! running bucket that a concurrent [`Window::clear`] meant to forget, or [`Window::resize`] to move. Failures are
+//! always counted by atomic addition.
 
 use std::{
     cell::Cell,
@@ -33,6 +33,8 @@ const BUCKETS: u32 = 60;
 const SLOTS: usize = 64;
 /// Stripes: the last one is shared by all threads that found no other one free.
 const STRIPES: usize = 8;
+/// The bits of a counter that count.
+const COUNT: u64 = u32::MAX as u64;
 
 /// How far back a reading goes.
 #[derive(
@@ -101,6 +103,20 @@ struct Slot {
     slow: AtomicU64,
 }
 
+/// One of a slot's counters.
+type What = fn(&Slot) -> &AtomicU64;
+
+/// All of them.
+const COUNTERS: [What; 3] = [|slot| &slot.successes, |slot| &slot.failures, |slot| &slot.slow];
+
+/// What a bucket held while the window is given another length.
+struct Held {
+    /// When the youngest of these outcomes can have been.
+    youngest: Moment,
+    what: What,
+    count: u64,
+}
+
 /// One thread's share, on cache lines of its own.
 #[repr(align(128))]
 struct Stripe([Slot; SLOTS]);
@@ -110,6 +126,8 @@ pub struct Window {
     /// 2^64 / bucket width in milliseconds, rounded up: a division by multiplication, exact for
     /// moments below 2^64 / width.
     reciprocal: AtomicU64,
+    /// The bucket width in milliseconds.
+    width: AtomicU64,
     stripes: Box<[Stripe; STRIPES]>,
 }
 
@@ -118,16 +136,47 @@ impl Window {
     pub fn new(length: Duration) -> Self {
         Self {
             reciprocal: AtomicU64::new(reciprocal(length)),
+            width: AtomicU64::new(width(length)),
             stripes: Box::new(std::array::from_fn(|_| {
                 Stripe(std::array::from_fn(|_| Slot::default()))
             })),
         }
     }
 
-    /// Gives it another length and forgets what it holds.
-    pub fn resize(&self, length: Duration) {
+    /// Gives it another length. What it holds and is within that stays; the outcomes of one bucket are taken for as
+    /// young as they can be. Only one thread may do this at a time.
+    pub fn resize(&self, length: Duration, now: Moment) {
+        let held = self.empty(now);
+        self.width.store(width(length), Ordering::Relaxed);
         self.reciprocal.store(reciprocal(length), Ordering::Relaxed);
-        self.clear();
+        let last = self.epoch(now);
+        for Held { youngest, what, count } in held {
+            let epoch = self.epoch(youngest);
+            if last.wrapping_sub(epoch) < BUCKETS
+                && let Some(slot) = self.slot(STRIPES - 1, epoch)
+            {
+                add(what(slot), epoch, count);
+            }
+        }
+    }
+
+    /// Takes out what the window up to `now` holds, and forgets all else.
+    fn empty(&self, now: Moment) -> Vec<Held> {
+        let (last, width) = (self.epoch(now), self.width.load(Ordering::Relaxed));
+        let mut held = Vec::new();
+        for slot in self.stripes.iter().flat_map(|stripe| &stripe.0) {
+            for what in COUNTERS {
+                let word = what(slot).swap(0, Ordering::Relaxed);
+                let (age, count) = (last.wrapping_sub((word >> 32) as u32), word & COUNT);
+                if age >= BUCKETS || count == 0 {
+                    continue;
+                }
+                let end = (now.as_millis() / width + 1).saturating_sub(age.into()) * width;
+                let youngest = Moment::from_millis(end.saturating_sub(1)).min(now);
+                held.push(Held { youngest, what, count });
+            }
+        }
+        held
     }
 
     /// Counts a success at `now`.
@@ -176,9 +225,9 @@ impl Window {
     /// Forgets everything.
     pub fn clear(&self) {
         for slot in self.stripes.iter().flat_map(|stripe| &stripe.0) {
-            slot.successes.store(0, Ordering::Relaxed);
-            slot.failures.store(0, Ordering::Relaxed);
-            slot.slow.store(0, Ordering::Relaxed);
+            for what in COUNTERS {
+                what(slot).store(0, Ordering::Relaxed);
+            }
         }
     }
 
@@ -203,10 +252,14 @@ impl Window {
     }
 }
 
+/// The bucket width in milliseconds of a window of that length.
+fn width(length: Duration) -> u64 {
+    (millis(length) / u64::from(BUCKETS)).max(1)
+}
+
 /// 2^64 / bucket width, rounded up; `u64::MAX` means a width of one millisecond.
 fn reciprocal(length: Duration) -> u64 {
-    let width = (millis(length) / u64::from(BUCKETS)).max(1);
-    (u64::MAX / width).saturating_add(1)
+    (u64::MAX / width(length)).saturating_add(1)
 }
 
 /// Adds one to a counter of `epoch`, turning it over from an older one.
@@ -231,10 +284,19 @@ fn turn(counter: &AtomicU64, mut seen: u64, epoch: u32) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Adds many to a counter of `epoch`.
+fn add(counter: &AtomicU64, epoch: u32, more: u64) {
+    let sum = |word: u64| {
+        let held = if (word >> 32) == u64::from(epoch) { word & COUNT } else { 0 };
+        Some((u64::from(epoch) << 32) | (held + more).min(COUNT))
+    };
+    counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum).ok();
+}
+
 fn read(counter: &AtomicU64, last: u32, horizon: Horizon) -> u64 {
     let word = counter.load(Ordering::Relaxed);
     let age = last.wrapping_sub((word >> 32) as u32);
-    if age < horizon.buckets() { word & u64::from(u32::MAX) } else { 0 }
+    if age < horizon.buckets() { word & COUNT } else { 0 }
 }
 
 /// Stripes that no thread holds. The last one is nobody's: all threads share it that found none free.
@@ -323,7 +385,54 @@ mod tests {
         assert!(held > STRIPES, "{held}");
     }
 
+    #[test]
+    fn another_length_keeps_what_is_within_it() {
+        let window = Window::new(Duration::from_secs(60));
+        (0..30).for_each(|second| window.failure(at(second * 1_000)));
+        window.success(at(29_500));
+        window.slow(at(29_500));
+        let counts = |window: &Window, now| {
+            let counts = window.counts(Horizon::Whole, at(now));
+            [counts.successes, counts.failures, counts.slow]
+        };
+        window.resize(Duration::from_secs(600), at(30_000));
+        assert_eq!(counts(&window, 30_000), [1, 30, 1]);
+        window.resize(Duration::from_secs(6), at(30_000));
+        // Their bucket, of ten seconds, ended just now.
+        assert_eq!(counts(&window, 30_000), [1, 10, 1]);
+        assert_eq!(counts(&window, 35_899), [1, 10, 1]);
+        assert_eq!(counts(&window, 35_900), [0, 0, 0]);
+        window.failure(at(36_000));
+        window.resize(Duration::from_secs(60), at(96_000));
+        assert_eq!(counts(&window, 96_000), [0, 0, 0], "what had left the old one is gone");
+    }
+
     proptest! {
+        #[test]
+        fn another_length_loses_nothing_that_is_within_both_and_keeps_nothing_that_is_in_neither(
+            (from, to) in (60u64..600_000, 60u64..600_000),
+            steps in proptest::collection::vec(0u64..20_000, 1..100),
+            wait in 0u64..100_000,
+        ) {
+            let window = Window::new(Duration::from_millis(from));
+            let (mut now, mut list) = (0, Vec::new());
+            for step in steps {
+                now += step;
+                window.failure(at(now));
+                list.push(now);
+            }
+            now += wait;
+            window.resize(Duration::from_millis(to), at(now));
+            let within = |length: u64| list.iter().filter(|then| now - **then < length).count();
+            let (widths, shorter) = (from / 60 + to / 60 + 2, from.min(to));
+            // The running bucket need not be over, and a length need not be a multiple of sixty.
+            let least = within((shorter - shorter / 60).saturating_sub(60));
+            let failures = window.counts(Horizon::Whole, at(now)).failures;
+            let counted = usize::try_from(failures).unwrap();
+            prop_assert!(counted >= least, "{counted} of {least}");
+            prop_assert!(counted <= within(shorter + widths), "{counted}");
+        }
+
         #[test]
         fn it_counts_what_a_list_of_outcomes_counts(
             length in prop_oneof![Just(60u64), Just(600), Just(6_000), Just(60_000), Just(3_600_000)],

@@ -7,9 +7,9 @@ use fusebox_state::{Target, cache::Cache};
 use super::{AdminError, Backend, failed};
 use crate::{
     alert::Alert,
-    backend::BackendMessage,
     connector::SharedConnector,
     queue,
+    settings::BackendSettings,
     start::{BackendSpec, retarget_alert},
 };
 
@@ -52,12 +52,6 @@ impl Backend {
     /// Whether it may be given another target now.
     pub(crate) fn may_retarget(&self, target: &Target) -> Result<(), AdminError> {
         let shared = &self.entry.shared;
-        if self.entry.actor.load().is_none() {
-            return Err(AdminError::Conflict(format!(
-                "the actor of {0} failed too often and was stopped: `fusebox online {0}` starts it again",
-                self.name()
-            )));
-        }
         let waits = shared.queue.waiting() > 0 || shared.queue.index().dead().0 > 0;
         let now = self.connector().target();
         if waits && now != *target {
@@ -71,7 +65,7 @@ impl Backend {
     }
 
     /// Gives it other settings and another connector; see [`crate::Fusebox::reload`].
-    pub(crate) async fn reconfigure(&self, spec: BackendSpec) -> Result<String, AdminError> {
+    pub(crate) async fn reconfigure(&self, spec: BackendSpec) {
         let shared = &self.entry.shared;
         let target = spec.connector.target();
         let before = self.connector().target();
@@ -103,24 +97,36 @@ impl Backend {
             }
             shared.queue.work.notify_one();
         }
-        self.configure(spec.settings).await?;
-        Ok(self.name().to_owned())
+        self.configure(spec.settings);
+    }
+
+    /// Whether it may be given other settings now.
+    pub(crate) fn may_configure(&self) -> Result<(), AdminError> {
+        if self.entry.actor.load().is_some() {
+            return Ok(());
+        }
+        Err(AdminError::Failed(format!(
+            "the actor of {0} failed too often and was stopped: `fusebox online {0}` starts it again",
+            self.name()
+        )))
     }
 
     /// Gives it other settings; its connector stays. Nothing is closed, opened or emptied by that: the window, the
     /// exponent, a force, the queue and the cache are what they were, and a smaller limit refuses only what is new.
-    pub(crate) async fn configure(
-        &self,
-        settings: crate::settings::BackendSettings,
-    ) -> Result<(), AdminError> {
+    ///
+    /// Each part takes them by itself, so that none is missed while the actor is being started again. One change
+    /// follows another: callers see to that.
+    pub(crate) fn configure(&self, settings: BackendSettings) {
         let shared = &self.entry.shared;
         if shared.circuit.settings.load().cache != settings.cache {
-            let cache = Arc::new(Cache::new(settings.cache));
+            let cache = Cache::in_place_of(&shared.cache.load(), settings.cache);
+            let cache = Arc::new(cache);
             let old = shared.cache.swap(Arc::clone(&cache));
             old.shelf().into_iter().for_each(|shelf| cache.set_shelf(Arc::clone(shelf)));
             cache.take_over(old.entries());
         }
-        let settings = Box::new(settings);
-        self.ask(|reply| BackendMessage::Configure { settings, reply }).await
+        shared.queue.configure(&settings);
+        shared.circuit.configure(settings);
+        shared.queue.work.notify_one();
     }
 }

@@ -1,24 +1,28 @@
 //! Pings: when each backend is sent its next one, and what becomes of it.
 //!
-//! They go from ping to ping at the interval that is set; after one that failed, and for as long as an open breaker
-//! waits for the backend's return, each second; while the breaker is half-open and no call waits to be its probe, at
-//! once. Each runs in a task and reports by message.
+//! They go from ping to ping at the interval that is set; after one that failed, for as long as an open breaker waits
+//! for the backend's return, and while the system is CRITICAL and the backend is down, each second; while the breaker is
+//! half-open and no call waits to be its probe, at once. Each runs in a task and reports by message.
+//!
+//! When the next one is due follows from how the last one ended and from what holds now. Health looks at that again
+//! whenever it assesses the system, and sets the timer again if it is another time.
 
 use std::{sync::Arc, time::Duration};
 
 use fusebox_state::{
-    Outcome, Verdict,
+    Moment, Outcome, Verdict,
     breaker::State as BreakerState,
     chaos::{Class, Seen},
 };
 use ractor::ActorRef;
 
-use super::{HealthMessage, HealthState};
+use super::{HealthMessage, HealthState, Watched};
 use crate::{
     backend_entry::BackendEntry,
     backend_shared::BackendShared,
     circuit::Circuit,
     connector::{Attempted, SharedConnector},
+    settings::PingSettings,
 };
 
 /// How often a backend that did not answer is pinged.
@@ -59,22 +63,50 @@ impl HealthState {
         backend: &BackendEntry,
         answered: Option<bool>,
     ) {
-        let (now, interval) = (self.args.clock.now(), self.args.pings.interval);
+        let now = self.args.clock.now();
         let Some(watched) = self.watched(backend) else { return };
-        watched.pinging = false;
-        let breaker = &backend.shared.circuit.breaker;
+        (watched.pinging, watched.ended_at, watched.answered) = (false, now, answered);
+        let ended = self.watched.iter().find(|watched| watched.backend.is(&backend.shared));
+        if let Some(due) = ended.map(|watched| self.next_ping(watched)) {
+            self.ping_in(myself, backend, due.since(now));
+        }
+    }
+
+    /// Takes another interval: timers that run began with it.
+    pub(super) fn set_pings(&mut self, myself: &ActorRef<HealthMessage>, pings: PingSettings) {
+        self.args.pings = pings;
+        self.retime_pings(myself);
+    }
+
+    /// Sets the timers again of pings that are due at another time by now.
+    pub(super) fn retime_pings(&mut self, myself: &ActorRef<HealthMessage>) {
+        let now = self.args.clock.now();
+        let waits = self.watched.iter().filter(|watched| !watched.pinging && watched.due > now);
+        let another = waits.map(|watched| (watched, self.next_ping(watched)));
+        let another = another.filter(|(watched, due)| watched.due != *due);
+        let another: Vec<_> =
+            another.map(|(watched, due)| (watched.backend.clone(), due.since(now))).collect();
+        for (backend, wait) in another {
+            self.ping_in(myself, &backend, wait);
+        }
+    }
+
+    /// When the next ping of a backend is due whose last one has ended.
+    fn next_ping(&self, watched: &Watched) -> Moment {
+        let breaker = &watched.backend.shared.circuit.breaker;
         let half_open = breaker.state() == (BreakerState::HalfOpen, false);
+        let ended = watched.ended_at;
+        let usual = ended.plus(self.args.pings.interval);
         // From ping to ping, however long the last one took.
-        let taken = now.since(watched.pinged_at);
-        let again = PING_AGAIN.saturating_sub(taken).min(interval);
-        let wait = match answered {
-            Some(true) if half_open => Duration::ZERO,
+        let again = ended.max(watched.pinged_at.plus(PING_AGAIN)).min(usual);
+        match watched.answered {
+            Some(true) if half_open => ended,
             Some(true) if breaker.awaits_return() => again,
+            Some(true) if self.is_critical() && !breaker.is_operational() => again,
             Some(false) => again,
-            None if half_open => PROBE_AGAIN,
-            Some(true) | None => interval,
-        };
-        self.ping_in(myself, backend, wait);
+            None if half_open => ended.plus(PROBE_AGAIN),
+            Some(true) | None => usual,
+        }
     }
 
     /// The next ping is sent after `wait`.
@@ -87,6 +119,7 @@ impl HealthState {
         let due = self.args.clock.now().plus(wait);
         let Some(watched) = self.watched(backend) else { return };
         watched.generation += 1;
+        watched.due = due;
         let generation = watched.generation;
         if !watched.pinging {
             backend.shared.circuit.set_next_ping(Some(due));

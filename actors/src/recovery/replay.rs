@@ -36,7 +36,7 @@
 //!
 //! A dead letter that finds no room keeps its verdict: its lane waits, and it is not sent again.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use fusebox_state::{
     Moment,
@@ -55,12 +55,14 @@ use crate::{
 };
 
 mod attempt;
+mod blocked;
 mod ending;
 mod job;
 mod residues;
 mod width;
 
 use attempt::attempt;
+use blocked::Blocked;
 use job::{Ended, Job, Taken};
 use width::Width;
 
@@ -93,8 +95,8 @@ pub(crate) async fn run(shared: Arc<BackendShared>, bus: EventBus, flags: System
         draw: 0,
         rest_until: None,
         landed_at: None,
-        blocked_until: None,
-        closed: HashMap::new(),
+        blocked: Blocked::default(),
+        objects_at: Moment::default(),
         since: None,
         told: false,
         drained_at: None,
@@ -129,10 +131,10 @@ struct Replay {
     rest_until: Option<Moment>,
     /// Calls stand behind what callers left on the wire: when to look again whether that has ended.
     landed_at: Option<Moment>,
-    /// The server is closed to us until then.
-    blocked_until: Option<Moment>,
-    /// Objects, by [`Entry::object`], that are closed to us, and until when.
-    closed: HashMap<u32, Moment>,
+    /// What is closed to us.
+    blocked: Blocked,
+    /// When it was looked last for which objects calls wait.
+    objects_at: Moment,
     /// When the present drain began.
     since: Option<Moment>,
     /// Whether it was published.
@@ -218,14 +220,14 @@ impl Replay {
                 sentenced.push((taken(first), entry));
                 continue;
             }
-            if let Some(until) = self.closed.get(&entry.object).filter(|until| **until > now) {
+            if let Some(until) = self.blocked.rests_until(entry.object, now) {
                 let error = entry
                     .details()
                     .last_error
                     .clone()
                     .unwrap_or("the backend refuses all calls for this object".into());
                 index.put_back(first);
-                index.retry(first, *until, &error);
+                index.retry(first, until, &error);
                 continue;
             }
             if self.shared.flights.is_barred(&entry.header.lanes) {
@@ -303,20 +305,37 @@ impl Replay {
     /// Why nothing may be sent now.
     fn barred(&mut self, now: Moment) -> Option<&'static str> {
         if self.shared.queue.waiting() == 0 {
-            self.blocked_until = None;
-            self.closed.clear();
-            self.shared.queue.alert(Alert::Blocked, None);
+            self.blocked = Blocked::default();
+            self.tell_blocked();
             return None;
         }
+        self.forget_objects(now);
         if let Some(reason) = self.shared.circuit.replay_barred() {
             return Some(reason);
         }
         if self.shared.queue.resume.swap(false, std::sync::atomic::Ordering::AcqRel) {
-            self.blocked_until = None;
-            self.closed.clear();
+            self.blocked.try_again(now);
         }
-        let blocked = self.blocked_until.is_some_and(|until| until > now);
-        blocked.then_some("the server refuses all calls, see the alerts")
+        let rests = self.blocked.server_rests(now);
+        rests.then_some("the server refuses all calls, see the alerts")
+    }
+
+    /// Forgets, once in a while, closed objects whose calls left the queue without being applied.
+    fn forget_objects(&mut self, now: Moment) {
+        if !self.blocked.has_objects() || now.since(self.objects_at) < BLOCKED_PAUSE {
+            return;
+        }
+        self.objects_at = now;
+        let index = self.shared.queue.index();
+        let waiting = index.page(false, 0).map(|(_, entry)| entry.object).collect();
+        drop(index);
+        self.blocked.keep(&waiting);
+        self.tell_blocked();
+    }
+
+    /// The alert says what is closed now.
+    fn tell_blocked(&self) {
+        self.shared.queue.alert(Alert::Blocked, self.blocked.alert());
     }
 
     fn begin(&mut self, now: Moment) {

@@ -126,10 +126,10 @@ impl Breaker {
         cold.offline = memory.offline;
         cold.underlying = match memory.open_until {
             Some(until) => {
+                // When it opened is not remembered: what counts from then counts from now.
                 let until = to_moment(until, now, unix_now, longest);
-                // When it opened is not remembered: the first open time counts from now at the latest.
-                let early = until.min(now.plus(cold.settings.recovery_timeout));
-                Underlying::Open { until, early }
+                let until = if cold.is_capped { cold.early(now, until) } else { until };
+                Underlying::Open { since: now, until, draw: cold.random.u64(..) }
             }
             None => Underlying::Closed { since: now },
         };

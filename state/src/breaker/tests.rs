@@ -1,3 +1,4 @@
+mod changes;
 mod edges;
 
 use proptest::prelude::*;
@@ -321,7 +322,7 @@ fn a_clock_set_back_cannot_keep_it_open_for_ever() {
 fn an_open_cap_shortens_a_wait_under_way() {
     let (breaker, mut now) = (breaker(), 0);
     timeline(&breaker, &mut now, &format!("{TRIP} 30s F"));
-    breaker.cap_open_time(Some(Duration::from_secs(30)), at(now));
+    assert!(breaker.cap_open_time(true) && !breaker.cap_open_time(true));
     assert_eq!(breaker.next_tick(), Some(at(now + 30_000)));
 }
 
@@ -495,7 +496,7 @@ fn what_is_slow_is_told_by_a_setting_that_may_change() {
     let is_slow = |millis| breaker.is_slow(Duration::from_millis(millis));
     assert_eq!((is_slow(250), is_slow(251)), (false, true));
     let slow = SlowCalls { after: Duration::from_millis(300), ..SlowCalls::default() };
-    breaker.configure(BreakerSettings { slow, ..settings() });
+    breaker.configure(BreakerSettings { slow, ..settings() }, at(0));
     assert_eq!((is_slow(300), is_slow(301)), (false, true));
     assert!(!Breaker::new(settings(), 7, at(0)).is_slow(Duration::MAX));
 }

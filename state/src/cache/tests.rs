@@ -259,6 +259,20 @@ fn a_cache_that_takes_anothers_place_takes_over_nothing_that_was_written_since()
     assert!(new.get(other, &key("k"), None, at(101)).unwrap().fresh);
 }
 
+#[test]
+fn a_cache_that_takes_anothers_place_keeps_its_bars_and_counts() {
+    let old = cache();
+    old.fill(old.begin(LANE), key("k"), key("v"), at(100), None);
+    assert!(look(&old, 101).is_some() && old.get(LANE, &key("l"), None, at(101)).is_none());
+    old.bar(&Lanes::One(LANE), at(500));
+    let new = Cache::in_place_of(&old, CacheSettings { items: 3, ..old.settings });
+    assert_eq!((new.is_barred(LANE, at(499)), new.is_barred(LANE, at(500))), (true, false));
+    old.bar(&Lanes::One(LANE), at(600));
+    assert!(new.is_barred(LANE, at(599)), "who has the old one in hand bars it here, too");
+    let (entries, _, hits, misses) = new.stats();
+    assert_eq!((entries, hits, misses), (0, 1, 1));
+}
+
 fn label(name: &'static str) -> Label {
     let at = UnixMillis::new(1);
     Label { target: "t".into(), lane: LANE, key: key(name), at, until: None }

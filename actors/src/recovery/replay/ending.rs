@@ -16,7 +16,6 @@ use super::{
     residues,
 };
 use crate::{
-    alert::Alert,
     connector::{AttemptError, Attempted, Residue, SharedConnector},
     queue::Applied,
 };
@@ -187,10 +186,8 @@ impl Replay {
 
     /// Its object was closed to us, or the server: it is not any more.
     fn reopened(&mut self, entry: &Entry) {
-        self.blocked_until = None;
-        if self.closed.is_empty() || self.closed.remove(&entry.object).is_some() {
-            self.shared.queue.alert(Alert::Blocked, None);
-        }
+        self.blocked.opened(entry.object);
+        self.tell_blocked();
     }
 
     async fn applied(
@@ -317,15 +314,15 @@ impl Replay {
             }
             ErrorClass::NotExecuted | ErrorClass::Unknown => self.retry(job, &words),
             ErrorClass::BlockedServer => {
-                self.blocked_until = Some(now.plus(BLOCKED_PAUSE));
+                let until = now.plus(BLOCKED_PAUSE);
                 let alert =
                     words.within(|why| format!("replay is paused, an operator must act: {why}"));
-                self.shared.queue.alert(Alert::Blocked, Some(alert));
-                self.retry_at(job, now.plus(BLOCKED_PAUSE), &words);
+                self.blocked.close_server(until, alert);
+                self.tell_blocked();
+                self.retry_at(job, until, &words);
             }
             ErrorClass::BlockedObject => {
                 let until = now.plus(BLOCKED_PAUSE);
-                self.closed.insert(entry.object, until);
                 let store = self.shared.queue.store();
                 // It was read to be sent.
                 let call = store.ok().and_then(|store| store.call(job.taken.seq).ok());
@@ -333,7 +330,8 @@ impl Replay {
                 let alert = words.within(|why| {
                     format!("replay of {label} is paused, an operator must act: {why}")
                 });
-                self.shared.queue.alert(Alert::Blocked, Some(alert));
+                self.blocked.close(entry.object, until, alert);
+                self.tell_blocked();
                 self.retry_at(job, until, &words);
             }
         }

@@ -239,12 +239,13 @@ fn only_a_breaker_that_is_open_and_one_of_whose_pings_failed_awaits_a_return() {
 fn a_cap_shortens_open_times_and_never_lengthens_one() {
     let (breaker, mut now) = (breaker(), 0);
     timeline(&breaker, &mut now, TRIP);
-    breaker.cap_open_time(Some(Duration::from_secs(50)), at(0));
+    breaker.cap_open_time(true);
     assert_eq!(breaker.next_tick(), Some(at(30_000)));
     timeline(&breaker, &mut now, "30s F");
-    assert_eq!(breaker.next_tick(), Some(at(80_000)), "the next one as well");
-    breaker.cap_open_time(None, at(now));
-    timeline(&breaker, &mut now, "50s F");
+    assert_eq!(breaker.next_tick(), Some(at(60_000)), "the next one as well");
+    breaker.cap_open_time(false);
+    assert_eq!(breaker.next_tick(), Some(at(60_000)), "and it stays so");
+    timeline(&breaker, &mut now, "30s F");
     assert_eq!(breaker.next_tick(), Some(at(now + 120_000)));
 }
 
@@ -277,10 +278,10 @@ fn other_settings_hold_from_then_on() {
     let trips = [(State::Open, Reason::FailureRate)];
     let breaker = breaker();
     assert_eq!(timeline(&breaker, &mut 0, "S S S F F"), []);
-    breaker.configure(BreakerSettings { failure_threshold: 3, ..settings() });
+    breaker.configure(BreakerSettings { failure_threshold: 3, ..settings() }, at(0));
     assert_eq!(timeline(&breaker, &mut 0, "F"), trips, "three suffice");
     let (breaker, mut now) = (self::breaker(), 0);
-    breaker.configure(BreakerSettings { window: Duration::from_secs(600), ..settings() });
+    breaker.configure(BreakerSettings { window: Duration::from_secs(600), ..settings() }, at(0));
     assert_eq!(timeline(&breaker, &mut now, "F F F F 100s"), []);
     assert_eq!(timeline(&breaker, &mut now, "F"), trips, "the window is as long as was asked");
 }
