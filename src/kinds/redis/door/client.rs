@@ -167,6 +167,8 @@ pub(super) struct Inner {
     closed: Closed,
     /// Its socket took no more: this client's own task waits until it does.
     is_full: bool,
+    /// Commands that the door itself has answered, and that are not counted yet.
+    answered_here: usize,
     /// What of the input was sent together with the command at hand, in bytes.
     swallowed: usize,
     /// The client will send nothing more.
@@ -205,6 +207,7 @@ impl Client {
             ending: Ending::Open,
             closed: Closed::Client,
             is_full: false,
+            answered_here: 0,
             swallowed: 0,
             read_closed: false,
             idle: None,
@@ -372,8 +375,14 @@ impl Inner {
         }
     }
 
-    /// The command at hand is answered so.
+    /// The command at hand is answered so, by the door itself.
     pub(super) fn answer(&mut self, answer: &[u8]) {
+        self.answered_here += 1;
+        self.pass_on(answer);
+    }
+
+    /// The command at hand is answered so, of which the source is counted.
+    fn pass_on(&mut self, answer: &[u8]) {
         let silent = self.session.takes_no_reply();
         self.slots.answer(silent, answer);
     }

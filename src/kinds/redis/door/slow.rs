@@ -189,6 +189,7 @@ impl Core {
             if let (Err(error), Some(answer)) = (&ended, stand_in)
                 && error.reply.is_none()
             {
+                counters.answered_here(1);
                 return Done::Answered(seq, Answer::Reply(answer), Told::default(), None);
             }
             match &ended {

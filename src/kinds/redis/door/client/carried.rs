@@ -105,7 +105,7 @@ impl Inner {
                     Some(value) => {
                         self.last = Told::cached(source, age);
                         core.counters.answered(source);
-                        self.answer(&value);
+                        self.pass_on(&value);
                         None
                     }
                     None => self.otherwise(client, request),
@@ -242,7 +242,7 @@ impl Inner {
     pub(in crate::kinds::redis::door) fn answer_with(&mut self, answer: telling::Answer) {
         self.refusals.one(Instant::now());
         match answer {
-            telling::Answer::Reply(reply) => self.answer(&reply),
+            telling::Answer::Reply(reply) => self.pass_on(&reply),
             telling::Answer::Close => (self.ending, self.closed) = (Ending::Reset, Closed::Told),
         }
     }

@@ -281,6 +281,10 @@ impl Inner {
                 self.stuck = Some((stuck, Box::pin(sleep_until(again))));
             } else {
                 client.core().counters.command();
+                let here = mem::take(&mut self.answered_here);
+                if here > 0 {
+                    client.core().counters.answered_here(here);
+                }
                 self.stuck_since = None;
                 taken += length + mem::take(&mut self.swallowed);
             }
