@@ -99,6 +99,25 @@ async fn replay_sends_nothing_beside_what_a_caller_left_on_the_wire() {
 }
 
 #[tokio::test]
+async fn who_awaits_a_place_gets_one_and_no_fallback() {
+    let world = world(1).await;
+    for (awaits_place, source) in [(false, Source::Bypass), (true, Source::Live)] {
+        world.server().set(Mode::Slow);
+        let backend = world.backend();
+        let first = tokio::spawn(async move { call(&backend, "GET a", hasty()).await });
+        world.until("it is on the wire", |world| in_flight(world) == 1).await;
+        let options =
+            CallOptions { awaits_place, deadline: Some(PATIENCE), ..CallOptions::default() };
+        let (second, ()) = tokio::join!(world.call_with("GET b", options), async {
+            world.until("it has ended", |world| in_flight(world) == 0).await;
+            world.server().set(Mode::Up);
+        });
+        assert_eq!(second.unwrap().source, source);
+        drop(first.await.unwrap());
+    }
+}
+
+#[tokio::test]
 async fn a_late_reply_is_a_success_that_counts_once() {
     let world = world(4).await;
     world.server().set(Mode::Slow);

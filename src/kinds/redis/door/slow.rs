@@ -298,6 +298,7 @@ impl Core {
             min_ack,
             op_id: None,
             appended: None,
+            awaits_place: true,
             struck: asker.struck,
             dialect: if asker.protocol == telling::Protocol::Resp2 { RESP2 } else { 0 },
         };

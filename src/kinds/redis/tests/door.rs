@@ -37,6 +37,7 @@ mod order;
 mod outage;
 mod pinned;
 mod random;
+mod unknown;
 
 /// A door before a server.
 struct World {

@@ -10,7 +10,7 @@ use fusebox_actors::{
 use fusebox_state::Lanes;
 use tokio::time::Instant;
 
-use super::{Carriage, Client, Ending, Inner, Stuck, pinned::Said};
+use super::{Carriage, Client, Ending, Inner, Stuck, carried::Noted, pinned::Said};
 use crate::ingress::seldom::Seldom;
 use crate::kinds::redis::{
     door::{
@@ -103,16 +103,16 @@ impl Inner {
         canonical.extend_from_slice(request);
         reader.uppercase_name(&mut canonical);
         let count = reader.args(request).len();
-        let (mut cached, mut timed) = (false, false);
+        let mut noted = Noted::Nothing;
         let access = match row.does {
             Does::Reads => {
-                cached = true;
+                noted = Noted::Cached;
                 let slot = lanes.as_slice().first().map(|lane| (*lane, canonical.as_slice()));
                 PlainAccess::Read { keyed: true, slot, max_stale: core.settings.max_stale }
             }
             Does::Looks => PlainAccess::Read { keyed: true, slot: None, max_stale: None },
             does => {
-                timed = true;
+                noted = Noted::Timed;
                 let absolute = match does {
                     Does::Sets => true,
                     Does::May if count <= FEW => {
@@ -130,15 +130,7 @@ impl Inner {
             }
         };
         let operation = row.name;
-        let carriage = Carriage {
-            lanes: &lanes,
-            access,
-            operation,
-            cached,
-            fills: None,
-            timed,
-            elsewhere: false,
-        };
+        let carriage = Carriage { lanes: &lanes, access, operation, noted, elsewhere: false };
         let link = core.link(self.protocol());
         let stuck = self.carry(client, &link, carriage, &canonical, now);
         core.canonical.replace(canonical);
@@ -268,31 +260,31 @@ impl Inner {
             }
         };
         let Plan { lanes, access, .. } = plan;
-        let mut fills = None;
-        let (access, cached, timed) = match &access {
+        let (access, noted) = match &access {
             Access::Read(read) => {
                 // One that is not answered by one entry alone: MGET, also of one key.
-                let as_it_stands = matches!(read.slots.as_slice(), [slot] if *slot.key == *request);
-                if !read.slots.is_empty() && !as_it_stands {
-                    let leave = client.core().backend.begin_fills(read);
-                    fills = Some(Box::new((read.clone(), leave)));
-                }
                 let slot = match read.slots.as_slice() {
                     [slot] if *slot.key == *request => Some((slot.lane, &*slot.key)),
                     _ => None,
                 };
+                let noted = if slot.is_some() {
+                    Noted::Cached
+                } else if read.slots.is_empty() {
+                    Noted::Nothing
+                } else {
+                    let leave = client.core().backend.begin_fills(read);
+                    Noted::Parts(Box::new((read.clone(), leave)))
+                };
                 let max_stale = client.core().settings.max_stale;
-                let access = PlainAccess::Read { keyed: read.keyed, slot, max_stale };
-                (access, slot.is_some(), false)
+                (PlainAccess::Read { keyed: read.keyed, slot, max_stale }, noted)
             }
             Access::Write(Write { absolute, .. }) => {
-                (PlainAccess::Write { absolute: *absolute }, false, true)
+                let noted = Noted::Timed;
+                (PlainAccess::Write { absolute: *absolute }, noted)
             }
         };
-        let operation = "command";
-        let lanes = &lanes;
-        let carriage =
-            Carriage { lanes, access, operation, cached, fills, timed, elsewhere: false };
+        let (lanes, operation) = (&lanes, "command");
+        let carriage = Carriage { lanes, access, operation, noted, elsewhere: false };
         self.carry(client, link, carriage, request, now)
     }
 
@@ -352,9 +344,7 @@ impl Inner {
                 Err(stuck) => stuck,
             };
         }
-        // It is none of the server's: it answers an error, for which nobody's cache is emptied.
-        let carriage = Carriage::elsewhere(&Lanes::All, true, "unknown");
-        self.carry(client, &link, carriage, request, now)
+        self.carry(client, &link, Carriage::unlisted(), request, now)
     }
 }
 

@@ -267,7 +267,10 @@ impl Inner {
             };
             self.requests = reader;
             if let Some(stuck) = stuck {
-                self.stuck_since.get_or_insert(now);
+                // What is before it has its own time.
+                if stuck != Stuck::Others {
+                    self.stuck_since.get_or_insert(now);
+                }
                 if stuck == Stuck::Place {
                     client.core().awaits_place(client);
                 }

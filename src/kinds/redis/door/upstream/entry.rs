@@ -56,6 +56,8 @@ pub(in crate::kinds::redis::door) enum Note {
     Ends(Option<Unsettled>),
     /// It writes, and nothing else is known of it.
     Writes(Unsettled),
+    /// It may change something, though it was let through as a read.
+    MayWrite,
 }
 
 /// What the writes on their way do to the deadlines of their keys is not followed: what is known of these is forgotten
