@@ -171,7 +171,7 @@ pub(super) struct Inner {
     answered_here: usize,
     /// What of the input was sent together with the command at hand, in bytes.
     swallowed: usize,
-    /// The client will send nothing more.
+    /// The client will send nothing more, or nothing more of it is read: the daemon stops.
     read_closed: bool,
     /// Since when nothing has come of it.
     idle: Option<Pin<Box<Sleep>>>,
@@ -304,13 +304,12 @@ impl Client {
         }
     }
 
-    /// The connection to it is to end once it has its answers: the daemon stops.
+    /// The connection to it is to end once what has come of it was answered: the daemon stops. What waits for others is
+    /// given up, as nobody knows when it would be answered.
     pub(super) fn say_goodbye(&self) {
         let mut inner = self.inner.borrow_mut();
         if inner.ending == Ending::Open {
-            // Nobody knows when what waits for others would be answered.
-            let ending = if inner.is_blocked() { Ending::Reset } else { Ending::Answered };
-            (inner.ending, inner.closed) = (ending, Closed::Stop);
+            (inner.read_closed, inner.closed) = (true, Closed::Stop);
         }
         drop(inner);
         self.wake();

@@ -43,7 +43,8 @@ impl Inner {
         (request, behind): (&[u8], &[u8]),
         now: Instant,
     ) -> Option<Stuck> {
-        if self.refusals.paces(now).is_some() {
+        // Who is not read any more does not ask again.
+        if self.closed != Closed::Stop && self.refusals.paces(now).is_some() {
             return Some(Stuck::Paced);
         }
         // Nothing is sent behind a command that may wait as long as it likes: it would hold its place for as long.
@@ -208,7 +209,7 @@ impl Inner {
     }
 
     /// Whether it is between MULTI and EXEC: then everything goes to the server itself.
-    fn is_within(&self) -> bool {
+    pub(super) fn is_within(&self) -> bool {
         self.pinned.as_ref().is_some_and(PinnedTo::is_within)
     }
 
