@@ -37,6 +37,7 @@ mod order;
 mod outage;
 mod pinned;
 mod random;
+mod scripts;
 mod stop;
 mod unknown;
 

@@ -82,6 +82,9 @@ impl Client {
             drop(ticket.settle(Outcome::Answered { cached, until }));
         }
         match note {
+            Note::Script(does) if !matches!(frame.first(), Some(b'-' | b'!')) => {
+                connector.links().shared.scripts.done(does, request);
+            }
             Note::Deadlines(begun) => connector.links().answered(request, &begun, frame),
             Note::Waited(waited) if !matches!(frame.first(), Some(b'-' | b'!')) => {
                 self.core().backend.wrote(waited.unsettled.lanes());
@@ -106,6 +109,7 @@ impl Client {
             }
             Note::None
             | Note::Cache
+            | Note::Script(_)
             | Note::Waited(_)
             | Note::Unit(_)
             | Note::MayWrite

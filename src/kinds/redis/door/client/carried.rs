@@ -15,11 +15,14 @@ use super::{
     Client, Ending, Inner, Stuck,
     pinned::{Denied, Sent},
 };
-use crate::kinds::redis::door::{
-    counters::Closed,
-    slow::Asker,
-    telling::{self, Told},
-    upstream::{Entry, Note, Unsettled, Upstream},
+use crate::kinds::redis::{
+    door::{
+        counters::Closed,
+        slow::Asker,
+        telling::{self, Told},
+        upstream::{Entry, Note, Unsettled, Upstream},
+    },
+    transport::scripts,
 };
 
 /// The route in the records of this door's calls.
@@ -45,6 +48,8 @@ pub(in crate::kinds::redis::door) enum Noted {
     Parts(Box<(Read, Fills)>),
     /// It may settle or inherit a deadline of its key.
     Timed,
+    /// The server knows a script by it, or forgets all.
+    Script(scripts::Does),
     /// It may change something, though it is to be let through as a read.
     MayWrite,
 }
@@ -113,6 +118,7 @@ impl Inner {
                     Noted::Parts(parts) => Note::CacheAll(parts),
                     Noted::Cached => Note::Cache,
                     Noted::Timed => core.note(request),
+                    Noted::Script(does) => Note::Script(does),
                     Noted::MayWrite => Note::MayWrite,
                     Noted::Nothing if writes && elsewhere => {
                         Note::Writes(Unsettled::new(core.connector(), lanes.clone()))

@@ -26,6 +26,7 @@ use crate::kinds::redis::{
         commands::{Flags, Spec},
         effect,
     },
+    transport::scripts,
 };
 
 /// Commands of so many words are looked at without an allocation.
@@ -202,7 +203,7 @@ impl Inner {
             }
             Class::Carried if self.pinned.is_none() => {
                 let link = core.link(self.protocol());
-                self.planned(client, &link, request, now)
+                self.planned(client, &link, (&spec, request), now)
             }
             _ => self.through_pin(client, said),
         }
@@ -249,7 +250,7 @@ impl Inner {
         &mut self,
         client: &Rc<Client>,
         link: &Rc<Upstream>,
-        request: &[u8],
+        (spec, request): (&Spec, &[u8]),
         now: Instant,
     ) -> Option<Stuck> {
         let connector = client.core().connector();
@@ -261,6 +262,7 @@ impl Inner {
             }
         };
         let Plan { lanes, access, .. } = plan;
+        let scripts = scripts::Does::of(spec);
         let (access, noted) = match &access {
             Access::Read(read) => {
                 // One that is not answered by one entry alone: MGET, also of one key.
@@ -271,7 +273,7 @@ impl Inner {
                 let noted = if slot.is_some() {
                     Noted::Cached
                 } else if read.slots.is_empty() {
-                    Noted::Nothing
+                    scripts.map_or(Noted::Nothing, Noted::Script)
                 } else {
                     let leave = client.core().backend.begin_fills(read);
                     Noted::Parts(Box::new((read.clone(), leave)))
@@ -280,7 +282,7 @@ impl Inner {
                 (PlainAccess::Read { keyed: read.keyed, slot, max_stale }, noted)
             }
             Access::Write(Write { absolute, .. }) => {
-                let noted = Noted::Timed;
+                let noted = scripts.map_or(Noted::Timed, Noted::Script);
                 (PlainAccess::Write { absolute: *absolute }, noted)
             }
         };

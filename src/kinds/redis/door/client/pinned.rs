@@ -270,7 +270,7 @@ impl Inner {
             return self.send(client, &upstream, how, said.request, said.now).err().flatten();
         }
         if pinned.database() == Some(client.core().database()) {
-            return self.planned(client, &upstream, said.request, said.now);
+            return self.planned(client, &upstream, (said.spec, said.request), said.now);
         }
         let lanes = self.lanes_of(client, said);
         let carriage = Carriage::elsewhere(&lanes, said.spec.flags.has(Flags::READONLY), "command");
