@@ -134,6 +134,11 @@ impl Backend {
         self.entry.shared.circuit.settings.load().timeout
     }
 
+    /// How long a call may take that names no deadline.
+    pub fn deadline(&self) -> Duration {
+        self.entry.shared.circuit.default_deadline()
+    }
+
     /// What a write that may be queued leaves of the time that its caller has `left`, for being queued.
     pub fn reserve(&self, left: Duration) -> Duration {
         call_path::reserve(left)

@@ -56,6 +56,9 @@ pub struct CallOptions {
     /// Signalled once the write has its place in the queue: whatever is called after that is behind it, though it is
     /// not synced yet.
     pub appended: Option<Arc<Notify>>,
+    /// A full bulkhead is no reason to be queued or answered otherwise: it waits for a place, for as long as it may
+    /// take. For a door that holds its client back meanwhile.
+    pub awaits_place: bool,
     /// What strikes its first attempt, if that was decided before.
     pub struck: Option<Strike>,
 }

@@ -197,7 +197,9 @@ async fn follow_replay(client: &Client, backends: &[&str]) -> Result<(), Failure
         tokio::time::sleep(LOOK_EVERY).await;
     };
     bar.finish_and_clear();
-    held.iter().for_each(|why| complain(why));
+    for why in held {
+        complain(&why);
+    }
     Ok(())
 }
 

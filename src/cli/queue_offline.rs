@@ -55,8 +55,10 @@ pub(crate) fn run(queue: QueueArgs, state_dir: &Path, config: Option<&Config>) -
         QueueCommand::Downgrade => downgrade_all(&stores),
         QueueCommand::Repair { .. } => {
             // A folder without a log, such as one of snapshots, has no calls.
-            let asides: Vec<_> =
-                asides(&stores).into_iter().filter(|(_, dir)| dir.join("db").exists()).collect();
+            let asides: Vec<_> = asides(&stores)
+                .into_iter()
+                .filter(|(_, dir)| dir.join("db").try_exists().unwrap_or(true))
+                .collect();
             if asides.is_empty() {
                 complain(&format!("no store in {} was set aside", state_dir.display()));
             }

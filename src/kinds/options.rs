@@ -42,6 +42,7 @@ impl CallOptionsJson {
                 .map_err(|e| e.to_string())?,
             dialect: 0,
             appended: None,
+            awaits_place: false,
             struck: None,
         })
     }

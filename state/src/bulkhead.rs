@@ -154,7 +154,9 @@ mod tests {
         let bulkhead = Bulkhead::new(16);
         let kept: Vec<Kept> = take_all(&bulkhead, 1).into_iter().map(Place::keep).collect();
         assert!(bulkhead.try_enter(1).is_none());
-        kept.into_iter().for_each(|kept| bulkhead.leave(kept));
+        for kept in kept {
+            bulkhead.leave(kept);
+        }
         assert_eq!((bulkhead.in_flight(), take_all(&bulkhead, 1).len()), (0, 14));
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     connector::{
         Answer, Attempt, AttemptError, Attempted, Doubt, Origin, OwnCode, SharedConnector, Tail,
     },
-    passage::{Passage, Progressing, Waiting},
+    passage::{Barred, Passage, Progressing, Waiting},
     trace::{CallRecorder, StepKind},
 };
 
@@ -191,6 +191,24 @@ impl BackendShared {
         }
     }
 
+    /// Permit and place for an attempt, and when it begins.
+    async fn pass_in_time(
+        &self,
+        context: &Context,
+        mut began: Reading,
+    ) -> (Result<Passage, Barred>, Reading) {
+        loop {
+            let passed = self.pass(context.call.uid, began, context.counted);
+            let left = context.live_left(began.moment());
+            let waits = context.call.options.awaits_place && !left.is_zero();
+            if !waits || !matches!(passed, Err(Barred::Full)) || self.system.is_cut() {
+                return (passed, began);
+            }
+            tokio::time::sleep(LOOK_AGAIN.min(left)).await;
+            began = self.clock().read();
+        }
+    }
+
     /// One attempt, with permit and place. [`NoAnswer::Rejected`] if it gets none.
     async fn attempt(
         &self,
@@ -199,10 +217,9 @@ impl BackendShared {
         began: Reading,
     ) -> Result<Answered, NoAnswer> {
         let circuit = &*self.circuit;
-        let now = began.moment();
         // What takes its time because of its caller says nothing of how fast the backend is.
         let timed = context.call.upload.is_none();
-        let passed = self.pass(context.call.uid, began, context.counted);
+        let (passed, began) = self.pass_in_time(context, began).await;
         let waiting = match passed.map(|it| it.timed(timed).writing(spec.write)) {
             Ok(passage) => Waiting::for_it(passage),
             Err(barred) => {
@@ -215,7 +232,7 @@ impl BackendShared {
                 return Err(NoAnswer::Rejected { code, detail });
             }
         };
-        let passage = waiting.passage();
+        let (passage, now) = (waiting.passage(), began.moment());
         if let Some(upload) = &context.call.upload {
             upload.wrap(|rest| Box::new(Progressing::of(rest, passage)));
         }

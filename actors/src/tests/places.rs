@@ -68,7 +68,9 @@ async fn a_caller_whose_calls_hang_leaves_places_to_others() {
     assert!(refused.warnings[0].contains("its share of the 16 attempts"), "{:?}", refused.warnings);
     world.server().set(Mode::Up);
     assert_eq!(of(2).await.source, Source::Live);
-    hanging.into_iter().for_each(|call| call.abort());
+    for call in hanging {
+        call.abort();
+    }
 }
 
 #[tokio::test]
@@ -114,6 +116,25 @@ async fn replay_sends_nothing_beside_what_a_caller_left_on_the_wire() {
     world.until("it is replayed", |world| world.server().applied.lock().len() == 2).await;
     let most = world.server().on_wire.1.load(Ordering::Relaxed);
     assert_eq!(most, 1, "at once on the wire");
+}
+
+#[tokio::test]
+async fn who_awaits_a_place_gets_one_and_no_fallback() {
+    let world = world(1).await;
+    for (awaits_place, source) in [(false, Source::Bypass), (true, Source::Live)] {
+        world.server().set(Mode::Slow);
+        let backend = world.backend();
+        let first = tokio::spawn(async move { call(&backend, "GET a", hasty()).await });
+        world.until("it is on the wire", |world| in_flight(world) == 1).await;
+        let options =
+            CallOptions { awaits_place, deadline: Some(PATIENCE), ..CallOptions::default() };
+        let (second, ()) = tokio::join!(world.call_with("GET b", options), async {
+            world.until("it has ended", |world| in_flight(world) == 0).await;
+            world.server().set(Mode::Up);
+        });
+        assert_eq!(second.unwrap().source, source);
+        drop(first.await.unwrap());
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ pub(crate) mod handshake;
 pub(crate) mod link;
 pub(crate) mod multi;
 pub(crate) mod open;
+pub(crate) mod scripts;
 pub(crate) mod server_info;
 pub(crate) mod shared;
 pub(crate) mod stream;

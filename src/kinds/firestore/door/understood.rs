@@ -242,6 +242,7 @@ impl Core {
             deadline: asker.time,
             priority: self.settings.priority,
             min_ack: self.settings.min_ack,
+            awaits_place: false,
             struck: asker.struck,
             ..CallOptions::default()
         };

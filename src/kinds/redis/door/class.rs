@@ -9,7 +9,10 @@
 //! | refused | what no door can offer: replication, client-side caching |
 //! | carried | everything else, over a connection that all clients share |
 
-use crate::kinds::redis::protocol::{commands::Spec, rules};
+use crate::kinds::redis::protocol::{
+    commands::{Flags, Spec},
+    rules,
+};
 
 /// What a door does with a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,21 +90,15 @@ pub(super) fn writes(spec: &Spec, class: Class) -> bool {
 /// What needs admin rights at a door. CONFIG GET and what reads a cluster's layout are asked by stock clients; FLUSHALL
 /// and FLUSHDB are how cache frameworks clear.
 pub(super) fn needs_admin(spec: &Spec) -> bool {
-    const CLIENTS: [&str; 9] = [
-        "client|list",
-        "config|get",
-        "cluster|info",
-        "cluster|myid",
-        "cluster|nodes",
-        "cluster|shards",
-        "cluster|slots",
-        "cluster|keyslot",
-        "lastsave",
-    ];
+    const CLIENTS: [&str; 3] = ["client|list", "config|get", "lastsave"];
     const ADMINS: [&str; 5] =
         ["client|kill", "client|pause", "client|unpause", "monitor", "swapdb"];
     let name = &*spec.name;
-    ADMINS.contains(&name) || rules::admin(spec) && !CLIENTS.contains(&name)
+    // Of CLUSTER, the server marks what changes something.
+    let looks = CLIENTS.contains(&name)
+        || name.starts_with("cluster|") && !spec.flags.has(Flags::ADMIN)
+        || name.ends_with("|help");
+    ADMINS.contains(&name) || rules::admin(spec) && !looks
 }
 
 /// Whether a command ends what keeps the server from reading on: a script or a pause. On a connection that others share
@@ -228,6 +225,26 @@ mod tests {
         };
         for command in ["CONFIG GET x", "CLUSTER INFO", "FLUSHALL", "FLUSHDB", "GET k", "INFO"] {
             assert!(!admin(command), "{command}");
+        }
+        let reads = [
+            "INFO",
+            "MYID",
+            "NODES",
+            "SHARDS",
+            "SLOTS",
+            "KEYSLOT k",
+            "COUNTKEYSINSLOT 1",
+            "GETKEYSINSLOT 1 1",
+            "LINKS",
+            "HELP",
+        ];
+        for read in reads {
+            assert!(!admin(&format!("CLUSTER {read}")), "{read}");
+        }
+        for change in
+            ["ADDSLOTS 1", "MEET a 1", "RESET", "FAILOVER", "SETSLOT 1 NODE x", "FORGET x"]
+        {
+            assert!(admin(&format!("CLUSTER {change}")), "{change}");
         }
         for command in ["CONFIG SET a b", "CLIENT KILL x", "MONITOR", "SHUTDOWN", "SWAPDB 0 1"] {
             assert!(admin(command), "{command}");

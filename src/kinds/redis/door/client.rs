@@ -167,9 +167,11 @@ pub(super) struct Inner {
     closed: Closed,
     /// Its socket took no more: this client's own task waits until it does.
     is_full: bool,
+    /// Commands that the door itself has answered, and that are not counted yet.
+    answered_here: usize,
     /// What of the input was sent together with the command at hand, in bytes.
     swallowed: usize,
-    /// The client will send nothing more.
+    /// The client will send nothing more, or nothing more of it is read: the daemon stops.
     read_closed: bool,
     /// Since when nothing has come of it.
     idle: Option<Pin<Box<Sleep>>>,
@@ -205,6 +207,7 @@ impl Client {
             ending: Ending::Open,
             closed: Closed::Client,
             is_full: false,
+            answered_here: 0,
             swallowed: 0,
             read_closed: false,
             idle: None,
@@ -301,13 +304,12 @@ impl Client {
         }
     }
 
-    /// The connection to it is to end once it has its answers: the daemon stops.
+    /// The connection to it is to end once what has come of it was answered: the daemon stops. What waits for others is
+    /// given up, as nobody knows when it would be answered.
     pub(super) fn say_goodbye(&self) {
         let mut inner = self.inner.borrow_mut();
         if inner.ending == Ending::Open {
-            // Nobody knows when what waits for others would be answered.
-            let ending = if inner.is_blocked() { Ending::Reset } else { Ending::Answered };
-            (inner.ending, inner.closed) = (ending, Closed::Stop);
+            (inner.read_closed, inner.closed) = (true, Closed::Stop);
         }
         drop(inner);
         self.wake();
@@ -372,8 +374,14 @@ impl Inner {
         }
     }
 
-    /// The command at hand is answered so.
+    /// The command at hand is answered so, by the door itself.
     pub(super) fn answer(&mut self, answer: &[u8]) {
+        self.answered_here += 1;
+        self.pass_on(answer);
+    }
+
+    /// The command at hand is answered so, of which the source is counted.
+    fn pass_on(&mut self, answer: &[u8]) {
         let silent = self.session.takes_no_reply();
         self.slots.answer(silent, answer);
     }

@@ -308,10 +308,9 @@ impl Core {
         self.connector.borrow().links().shared.settings.database
     }
 
-    /// How long a command may be stuck.
-    pub(super) fn patience(&self) -> Duration {
-        let timeout = self.connector.borrow().links().shared.settings.timeout;
-        self.settings.deadline.map_or(timeout, |deadline| deadline.min(timeout))
+    /// How long a call may take.
+    pub(super) fn deadline(&self) -> Duration {
+        self.settings.deadline.unwrap_or_else(|| self.backend.deadline())
     }
 
     /// What is known of the server.

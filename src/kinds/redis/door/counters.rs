@@ -49,6 +49,11 @@ pub(crate) struct Counters {
     stale: AtomicU64,
     /// Of these: queued, or answered by what is queued.
     queued: AtomicU64,
+    /// Of these: answered with nil because nothing is known, or because a command that waits has waited long enough.
+    bypass: AtomicU64,
+    empty: AtomicU64,
+    /// Of these: answered by the door itself.
+    local: AtomicU64,
     /// Of these: answered that they were not executed.
     refused: AtomicU64,
     connections: AtomicU64,
@@ -77,8 +82,15 @@ impl Counters {
             Source::Cache => add(&self.cached, 1),
             Source::Stale => add(&self.stale, 1),
             Source::Queued => add(&self.queued, 1),
-            Source::Live | Source::Empty | Source::Bypass => {}
+            Source::Empty => add(&self.empty, 1),
+            Source::Bypass => add(&self.bypass, 1),
+            // What is left: it would cost something for each.
+            Source::Live => {}
         }
+    }
+
+    pub(super) fn answered_here(&self, commands: usize) {
+        add(&self.local, commands);
     }
 
     pub(super) fn refused(&self) {
@@ -127,16 +139,19 @@ impl Counters {
     pub(super) fn view(&self) -> DoorView {
         let of = |counter: &AtomicU64| counter.load(Relaxed);
         let others = [
-            (Source::Cache, of(&self.cached)),
-            (Source::Stale, of(&self.stale)),
-            (Source::Queued, of(&self.queued)),
+            (Source::Cache.as_str(), of(&self.cached)),
+            (Source::Stale.as_str(), of(&self.stale)),
+            (Source::Queued.as_str(), of(&self.queued)),
+            (Source::Empty.as_str(), of(&self.empty)),
+            (Source::Bypass.as_str(), of(&self.bypass)),
+            ("local", of(&self.local)),
         ];
         let refused = of(&self.refused);
         let elsewhere = others.iter().map(|(_, count)| count).sum::<u64>() + refused;
-        let live = (Source::Live, of(&self.commands).saturating_sub(elsewhere));
+        let live = (Source::Live.as_str(), of(&self.commands).saturating_sub(elsewhere));
         let commands = [live].into_iter().chain(others).map(|(source, count)| DoorCommands {
             class: "command".into(),
-            source: source.as_str().into(),
+            source: source.into(),
             count,
         });
         let pinned = of(&self.pinned);

@@ -150,9 +150,10 @@ impl Session {
                 return Then::Authenticate { user, secret, hello: None };
             }
             Local::Select => {
-                let number = std::str::from_utf8(arg(1)).ok().and_then(|text| text.parse().ok());
-                return match number {
-                    Some(number) => Then::Select(number),
+                let number = std::str::from_utf8(arg(1)).ok().and_then(|it| it.parse::<i64>().ok());
+                return match number.map(u32::try_from) {
+                    Some(Ok(number)) => Then::Select(number),
+                    Some(Err(_)) => answered(telling::error("ERR DB index is out of range")),
                     None => answered(telling::error("ERR value is not an integer or out of range")),
                 };
             }
@@ -423,6 +424,14 @@ mod tests {
         assert_eq!(say(&mut session, Local::Reply, "CLIENT REPLY SKIP"), Then::Silent);
         assert_eq!(session.replies, Replies::SkipNext);
         assert_eq!(say(&mut session, Local::Select, "SELECT 3"), Then::Select(3));
+        for (wrong, told) in [
+            ("-1", "-ERR DB index is out of range\r\n"),
+            ("4294967296", "-ERR DB index is out of range\r\n"),
+            ("x", "-ERR value is not an integer or out of range\r\n"),
+        ] {
+            let then = say(&mut session, Local::Select, &format!("SELECT {wrong}"));
+            assert_eq!(text(then), told, "{wrong}");
+        }
         assert_eq!(
             say(&mut session, Local::Quit, "QUIT"),
             Then::Close(Bytes::from_static(b"+OK\r\n"))

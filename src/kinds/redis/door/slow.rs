@@ -189,6 +189,7 @@ impl Core {
             if let (Err(error), Some(answer)) = (&ended, stand_in)
                 && error.reply.is_none()
             {
+                counters.answered_here(1);
                 return Done::Answered(seq, Answer::Reply(answer), Told::default(), None);
             }
             match &ended {
@@ -209,7 +210,8 @@ impl Core {
         Slow { seq, job, appended, is_write }
     }
 
-    /// What answers PING and INFO if the server does not: clients ask them before they do anything else.
+    /// What answers PING, INFO, COMMAND COUNT and COMMAND LIST if the server does not: clients ask these before they do
+    /// anything else. What COMMAND and COMMAND INFO say beyond the names is known of no server.
     fn stand_in(&self, body: &[u8]) -> Option<Bytes> {
         let args = resp::arguments(body).ok()?;
         let [name, rest @ ..] = args.as_slice() else { return None };
@@ -218,6 +220,18 @@ impl Core {
                 [] => Bytes::from_static(b"+PONG\r\n"),
                 [text, ..] => bulk(text),
             });
+        }
+        if name.eq_ignore_ascii_case(b"COMMAND") {
+            let names = self.connector().links().shared.commands.names();
+            let [inner] = rest else { return None };
+            return match inner.to_ascii_lowercase().as_slice() {
+                b"count" => {
+                    let count = names.iter().filter(|name| !name.contains('|')).count();
+                    Some(Bytes::from(format!(":{count}\r\n")))
+                }
+                b"list" => Some(resp::command(&names.iter().map(|it| &**it).collect::<Vec<_>>())),
+                _ => None,
+            };
         }
         name.eq_ignore_ascii_case(b"INFO").then(|| {
             let connector = self.connector();
@@ -284,6 +298,7 @@ impl Core {
             min_ack,
             op_id: None,
             appended: None,
+            awaits_place: true,
             struck: asker.struck,
             dialect: if asker.protocol == telling::Protocol::Resp2 { RESP2 } else { 0 },
         };

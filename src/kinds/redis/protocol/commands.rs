@@ -67,6 +67,14 @@ impl Commands {
         Some(Arc::clone(spec))
     }
 
+    /// The names of all commands of the server, as it has listed them last; the built-in ones before that. A command
+    /// within a container is `container|command`.
+    pub(crate) fn names(&self) -> Vec<Box<str>> {
+        let learnt = self.learnt.load();
+        let table = learnt.as_deref().unwrap_or(&BUILT_IN);
+        table.keys().cloned().collect()
+    }
+
     /// Whether a server has listed its commands.
     pub(crate) fn has_learnt(&self) -> bool {
         self.learnt.load().is_some()

@@ -55,7 +55,7 @@ pub(crate) fn admin(spec: &Spec) -> bool {
 }
 
 /// Commands without keys that change nothing, though the server does not mark them as reads.
-const LOOKS: [&str; 48] = [
+const LOOKS: [&str; 56] = [
     "acl|cat",
     "acl|dryrun",
     "acl|genpass",
@@ -72,11 +72,18 @@ const LOOKS: [&str; 48] = [
     "client|info",
     "client|list",
     "client|trackinginfo",
+    "cluster|count-failure-reports",
+    "cluster|countkeysinslot",
+    "cluster|getkeysinslot",
+    "cluster|help",
     "cluster|info",
     "cluster|keyslot",
+    "cluster|links",
     "cluster|myid",
     "cluster|nodes",
+    "cluster|replicas",
     "cluster|shards",
+    "cluster|slaves",
     "cluster|slots",
     "command",
     "command|count",
@@ -92,6 +99,7 @@ const LOOKS: [&str; 48] = [
     "info",
     "lastsave",
     "latency|doctor",
+    "latency|help",
     "latency|history",
     "latency|latest",
     "memory|doctor",

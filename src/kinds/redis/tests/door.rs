@@ -37,6 +37,9 @@ mod order;
 mod outage;
 mod pinned;
 mod random;
+mod scripts;
+mod stop;
+mod unknown;
 
 /// A door before a server.
 struct World {
@@ -503,19 +506,6 @@ async fn a_client_that_nobody_knows_must_say_who_it_is() {
     assert_eq!(client.ask("GET k").await, "-NOAUTH Authentication required.\r\n");
     assert!(client.ask("HELLO 3").await.starts_with("-NOAUTH HELLO must be called"));
     assert!(client.ask("AUTH wrong").await.starts_with("-WRONGPASS "));
-}
-
-#[tokio::test]
-async fn a_door_that_closes_answers_what_it_has_read() {
-    let world = World::open().await;
-    let mut client = world.client();
-    assert_eq!(client.ask("PING").await, "+PONG\r\n");
-    client.send(&resp::command(&["SET", "k", "1"])).await;
-    until("it was read", async || world.door.commands() == 2).await;
-    world.door.close().await;
-    assert_eq!(client.reply().await, "+OK\r\n");
-    assert_eq!(client.reply().await, "");
-    assert_eq!(world.server.value("k").await, "1");
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! What is said on a new connection before anybody's call.
 //!
 //! HELLO 3 with the credentials, or AUTH if a server knows no HELLO; SELECT; CLIENT SETNAME, without
-//! whose acknowledgement no write is sent (the fence finds connections by name); CLIENT ID; INFO.
+//! whose acknowledgement no write is sent (the fence finds connections by name); CLIENT ID; INFO; SCRIPT LOAD of what
+//! another run of the server knew ([`super::scripts`]).
 
 use std::{io, sync::atomic::Ordering};
 
@@ -167,12 +168,33 @@ pub(crate) async fn connect(
     if info.cluster {
         return Err(Failed::blocked(ErrorCode::OfKind("cluster"), outcome::CLUSTER));
     }
+    load_scripts(&mut dialogue, shared, &info).await?;
     tracing::debug!(backend = settings.name, name, resp3, ?id, "connected");
     let id = id.as_ref().ok().and_then(|id| match Reply::of(id)? {
         Reply::Int(id) => Some(id),
         _ => None,
     });
     Ok(Ready { dialogue, named: named.is_ok(), id, info })
+}
+
+/// Sends the server the scripts that it may have forgotten. What it refuses it does not get.
+async fn load_scripts(
+    dialogue: &mut Dialogue,
+    shared: &Shared,
+    info: &ServerInfo,
+) -> Result<(), Failed> {
+    let scripts = shared.scripts.to_load(info.run_id.as_deref());
+    if !scripts.is_empty() {
+        let backend = shared.settings.name.as_str();
+        tracing::info!(
+            backend,
+            scripts = scripts.len(),
+            "scripts loaded on another run of the server"
+        );
+        let _replies = dialogue.ask(&scripts).await.map_err(|error| lost(&error))?;
+    }
+    shared.scripts.loaded(info.run_id.clone());
+    Ok(())
 }
 
 /// Connects and says no more than who it is, which a server answers also while a script runs: for one command that

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::server_info::ServerInfo;
+use super::{scripts::Scripts, server_info::ServerInfo};
 use crate::kinds::redis::{protocol::commands::Commands, settings::RedisSettings};
 
 /// The names of the connections that live, from before they are opened until they are closed. They are
@@ -32,6 +32,7 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 pub(crate) struct Shared {
     pub(crate) settings: RedisSettings,
     pub(crate) commands: Commands,
+    pub(crate) scripts: Arc<Scripts>,
     /// Whether the server speaks RESP3 with us; it is taken to until it has said otherwise.
     pub(crate) resp3: AtomicBool,
     /// Whether a token was ever sent.
@@ -61,6 +62,7 @@ impl Shared {
     pub(crate) fn new(settings: RedisSettings) -> Self {
         Self {
             former: AtomicBool::new(settings.former.is_some()),
+            scripts: Scripts::at(&settings.endpoint.to_string()),
             settings,
             commands: Commands::default(),
             resp3: AtomicBool::new(true),

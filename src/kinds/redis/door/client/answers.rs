@@ -3,13 +3,14 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::{Outcome, Settled, Source, Ticket};
-use fusebox_state::ErrorClass;
+use fusebox_actors::{Outcome, Settled, Source, Ticket, connector::AttemptError};
+use fusebox_state::{ErrorClass, Verdict};
 
 use super::{Client, Ending, Failed, Refusal};
 use crate::kinds::redis::{
     connector::RedisConnector,
     door::{
+        core::Core,
         counters::Closed,
         pin::{Barred, PinnedTo},
         telling,
@@ -81,6 +82,9 @@ impl Client {
             drop(ticket.settle(Outcome::Answered { cached, until }));
         }
         match note {
+            Note::Script(does) if !matches!(frame.first(), Some(b'-' | b'!')) => {
+                connector.links().shared.scripts.done(does, request);
+            }
             Note::Deadlines(begun) => connector.links().answered(request, &begun, frame),
             Note::Waited(waited) if !matches!(frame.first(), Some(b'-' | b'!')) => {
                 self.core().backend.wrote(waited.unsettled.lanes());
@@ -105,8 +109,10 @@ impl Client {
             }
             Note::None
             | Note::Cache
+            | Note::Script(_)
             | Note::Waited(_)
             | Note::Unit(_)
+            | Note::MayWrite
             | Note::Subscription(_)
             | Note::Monitors => {}
         }
@@ -177,7 +183,7 @@ impl Client {
 
     /// An attempt ended without a reply.
     pub(in crate::kinds::redis::door) fn lost(&self, lost: Lost) {
-        let Lost { entry: Entry { seq, ticket, note, .. }, body, verdict, error } = lost;
+        let Lost { entry: Entry { seq, ticket, note, elsewhere, .. }, body, verdict, error } = lost;
         let mut inner = self.inner.borrow_mut();
         inner.on_wire -= 1;
         if self.piecewise.get() && inner.slots.is_oldest(seq) {
@@ -188,6 +194,10 @@ impl Client {
         }
         if let Note::Unit(unit) = note {
             return inner.unit_lost(self, (seq, ticket), &unit, &body, (verdict, error));
+        }
+        if elsewhere {
+            let answer = self.core().lost_for_good(ticket, &note, (verdict, error));
+            return inner.ended(seq, answer);
         }
         drop(inner);
         let Some(ticket) = ticket else { return };
@@ -237,21 +247,12 @@ impl Client {
                 inner.park_in(self, entry.seq, body, waited.until);
                 continue;
             }
-            let why = format!("{}: {}", self.core().backend.name(), error.words().whole());
-            let may_have_run = error.class == ErrorClass::Unknown;
             selects |= matches!(entry.note, Note::Selects(_));
             watches |=
                 entry.waits() || matches!(entry.note, Note::Subscription(_) | Note::Monitors);
-            let settled = entry.ticket.map(|it| it.settle(Outcome::Failed { verdict, error }));
-            // Nobody else can carry it: its connection's state is gone.
-            let writes = matches!(settled, Some(Settled::GoOn(onward)) if onward.lanes().is_some());
             if !entry.note.is_the_doors() {
                 inner.on_wire -= 1;
-                let answer = if writes && may_have_run {
-                    telling::unknown(&why, self.core().settings.close_on_unknown)
-                } else {
-                    self.core().unavailable(&why)
-                };
+                let answer = self.core().lost_for_good(entry.ticket, &entry.note, (verdict, error));
                 inner.ended(entry.seq, answer);
             }
         }
@@ -269,5 +270,30 @@ impl Client {
         }
         drop(inner);
         self.wake();
+    }
+}
+
+impl Core {
+    /// What is answered to a command that was lost together with the only connection that could carry it.
+    fn lost_for_good(
+        &self,
+        ticket: Option<Ticket>,
+        note: &Note,
+        (verdict, error): (Verdict, AttemptError),
+    ) -> telling::Answer {
+        let why = format!("{}: {}", self.backend.name(), error.words().whole());
+        let was_sent = error.class == ErrorClass::Unknown;
+        let mut may_write = matches!(note, Note::MayWrite);
+        if let Some(Settled::GoOn(onward)) =
+            ticket.map(|ticket| ticket.settle(Outcome::Failed { verdict, error }))
+        {
+            may_write |= onward.lanes().is_some();
+            self.backend.end(*onward);
+        }
+        if may_write && was_sent {
+            telling::unknown(&why, self.settings.close_on_unknown)
+        } else {
+            self.unavailable(&why)
+        }
     }
 }

@@ -11,12 +11,18 @@ use fusebox_actors::{
 use fusebox_state::{Lanes, chaos::Strike};
 use tokio::time::Instant;
 
-use super::{Client, Ending, Inner, Stuck, pinned::Sent};
-use crate::kinds::redis::door::{
-    counters::Closed,
-    slow::Asker,
-    telling::{self, Told},
-    upstream::{Entry, Note, Unsettled, Upstream},
+use super::{
+    Client, Ending, Inner, Stuck,
+    pinned::{Denied, Sent},
+};
+use crate::kinds::redis::{
+    door::{
+        counters::Closed,
+        slow::Asker,
+        telling::{self, Told},
+        upstream::{Entry, Note, Unsettled, Upstream},
+    },
+    transport::scripts,
 };
 
 /// The route in the records of this door's calls.
@@ -27,14 +33,25 @@ pub(in crate::kinds::redis::door) struct Carriage<'a> {
     pub(in crate::kinds::redis::door) lanes: &'a Lanes,
     pub(in crate::kinds::redis::door) access: PlainAccess<'a>,
     pub(in crate::kinds::redis::door) operation: &'static str,
-    /// Its reply may be cached under the request as it is sent.
-    pub(in crate::kinds::redis::door) cached: bool,
-    /// So may the parts of its reply.
-    pub(in crate::kinds::redis::door) fills: Option<Box<(Read, Fills)>>,
-    /// It may settle or inherit a deadline of its key.
-    pub(in crate::kinds::redis::door) timed: bool,
-    /// It is of a database that the core knows nothing of.
+    pub(in crate::kinds::redis::door) noted: Noted,
+    /// Nobody but this connection can carry it: it is of a database that the core knows nothing of, or is itself
+    /// unknown.
     pub(in crate::kinds::redis::door) elsewhere: bool,
+}
+
+/// What is noted of a call.
+pub(in crate::kinds::redis::door) enum Noted {
+    Nothing,
+    /// Its reply may be cached under the request as it is sent.
+    Cached,
+    /// So may the parts of its reply.
+    Parts(Box<(Read, Fills)>),
+    /// It may settle or inherit a deadline of its key.
+    Timed,
+    /// The server knows a script by it, or forgets all.
+    Script(scripts::Does),
+    /// It may change something, though it is to be let through as a read.
+    MayWrite,
 }
 
 impl<'a> Carriage<'a> {
@@ -49,7 +66,13 @@ impl<'a> Carriage<'a> {
         } else {
             PlainAccess::Write { absolute: false }
         };
-        Self { lanes, access, operation, cached: false, fills: None, timed: false, elsewhere: true }
+        Self { lanes, access, operation, noted: Noted::Nothing, elsewhere: true }
+    }
+
+    /// Of a command that is in no list. Nobody's cache is emptied for it: most likely it is a mistake, to which the
+    /// server answers an error.
+    pub(in crate::kinds::redis::door) fn unlisted() -> Carriage<'static> {
+        Carriage { noted: Noted::MayWrite, ..Carriage::elsewhere(&Lanes::All, true, "unknown") }
     }
 }
 
@@ -64,7 +87,7 @@ impl Inner {
         now: Instant,
     ) -> Option<Stuck> {
         let core = &client.core();
-        let Carriage { lanes, access, operation, cached, fills, timed, elsewhere } = carriage;
+        let Carriage { lanes, access, operation, noted, elsewhere } = carriage;
         if let Some(strike) = self.struck.take().filter(|_| !elsewhere) {
             return self.meets(client, request, strike);
         }
@@ -76,7 +99,12 @@ impl Inner {
                 return self.not_taken(client, link, now).err().flatten();
             }
             core.asks_for_fence(link);
-            return self.or_late(Stuck::Place, client, request, now);
+            // The core may have another way by then, or says what becomes of it.
+            return if self.has_tried(client, now) {
+                self.otherwise(client, request)
+            } else {
+                Some(Stuck::Place)
+            };
         }
         let trace = CallTrace::new(ROUTE);
         let writes = matches!(access, PlainAccess::Write { .. });
@@ -86,16 +114,16 @@ impl Inner {
         let plan = PlainPlan { lanes, access, priority, operation, trace, uid, may_be_struck };
         match core.backend.admit(&plan) {
             Admission::Go(ticket) => {
-                let note = if let Some(fills) = fills {
-                    Note::CacheAll(fills)
-                } else if cached {
-                    Note::Cache
-                } else if timed && !elsewhere {
-                    core.note(request)
-                } else if writes && elsewhere {
-                    Note::Writes(Unsettled::new(core.connector(), lanes.clone()))
-                } else {
-                    Note::None
+                let note = match noted {
+                    Noted::Parts(parts) => Note::CacheAll(parts),
+                    Noted::Cached => Note::Cache,
+                    Noted::Timed => core.note(request),
+                    Noted::Script(does) => Note::Script(does),
+                    Noted::MayWrite => Note::MayWrite,
+                    Noted::Nothing if writes && elsewhere => {
+                        Note::Writes(Unsettled::new(core.connector(), lanes.clone()))
+                    }
+                    Noted::Nothing => Note::None,
                 };
                 let how = (Some(ticket), note, elsewhere);
                 self.send(client, link, how, request, now).err().flatten()
@@ -105,21 +133,47 @@ impl Inner {
                     Some(value) => {
                         self.last = Told::cached(source, age);
                         core.counters.answered(source);
-                        self.answer(&value);
+                        self.pass_on(&value);
                         None
                     }
                     None => self.otherwise(client, request),
                 }
             }
-            Admission::OtherWay(OtherWay::Full) => self.or_late(Stuck::Place, client, request, now),
             Admission::OtherWay(OtherWay::Struck(strike)) => self.meets(client, request, strike),
-            Admission::OtherWay(way) if elsewhere => {
-                let why = format!("{}: {}", core.backend.name(), way.why());
-                let answer = core.unavailable(&why);
-                self.answer_with(answer);
-                None
+            // A full bulkhead holds a client back, and is no outage: nothing is queued or made up because of it.
+            Admission::OtherWay(way) if elsewhere || way == OtherWay::Full => {
+                match self.denied(client, way, lanes, now) {
+                    Denied::Stuck(stuck) => Some(stuck),
+                    Denied::Told(why) => {
+                        core.backend.refuse(&plan, way);
+                        let answer = core.unavailable(&why);
+                        self.answer_with(answer);
+                        None
+                    }
+                }
             }
             Admission::OtherWay(_) => self.otherwise(client, request),
+        }
+    }
+
+    /// What becomes of a command that is not let through, and goes no other way: it waits for what becomes free, for
+    /// as long as it may take.
+    pub(super) fn denied(
+        &self,
+        client: &Client,
+        way: OtherWay,
+        lanes: &Lanes,
+        now: Instant,
+    ) -> Denied {
+        let core = client.core();
+        let stuck = match way {
+            OtherWay::Full => Some(Stuck::Place),
+            OtherWay::Lanes if core.backend.lanes_move(lanes) => Some(Stuck::Lanes),
+            _ => None,
+        };
+        match stuck.filter(|_| !self.is_late(client, now)) {
+            Some(stuck) => Denied::Stuck(stuck),
+            None => Denied::Told(format!("{}: {}", core.backend.name(), way.why())),
         }
     }
 
@@ -219,30 +273,24 @@ impl Inner {
         None
     }
 
-    /// Stuck on `stuck`, unless that has lasted for as long as a call may: then the core says what becomes of it.
-    fn or_late(
-        &mut self,
-        stuck: Stuck,
-        client: &Rc<Client>,
-        request: &[u8],
-        now: Instant,
-    ) -> Option<Stuck> {
-        if self.is_late(client, now) {
-            return self.otherwise(client, request);
-        }
-        Some(stuck)
+    /// Whether the command at hand has been stuck for as long as a call may take.
+    pub(in crate::kinds::redis::door) fn is_late(&self, client: &Client, now: Instant) -> bool {
+        self.stuck_since.is_some_and(|since| now - since >= client.core().deadline())
     }
 
-    /// Whether the command at hand has been stuck for as long as a call may.
-    pub(in crate::kinds::redis::door) fn is_late(&self, client: &Client, now: Instant) -> bool {
-        self.stuck_since.is_some_and(|since| now - since >= client.core().patience())
+    /// Whether the command at hand has been stuck for as long as an attempt may take. Who carries it then has all its
+    /// time for that.
+    pub(super) fn has_tried(&self, client: &Client, now: Instant) -> bool {
+        let core = client.core();
+        let patience = core.backend.timeout().min(core.deadline());
+        self.stuck_since.is_some_and(|since| now - since >= patience)
     }
 
     /// The command at hand was not executed, and is answered so.
     pub(in crate::kinds::redis::door) fn answer_with(&mut self, answer: telling::Answer) {
         self.refusals.one(Instant::now());
         match answer {
-            telling::Answer::Reply(reply) => self.answer(&reply),
+            telling::Answer::Reply(reply) => self.pass_on(&reply),
             telling::Answer::Close => (self.ending, self.closed) = (Ending::Reset, Closed::Told),
         }
     }

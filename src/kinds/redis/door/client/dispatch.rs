@@ -10,7 +10,7 @@ use fusebox_actors::{
 use fusebox_state::Lanes;
 use tokio::time::Instant;
 
-use super::{Carriage, Client, Ending, Inner, Stuck, pinned::Said};
+use super::{Carriage, Client, Ending, Inner, Stuck, carried::Noted, pinned::Said};
 use crate::ingress::seldom::Seldom;
 use crate::kinds::redis::{
     door::{
@@ -26,6 +26,7 @@ use crate::kinds::redis::{
         commands::{Flags, Spec},
         effect,
     },
+    transport::scripts,
 };
 
 /// Commands of so many words are looked at without an allocation.
@@ -43,7 +44,8 @@ impl Inner {
         (request, behind): (&[u8], &[u8]),
         now: Instant,
     ) -> Option<Stuck> {
-        if self.refusals.paces(now).is_some() {
+        // Who is not read any more does not ask again.
+        if self.closed != Closed::Stop && self.refusals.paces(now).is_some() {
             return Some(Stuck::Paced);
         }
         // Nothing is sent behind a command that may wait as long as it likes: it would hold its place for as long.
@@ -103,16 +105,16 @@ impl Inner {
         canonical.extend_from_slice(request);
         reader.uppercase_name(&mut canonical);
         let count = reader.args(request).len();
-        let (mut cached, mut timed) = (false, false);
+        let mut noted = Noted::Nothing;
         let access = match row.does {
             Does::Reads => {
-                cached = true;
+                noted = Noted::Cached;
                 let slot = lanes.as_slice().first().map(|lane| (*lane, canonical.as_slice()));
                 PlainAccess::Read { keyed: true, slot, max_stale: core.settings.max_stale }
             }
             Does::Looks => PlainAccess::Read { keyed: true, slot: None, max_stale: None },
             does => {
-                timed = true;
+                noted = Noted::Timed;
                 let absolute = match does {
                     Does::Sets => true,
                     Does::May if count <= FEW => {
@@ -130,15 +132,7 @@ impl Inner {
             }
         };
         let operation = row.name;
-        let carriage = Carriage {
-            lanes: &lanes,
-            access,
-            operation,
-            cached,
-            fills: None,
-            timed,
-            elsewhere: false,
-        };
+        let carriage = Carriage { lanes: &lanes, access, operation, noted, elsewhere: false };
         let link = core.link(self.protocol());
         let stuck = self.carry(client, &link, carriage, &canonical, now);
         core.canonical.replace(canonical);
@@ -209,14 +203,14 @@ impl Inner {
             }
             Class::Carried if self.pinned.is_none() => {
                 let link = core.link(self.protocol());
-                self.planned(client, &link, request, now)
+                self.planned(client, &link, (&spec, request), now)
             }
             _ => self.through_pin(client, said),
         }
     }
 
     /// Whether it is between MULTI and EXEC: then everything goes to the server itself.
-    fn is_within(&self) -> bool {
+    pub(super) fn is_within(&self) -> bool {
         self.pinned.as_ref().is_some_and(PinnedTo::is_within)
     }
 
@@ -256,7 +250,7 @@ impl Inner {
         &mut self,
         client: &Rc<Client>,
         link: &Rc<Upstream>,
-        request: &[u8],
+        (spec, request): (&Spec, &[u8]),
         now: Instant,
     ) -> Option<Stuck> {
         let connector = client.core().connector();
@@ -268,31 +262,32 @@ impl Inner {
             }
         };
         let Plan { lanes, access, .. } = plan;
-        let mut fills = None;
-        let (access, cached, timed) = match &access {
+        let scripts = scripts::Does::of(spec);
+        let (access, noted) = match &access {
             Access::Read(read) => {
                 // One that is not answered by one entry alone: MGET, also of one key.
-                let as_it_stands = matches!(read.slots.as_slice(), [slot] if *slot.key == *request);
-                if !read.slots.is_empty() && !as_it_stands {
-                    let leave = client.core().backend.begin_fills(read);
-                    fills = Some(Box::new((read.clone(), leave)));
-                }
                 let slot = match read.slots.as_slice() {
                     [slot] if *slot.key == *request => Some((slot.lane, &*slot.key)),
                     _ => None,
                 };
+                let noted = if slot.is_some() {
+                    Noted::Cached
+                } else if read.slots.is_empty() {
+                    scripts.map_or(Noted::Nothing, Noted::Script)
+                } else {
+                    let leave = client.core().backend.begin_fills(read);
+                    Noted::Parts(Box::new((read.clone(), leave)))
+                };
                 let max_stale = client.core().settings.max_stale;
-                let access = PlainAccess::Read { keyed: read.keyed, slot, max_stale };
-                (access, slot.is_some(), false)
+                (PlainAccess::Read { keyed: read.keyed, slot, max_stale }, noted)
             }
             Access::Write(Write { absolute, .. }) => {
-                (PlainAccess::Write { absolute: *absolute }, false, true)
+                let noted = scripts.map_or(Noted::Timed, Noted::Script);
+                (PlainAccess::Write { absolute: *absolute }, noted)
             }
         };
-        let operation = "command";
-        let lanes = &lanes;
-        let carriage =
-            Carriage { lanes, access, operation, cached, fills, timed, elsewhere: false };
+        let (lanes, operation) = (&lanes, "command");
+        let carriage = Carriage { lanes, access, operation, noted, elsewhere: false };
         self.carry(client, link, carriage, request, now)
     }
 
@@ -352,9 +347,7 @@ impl Inner {
                 Err(stuck) => stuck,
             };
         }
-        // It is none of the server's: it answers an error, for which nobody's cache is emptied.
-        let carriage = Carriage::elsewhere(&Lanes::All, true, "unknown");
-        self.carry(client, &link, carriage, request, now)
+        self.carry(client, &link, Carriage::unlisted(), request, now)
     }
 }
 

@@ -267,7 +267,10 @@ impl Inner {
             };
             self.requests = reader;
             if let Some(stuck) = stuck {
-                self.stuck_since.get_or_insert(now);
+                // What is before it has its own time.
+                if stuck != Stuck::Others {
+                    self.stuck_since.get_or_insert(now);
+                }
                 if stuck == Stuck::Place {
                     client.core().awaits_place(client);
                 }
@@ -281,6 +284,10 @@ impl Inner {
                 self.stuck = Some((stuck, Box::pin(sleep_until(again))));
             } else {
                 client.core().counters.command();
+                let here = mem::take(&mut self.answered_here);
+                if here > 0 {
+                    client.core().counters.answered_here(here);
+                }
                 self.stuck_since = None;
                 taken += length + mem::take(&mut self.swallowed);
             }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fusebox_state::Lanes;
 use tokio::time::Instant;
 
-use super::{Carriage, Client, Ending, Inner, Stuck, pinned::Sent};
+use super::{Carriage, Client, Ending, Inner, Stuck, carried::Noted, pinned::Sent};
 use crate::kinds::redis::{
     door::{counters::Closed, local::FIRST_ID, pin::PinnedTo, telling, waiting},
     protocol::resp,
@@ -96,7 +96,9 @@ impl Inner {
             None => client.core().link(self.session.protocol),
         };
         let lanes = Lanes::new([]);
-        self.carry(client, &link, Carriage::elsewhere(&lanes, true, "command"), &request, now)
+        let carriage =
+            Carriage { noted: Noted::MayWrite, ..Carriage::elsewhere(&lanes, true, "command") };
+        self.carry(client, &link, carriage, &request, now)
     }
 
     /// What it has parked ends now, as if its time were over, or with an error.

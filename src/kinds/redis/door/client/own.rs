@@ -46,7 +46,7 @@ impl Inner {
                 self.answer(&answer);
                 self.follow_protocol(client, before, now);
             }
-            Then::Silent => {}
+            Then::Silent => self.answered_here += 1,
             Then::Close(answer) => {
                 self.answer(&answer);
                 self.ending = Ending::Answered;
@@ -145,6 +145,7 @@ impl Inner {
                 self.ended(seq, answer);
             }
             Done::Authenticated(seq, guest, hello) => {
+                client.core().counters.answered_here(1);
                 let refused = "WRONGPASS invalid username-password pair or user is disabled.";
                 let Some(Guest { who, reads_only, is_backends_own }) = guest else {
                     client.core().counters.wrong_secret();

@@ -99,6 +99,7 @@ impl Inner {
         if parked.is_over(cx) {
             client.core().is_not_parked(client);
             self.last = Told { source: Some(Source::Empty), ..Told::default() };
+            client.core().counters.answered(Source::Empty);
             let nothing = waiting::nothing_came(self.session.protocol);
             self.reply(parked.seq, nothing);
             return true;

@@ -270,7 +270,7 @@ impl Inner {
             return self.send(client, &upstream, how, said.request, said.now).err().flatten();
         }
         if pinned.database() == Some(client.core().database()) {
-            return self.planned(client, &upstream, said.request, said.now);
+            return self.planned(client, &upstream, (said.spec, said.request), said.now);
         }
         let lanes = self.lanes_of(client, said);
         let carriage = Carriage::elsewhere(&lanes, said.spec.flags.has(Flags::READONLY), "command");
@@ -359,22 +359,13 @@ impl Inner {
         let (priority, trace) = (core.settings.priority, CallTrace::new(ROUTE));
         let (uid, may_be_struck) = (self.uid(), false);
         let plan = PlainPlan { lanes, access, priority, operation, trace, uid, may_be_struck };
-        let late = self.is_late(client, now);
-        Err(match core.backend.admit(&plan) {
+        let way = match core.backend.admit(&plan) {
             Admission::Go(ticket) => return Ok(ticket),
-            Admission::OtherWay(OtherWay::Full) if !late => Denied::Stuck(Stuck::Place),
-            Admission::OtherWay(OtherWay::Lanes) if !late && core.backend.lanes_move(lanes) => {
-                Denied::Stuck(Stuck::Lanes)
-            }
-            Admission::OtherWay(way) => {
-                Denied::Told(format!("{}: {}", core.backend.name(), way.why()))
-            }
+            Admission::OtherWay(way) => way,
             // Not of a read that the cache may answer.
-            Admission::Instead(it) => {
-                let way = OtherWay::Barred(it.why);
-                Denied::Told(format!("{}: {}", core.backend.name(), way.why()))
-            }
-        })
+            Admission::Instead(it) => OtherWay::Barred(it.why),
+        };
+        Err(self.denied(client, way, lanes, now))
     }
 
     /// The lanes of a command in the client's database; all if they are not known, or it is not about keys alone.

@@ -6,11 +6,17 @@ use std::{
 };
 
 use super::{Client, Ending, Failed, Inner, OWED_MIN, Refusal, parked::Parked};
-use crate::kinds::redis::door::{counters::Closed, slow::Asker};
+use crate::kinds::redis::door::{counters::Closed, slow::Asker, telling};
 
 impl Inner {
     pub(super) fn poll(&mut self, client: &Rc<Client>, cx: &mut Context<'_>) -> Poll<()> {
         while self.ending != Ending::Reset && self.step(client, cx) {}
+        if self.closed == Closed::Stop && self.has_ended() && self.is_within() {
+            // Its EXEC will not come any more.
+            let why = "EXECABORT Transaction discarded because of: fusebox: the daemon stops";
+            self.answer(&telling::error(why));
+            self.ending = Ending::Answered;
+        }
         if let Some((_, alarm)) = &mut self.stuck
             && alarm.as_mut().poll(cx).is_ready()
         {
@@ -48,10 +54,7 @@ impl Inner {
         match self.ending {
             Ending::Reset => Poll::Ready(()),
             Ending::Answered if self.is_quit() => Poll::Ready(()),
-            // What is left of its input is no whole request.
-            Ending::Open if self.read_closed && self.is_quit() && self.stuck.is_none() => {
-                Poll::Ready(())
-            }
+            Ending::Open if self.has_ended() => Poll::Ready(()),
             _ => Poll::Pending,
         }
     }
@@ -74,6 +77,11 @@ impl Inner {
             .core()
             .whole
             .holds((client.held.replace(held), held), (client.owed.replace(owed), owed));
+    }
+
+    /// Whether all that will ever come of it was answered: what is left of its input is no whole request.
+    fn has_ended(&self) -> bool {
+        self.ending == Ending::Open && self.read_closed && self.is_quit() && self.stuck.is_none()
     }
 
     /// Whether it is owed nothing.

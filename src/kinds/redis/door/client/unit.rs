@@ -102,7 +102,7 @@ impl Inner {
         }
         let within = behind.get(..block.behind)?;
         let request = [said.request, within].concat();
-        let late = self.is_late(client, said.now);
+        let late = self.has_tried(client, said.now);
         if !link.takes(request.len()) {
             core.asks_for_fence(&link);
             if late {
@@ -125,7 +125,11 @@ impl Inner {
         };
         let ticket = match core.backend.admit(&plan) {
             Admission::Go(ticket) => ticket,
-            Admission::OtherWay(OtherWay::Full) if !late => return Some(Err(Some(Stuck::Place))),
+            Admission::OtherWay(OtherWay::Full) if !self.is_late(client, said.now) => {
+                return Some(Err(Some(Stuck::Place)));
+            }
+            // It is refused command by command.
+            Admission::OtherWay(OtherWay::Full) => return None,
             Admission::OtherWay(OtherWay::Lanes) if !late => {
                 let may_wait = core.backend.lanes_move(&block.lanes);
                 let lanes = may_wait.then_some(Err(Some(Stuck::Lanes)));
@@ -249,19 +253,24 @@ impl Inner {
         let core = &client.core();
         let why = format!("{}: {}", core.backend.name(), error.words().whole());
         let may_have_run = error.class == ErrorClass::Unknown;
-        let onward = match ticket.map(|it| it.settle(Outcome::Failed { verdict, error })) {
+        let mut onward = match ticket.map(|it| it.settle(Outcome::Failed { verdict, error })) {
             Some(Settled::GoOn(onward)) => Some(onward),
             _ => None,
         };
         let writes = onward.as_ref().is_some_and(|onward| onward.lanes().is_some());
         let may_have_run = writes && may_have_run;
-        if let Some(mut onward) = onward.filter(|_| !may_have_run && !client.gone.get())
+        if !may_have_run
+            && !client.gone.get()
             && let Some(body) = behind_multi(request).and_then(|within| core.call_of(within))
+            && let Some(mut onward) = onward.take()
         {
             core.backend.hold(&mut onward);
             let commands = Some(unit.commands);
             self.failed.push_back(Failed { seq, onward, body, commands, refusal: None });
             return;
+        }
+        if let Some(onward) = onward {
+            core.backend.end(*onward);
         }
         let answer = if may_have_run {
             telling::unknown(&why, core.settings.close_on_unknown)

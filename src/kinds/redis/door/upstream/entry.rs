@@ -10,8 +10,10 @@ use tokio::time::Instant;
 
 use super::listening::Awaited;
 use crate::kinds::redis::{
-    connector::RedisConnector, door::client::Client, protocol::deadlines::Begun,
-    transport::handshake::Protocol,
+    connector::RedisConnector,
+    door::client::Client,
+    protocol::deadlines::Begun,
+    transport::{handshake::Protocol, scripts},
 };
 
 /// A request that a client has sent.
@@ -37,6 +39,8 @@ pub(in crate::kinds::redis::door) enum Note {
     CacheAll(Box<(Read, Fills)>),
     /// It settles the deadlines of its keys.
     Deadlines(Box<Begun>),
+    /// The server knows a script by it, or forgets all.
+    Script(scripts::Does),
     /// It waits for others.
     Waited(Box<Waited>),
     /// It is a transaction, each command of which has a reply.
@@ -56,6 +60,8 @@ pub(in crate::kinds::redis::door) enum Note {
     Ends(Option<Unsettled>),
     /// It writes, and nothing else is known of it.
     Writes(Unsettled),
+    /// It may change something, though it was let through as a read.
+    MayWrite,
 }
 
 /// What the writes on their way do to the deadlines of their keys is not followed: what is known of these is forgotten

@@ -1,5 +1,7 @@
 //! What a door holds for its clients, how long it waits for them, and what they may do.
 
+use fusebox_actors::{Admission, Backend, PlainAccess, PlainPlan, Ticket, trace::CallTrace};
+use fusebox_state::Lanes;
 use tokio::time::Instant;
 
 use super::*;
@@ -233,4 +235,112 @@ async fn who_waits_for_the_door_is_not_silent() {
     let told = world.client().ask("SUBSCRIBE news").await;
     assert!(told.starts_with("-LOADING"), "it was closed though it waits for an answer: {told:?}");
     world.server.signal("CONT");
+}
+
+/// All places of a backend's bulkhead: nobody finds one, whoever has none either.
+fn places(backend: &Backend) -> Vec<Ticket> {
+    let lanes = Lanes::new([]);
+    let plan = |uid| PlainPlan {
+        lanes: &lanes,
+        access: PlainAccess::Read { keyed: false, slot: None, max_stale: None },
+        priority: Priority::Normal,
+        operation: "test",
+        trace: CallTrace::new("/test"),
+        uid,
+        may_be_struck: false,
+    };
+    let take = |uid| match backend.admit(&plan(uid)) {
+        Admission::Go(ticket) => Some(ticket),
+        _ => None,
+    };
+    (1_000..2_000).filter_map(take).collect()
+}
+
+#[tokio::test]
+async fn a_full_bulkhead_is_no_outage_and_refuses_after_the_deadline() {
+    let settings = Settings { deadline: Some(SOON), ..door() };
+    let world = World::with(Duration::from_secs(2), settings).await;
+    world.server.ask(&["SET", "k", "v"]).await;
+    let mut client = world.client();
+    assert!(client.ask("NOSUCH x").await.starts_with("-ERR unknown command"));
+    let taken = places(&world.fusebox.backends()[0]);
+    for command in ["GET k", "SET k w", "NOSUCH x", "MGET k k"] {
+        let told = client.ask(command).await;
+        assert!(told.starts_with("-LOADING") && told.contains("not executed"), "{command}: {told}");
+    }
+    for within in [&["GET", "k"][..], &["SET", "k", "w"]] {
+        client.send_now(&[&["MULTI"], within, &["EXEC"]]);
+        for begins in ["-LOADING", "-LOADING", "-EXECABORT"] {
+            let told = client.reply().await;
+            assert!(told.starts_with(begins.as_bytes()), "{within:?}: {told:?}");
+        }
+    }
+    assert_eq!(world.waiting(), 0);
+    drop(taken);
+    assert_eq!(client.ask("GET k").await, "$1\r\nv\r\n");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_place_waits_as_long_as_its_call_may_take() {
+    const TIMEOUT: Duration = Duration::from_millis(200);
+    let world = World::with(TIMEOUT, Settings { deadline: Some(PATIENCE), ..door() }).await;
+    world.server.ask(&["SET", "k", "v"]).await;
+    let (mut reads, mut watches) = (world.client(), world.client());
+    assert_eq!(reads.ask("GET none").await, "$-1\r\n");
+    assert_eq!(watches.ask("WATCH none").await, "+OK\r\n");
+    let taken = places(&world.fusebox.backends()[0]);
+    reads.send_now(&[&["GET", "k"]]);
+    watches.send_now(&[&["WATCH", "k"]]);
+    for client in [&mut reads, &mut watches] {
+        let early = timeout(TIMEOUT * 2, client.reply()).await;
+        assert!(early.is_err(), "{early:?}");
+    }
+    drop(taken);
+    assert_eq!(reads.reply().await, "$1\r\nv\r\n");
+    assert_eq!(watches.reply().await, "+OK\r\n");
+}
+
+#[tokio::test]
+async fn the_time_that_what_is_before_a_command_takes_is_not_its_own() {
+    let settings = Settings { deadline: Some(SOON), ..door() };
+    let world = World::with(Duration::from_secs(2), settings).await;
+    world.server.ask(&["SET", "k", "v"]).await;
+    let mut client = world.client();
+    assert_eq!(client.ask("PING").await, "+PONG\r\n");
+    client.send_now(&[&["BLPOP", "l", "0.3"], &["GET", "k"]]);
+    until("it waits", async || {
+        let list = world.server.ask(&["CLIENT", "LIST"]).await;
+        String::from_utf8_lossy(&list).contains("cmd=blpop")
+    })
+    .await;
+    let taken = places(&world.fusebox.backends()[0]);
+    assert_eq!(client.reply().await, "*-1\r\n");
+    drop(taken);
+    assert_eq!(client.reply().await, "$1\r\nv\r\n");
+}
+
+#[tokio::test]
+async fn each_answer_is_counted_by_its_source() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    for command in
+        ["SET k v", "GET k", "ECHO x", "CLIENT GETNAME", "CONFIG SET a b", "FUSEBOX LAST"]
+    {
+        client.ask(command).await;
+    }
+    let counted = |source: &str| world.door.view().by_source()[source];
+    assert_eq!((counted("live"), counted("local")), (2, 4));
+    world.server.kill();
+    client.until_told("GET none", "$-1\r\n").await;
+    assert_eq!(client.ask("GET k").await, "$1\r\nv\r\n");
+    assert_eq!(client.ask("BLPOP l 0.05").await, "*-1\r\n");
+    assert!(client.ask("INCR n").await.starts_with("-LOADING"));
+    assert_eq!(client.ask("PING").await, "+PONG\r\n");
+    assert!(client.ask("COMMAND COUNT").await.starts_with(':'));
+    let counted = |source: &str| world.door.view().by_source()[source];
+    for (source, count) in
+        [("live", 2), ("local", 6), ("bypass", 1), ("cache", 1), ("empty", 1), ("queued", 0)]
+    {
+        assert_eq!(counted(source), count, "{source}");
+    }
 }

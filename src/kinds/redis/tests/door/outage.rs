@@ -432,3 +432,22 @@ async fn queued_writes_of_many_keys_go_to_the_server_many_at_once() {
     let reads: u64 = reads.unwrap().parse().unwrap();
     assert!(reads * 10 < WRITES, "{WRITES} writes came in {reads} pieces");
 }
+
+#[tokio::test]
+async fn the_names_of_the_commands_are_known_without_the_server() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    let count = client.ask("COMMAND COUNT").await;
+    let names = |list: &str| list.lines().filter(|it| !it.starts_with(['*', '$'])).count();
+    let list = names(&client.ask("COMMAND LIST").await);
+    // Then the server has listed them.
+    assert!(client.ask("NOSUCH").await.starts_with("-ERR unknown command"));
+    world.server.kill();
+    client.until_told("SET x 1", "+OK\r\n").await;
+    assert_eq!(client.ask("COMMAND COUNT").await, count);
+    assert_eq!(names(&client.ask("COMMAND LIST").await), list);
+    for command in ["COMMAND", "COMMAND INFO get", "COMMAND LIST FILTERBY MODULE x"] {
+        let told = client.ask(command).await;
+        assert!(told.starts_with("-LOADING"), "{command}: {told}");
+    }
+}

@@ -1,0 +1,41 @@
+//! Scripts that clients believe the server knows.
+
+use super::*;
+
+/// Asks until the server has answered. Until then, the command is unavailable or of unknown outcome.
+async fn evalsha(client: &mut Wire, sha: &str) -> String {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let told = client.ask(&format!("EVALSHA {sha} 0")).await;
+        if !told.starts_with("-LOADING") && !told.starts_with("-FUSEBOX UNKNOWN") {
+            return told;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{told}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_restarts_knows_them_again_before_it_is_asked() {
+    let mut world = World::open().await;
+    let (mut second, mut third) = (world.client(), world.client());
+    third.ask("HELLO 3").await;
+    let sha = |told: &str| told.lines().nth(1).unwrap_or_default().to_owned();
+    let loaded = sha(&second.ask("SCRIPT LOAD return(7)").await);
+    assert_eq!(third.ask("EVAL return(8) 0").await, ":8\r\n");
+    assert!(third.ask("EVAL return( 0").await.starts_with("-ERR"), "it is no script");
+    let run = world.server.ask(&["SCRIPT", "LOAD", "return(8)"]).await;
+    let run = sha(&String::from_utf8_lossy(&run));
+    for _ in 0..2 {
+        world.server.kill();
+        world.server.restart().await;
+        for client in [&mut second, &mut third] {
+            assert_eq!(evalsha(client, &loaded).await, ":7\r\n");
+            assert_eq!(evalsha(client, &run).await, ":8\r\n");
+        }
+    }
+    assert_eq!(second.ask("SCRIPT FLUSH").await, "+OK\r\n");
+    world.server.kill();
+    world.server.restart().await;
+    assert!(evalsha(&mut second, &loaded).await.starts_with("-NOSCRIPT"), "all are forgotten");
+}
