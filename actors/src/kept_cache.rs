@@ -90,7 +90,11 @@ pub(crate) fn save(shared: &BackendShared) {
 
 /// Takes back what an earlier run left. Blocks.
 pub(crate) fn load(shared: &BackendShared) {
+    let before = shared.cache.load().outlasting();
     take_back(shared);
+    // What came before is not in the file yet.
+    let restored = shared.cache.load().outlasting().saturating_sub(before);
+    shared.start_up_saved.store(restored, Ordering::Relaxed);
     shared.kept_is_loaded.store(true, Ordering::Release);
 }
 
@@ -121,7 +125,6 @@ fn take_back(shared: &BackendShared) {
             tracing::warn!(backend, %error, "the cache's snapshot was not read");
         }
     }
-    shared.start_up_saved.store(cache.outlasting(), Ordering::Relaxed);
 }
 
 /// The file of the entries, and whether it is of all of them.

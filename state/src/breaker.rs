@@ -158,6 +158,8 @@ enum Underlying {
         until: Moment,
         /// The chance in its open time.
         draw: u64,
+        /// An earlier run has opened it, and nobody knows when: its end is only ever brought forward.
+        is_restored: bool,
     },
     HalfOpen {
         successes: u32,
@@ -595,8 +597,8 @@ impl Breaker {
 
     fn open(&self, cold: &mut Cold, reason: Reason, horizon: Horizon, now: Moment) -> Transition {
         let draw = cold.random.u64(..);
-        cold.underlying =
-            Underlying::Open { since: now, until: now.plus(cold.open_time(draw)), draw };
+        let until = now.plus(cold.open_time(draw));
+        cold.underlying = Underlying::Open { since: now, until, draw, is_restored: false };
         self.enter(cold, reason, horizon, None, now)
     }
 

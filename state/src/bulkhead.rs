@@ -9,8 +9,10 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// How many holders are told apart.
-const HOLDERS: usize = 256;
+/// How many holders have a count of their own, but for that of `u32::MAX`.
+const HOLDERS: u16 = 256;
+/// The holder of `u32::MAX`, which is nobody's user id, shares its count with no other.
+const OWN: u16 = HOLDERS;
 /// How many times the free places a holder may have.
 const TIMES_FREE: u32 = 7;
 /// Fewer places than these are not shared.
@@ -35,14 +37,15 @@ pub struct Place<'a> {
 #[must_use]
 pub struct Kept(Holder);
 
-/// The hash of a holder.
+/// The hash of a holder, or the one behind all hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Holder(u8);
+struct Holder(u16);
 
 impl Holder {
     fn of(who: u32) -> Self {
         // The upper bits of a product by the golden ratio spread neighbours (Knuth, 6.4).
-        Self(who.wrapping_mul(0x9E37_79B1).to_be_bytes()[0])
+        let hash = who.wrapping_mul(0x9E37_79B1).to_be_bytes()[0];
+        Self(if who == u32::MAX { OWN } else { hash.into() })
     }
 }
 
@@ -58,7 +61,7 @@ impl Place<'_> {
 impl Bulkhead {
     /// A bulkhead with `max` places.
     pub fn new(max: u32) -> Self {
-        let held = (0..HOLDERS).map(|_| AtomicU32::new(0)).collect();
+        let held = (0..=HOLDERS).map(|_| AtomicU32::new(0)).collect();
         Self { in_flight: AtomicU32::new(0), max: AtomicU32::new(max), held }
     }
 
@@ -73,12 +76,14 @@ impl Bulkhead {
         let holder = Holder::of(who);
         let max = self.max();
         let had = self.held_by(holder).fetch_add(1, Ordering::AcqRel);
-        let taken = self.in_flight.fetch_add(1, Ordering::AcqRel) + 1;
-        let fits = max.checked_sub(taken).is_some_and(|free| {
-            had == 0 || max < SHARED_FROM || had < TIMES_FREE.saturating_mul(free)
+        // Counted only if it is taken: a flood of refused takes looks like nothing to others.
+        let taken = self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
+            let free = max.checked_sub(taken.checked_add(1)?)?;
+            let fits = had == 0 || max < SHARED_FROM || had < TIMES_FREE.saturating_mul(free);
+            fits.then_some(taken + 1)
         });
-        if !fits {
-            self.give_back(holder);
+        if taken.is_err() {
+            self.held_by(holder).fetch_sub(1, Ordering::AcqRel);
             return None;
         }
         Some(Place { bulkhead: self, holder })
@@ -95,7 +100,7 @@ impl Bulkhead {
         self.held_by(holder).fetch_sub(1, Ordering::AcqRel);
     }
 
-    #[expect(clippy::indexing_slicing, reason = "there are as many as a holder has values")]
+    #[expect(clippy::indexing_slicing, reason = "a holder is a byte, or the one behind them")]
     fn held_by(&self, holder: Holder) -> &AtomicU32 {
         &self.held[usize::from(holder.0)]
     }
@@ -147,6 +152,17 @@ mod tests {
             drop(one);
             assert_eq!(bulkhead.in_flight() as usize, second);
         }
+    }
+
+    #[test]
+    fn the_holder_that_is_nobodys_user_id_has_its_count_to_itself() {
+        let bulkhead = Bulkhead::new(16);
+        let users: Vec<_> = (0..15).filter_map(|uid| bulkhead.try_enter(uid)).collect();
+        assert_eq!(users.len(), 15);
+        // These have the hash that the last of all numbers would have.
+        assert_eq!(Holder::of(376), Holder::of(986));
+        assert_ne!(Holder::of(376), Holder::of(u32::MAX));
+        assert!(bulkhead.try_enter(u32::MAX).is_some());
     }
 
     #[test]

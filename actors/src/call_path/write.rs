@@ -293,7 +293,8 @@ impl BackendShared {
         match self.known(context, op_id, digest).await {
             Some(Err(error)) if error.kind == CallErrorKind::Conflict => Err(refused),
             Some(answer) => answer,
-            None => Err(refused),
+            // It has left the queue meanwhile: it may have been applied.
+            None => Err(CallError { outcome_unknown: true, ..refused }),
         }
     }
 

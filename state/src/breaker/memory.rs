@@ -129,7 +129,8 @@ impl Breaker {
                 // When it opened is not remembered: what counts from then counts from now.
                 let until = to_moment(until, now, unix_now, longest);
                 let until = if cold.is_capped { cold.early(now, until) } else { until };
-                Underlying::Open { since: now, until, draw: cold.random.u64(..) }
+                let draw = cold.random.u64(..);
+                Underlying::Open { since: now, until, draw, is_restored: true }
             }
             None => Underlying::Closed { since: now },
         };

@@ -17,10 +17,11 @@ impl Breaker {
             return false;
         }
         cold.is_capped = is_capped;
-        if let (true, Underlying::Open { since, until, draw }) = (is_capped, &cold.underlying) {
-            let (since, draw) = (*since, *draw);
-            let until = cold.early(since, *until);
-            cold.underlying = Underlying::Open { since, until, draw };
+        if let (true, Underlying::Open { since, until, .. }) = (is_capped, &cold.underlying) {
+            let early = cold.early(*since, *until);
+            if let Underlying::Open { until, .. } = &mut cold.underlying {
+                *until = early;
+            }
             cold.is_unremembered = true;
         }
         true
@@ -39,10 +40,14 @@ impl Breaker {
         };
         let is_retimed = times(&cold.settings) != times(&settings);
         cold.settings = settings;
-        if let (true, Underlying::Open { since, draw, .. }) = (is_retimed, &cold.underlying) {
-            let (since, draw) = (*since, *draw);
-            let until = since.plus(cold.open_time(draw));
-            cold.underlying = Underlying::Open { since, until, draw };
+        if let (true, Underlying::Open { since, until, draw, is_restored }) =
+            (is_retimed, &cold.underlying)
+        {
+            let now_until = since.plus(cold.open_time(*draw));
+            let now_until = if *is_restored { now_until.min(*until) } else { now_until };
+            if let Underlying::Open { until, .. } = &mut cold.underlying {
+                *until = now_until;
+            }
             cold.is_unremembered = true;
         }
     }

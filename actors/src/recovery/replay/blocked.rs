@@ -8,7 +8,7 @@ use fusebox_state::{Moment, Words};
 struct Pause {
     /// When it is tried again.
     until: Moment,
-    /// What operators are told.
+    /// What operators are to read.
     alert: Words,
 }
 
@@ -28,6 +28,8 @@ impl Blocked {
 
     /// An object is closed, and is left alone until then.
     pub(super) fn close(&mut self, object: u32, until: Moment, alert: Words) {
+        // A server that refuses an object answers.
+        self.server = None;
         self.objects.insert(object, Pause { until, alert });
     }
 

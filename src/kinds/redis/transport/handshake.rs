@@ -191,7 +191,14 @@ async fn load_scripts(
             scripts = scripts.len(),
             "scripts loaded on another run of the server"
         );
-        let _replies = dialogue.ask(&scripts).await.map_err(|error| lost(&error))?;
+        let replies = dialogue.ask(&scripts).await.map_err(|error| lost(&error))?;
+        // What it does not take at present, another handshake sends again.
+        let waits = |reply: &Bytes| {
+            [&b"-LOADING"[..], b"-BUSY", b"-MASTERDOWN"].iter().any(|code| reply.starts_with(code))
+        };
+        if replies.iter().any(waits) {
+            return Ok(());
+        }
     }
     shared.scripts.loaded(info.run_id.clone());
     Ok(())

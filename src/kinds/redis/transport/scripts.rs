@@ -11,8 +11,10 @@
 //! 1. No connection goes up at a run of the server before that run was sent every script that was kept by then.
 //! 2. At most [`COUNT_MAX`] scripts of [`BYTES_MAX`] bytes together are kept; what was used longest ago goes. `EVALSHA`
 //!    names a script without its text, and keeps none: who has run a script by its text is taken to run it on.
-//! 3. There is one store for each server, as a script belongs to no database. Nothing of it is on the disk.
+//! 3. There is one store for each account at a server, as a script belongs to no database: what one account may not load
+//!    another may. Nothing of it is on the disk.
 //! 4. What the server does not load is no reason not to connect: its client gets `NOSCRIPT`, as without a door.
+//! 5. Of a server that does not say which run it is, nobody knows whether it has restarted: it is sent none.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,8 +29,11 @@ use crate::kinds::redis::protocol::{commands::Spec, resp};
 const COUNT_MAX: usize = 1_000;
 const BYTES_MAX: usize = 4 << 20;
 
-/// The stores of the servers that are in use, by the servers' addresses.
-static STORES: LazyLock<Mutex<HashMap<String, Weak<Scripts>>>> = LazyLock::new(Mutex::default);
+/// The stores of the servers that are in use, by the servers' addresses and the accounts there.
+static STORES: LazyLock<Mutex<HashMap<Account, Weak<Scripts>>>> = LazyLock::new(Mutex::default);
+
+/// The address of a server, and the user there.
+type Account = (String, Option<String>);
 
 /// See the [module](self).
 #[derive(Debug, Default)]
@@ -68,15 +73,16 @@ impl Does {
 }
 
 impl Scripts {
-    /// The store of the server at that address.
-    pub(crate) fn at(address: &str) -> Arc<Self> {
+    /// The store of that user at the server at that address.
+    pub(crate) fn at(address: &str, user: Option<&str>) -> Arc<Self> {
+        let account = (address.to_owned(), user.map(str::to_owned));
         let mut stores = STORES.lock();
-        if let Some(store) = stores.get(address).and_then(Weak::upgrade) {
+        if let Some(store) = stores.get(&account).and_then(Weak::upgrade) {
             return store;
         }
         stores.retain(|_, store| store.strong_count() > 0);
         let store = Arc::<Self>::default();
-        stores.insert(address.to_owned(), Arc::downgrade(&store));
+        stores.insert(account, Arc::downgrade(&store));
         store
     }
 
@@ -93,10 +99,10 @@ impl Scripts {
         }
     }
 
-    /// What a connection to that run of the server sends before it goes up; a run that is not known may be a new one.
+    /// What a connection to that run of the server sends before it goes up.
     pub(crate) fn to_load(&self, run_id: Option<&str>) -> Vec<Bytes> {
         let kept = self.0.lock();
-        if run_id.is_some() && run_id == kept.run_id.as_deref() {
+        if run_id.is_none() || run_id == kept.run_id.as_deref() {
             return Vec::new();
         }
         kept.used.values().map(|text| resp::command(&[&b"SCRIPT"[..], b"LOAD", text])).collect()
@@ -156,7 +162,7 @@ mod tests {
         }
         eval(&scripts, &texts[0]);
         eval(&scripts, "return");
-        let kept = scripts.to_load(None);
+        let kept = scripts.to_load(Some("new"));
         assert_eq!(kept.len(), COUNT_MAX);
         assert_eq!(kept[0], load(&texts[2]), "the second has gone, and the first was used again");
         assert_eq!(kept[COUNT_MAX - 2..], [load(&texts[0]), load("return")]);
@@ -167,10 +173,10 @@ mod tests {
         let scripts = Scripts::default();
         eval(&scripts, "return 1");
         eval(&scripts, &"x".repeat(BYTES_MAX + 1));
-        assert_eq!(scripts.to_load(None), [load("return 1")]);
+        assert_eq!(scripts.to_load(Some("new")), [load("return 1")]);
         let large = "y".repeat(BYTES_MAX);
         eval(&scripts, &large);
-        assert_eq!(scripts.to_load(None), [load(&large)]);
+        assert_eq!(scripts.to_load(Some("new")), [load(&large)]);
     }
 
     #[test]
@@ -180,18 +186,19 @@ mod tests {
         scripts.done(Does::Teaches(2), &load("return 1"));
         assert!(scripts.to_load(Some("first")).is_empty());
         assert_eq!(scripts.to_load(Some("second")).len(), 1);
-        assert_eq!(scripts.to_load(None).len(), 1);
+        assert!(scripts.to_load(None).is_empty());
         scripts.done(Does::Flushes, &resp::command(&["SCRIPT", "FLUSH"]));
         assert!(scripts.to_load(Some("second")).is_empty());
     }
 
     #[test]
     fn databases_of_one_server_share_them() {
-        let (one, other) = (Scripts::at("here:1"), Scripts::at("here:1"));
+        let (one, other) = (Scripts::at("here:1", None), Scripts::at("here:1", None));
         eval(&one, "return 1");
-        assert_eq!(other.to_load(None).len(), 1);
-        assert!(Scripts::at("here:2").to_load(None).is_empty());
+        assert_eq!(other.to_load(Some("new")).len(), 1);
+        assert!(Scripts::at("here:1", Some("u")).to_load(Some("new")).is_empty());
+        assert!(Scripts::at("here:2", None).to_load(Some("new")).is_empty());
         drop((one, other));
-        assert!(Scripts::at("here:1").to_load(None).is_empty());
+        assert!(Scripts::at("here:1", None).to_load(Some("new")).is_empty());
     }
 }

@@ -62,7 +62,7 @@ impl Shared {
     pub(crate) fn new(settings: RedisSettings) -> Self {
         Self {
             former: AtomicBool::new(settings.former.is_some()),
-            scripts: Scripts::at(&settings.endpoint.to_string()),
+            scripts: Scripts::at(&settings.endpoint.to_string(), settings.username.as_deref()),
             settings,
             commands: Commands::default(),
             resp3: AtomicBool::new(true),

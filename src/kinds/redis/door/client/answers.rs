@@ -61,9 +61,10 @@ impl Client {
             if let Some(b'-' | b'!') = frame.first()
                 && let Some(outcome) = self.core().failed(connector, request, frame)
             {
-                if let Settled::GoOn(onward) = ticket.settle(outcome)
-                    && !elsewhere
-                {
+                let settled = ticket.settle(outcome);
+                if elsewhere {
+                    self.core().over(settled);
+                } else if let Settled::GoOn(onward) = settled {
                     let body = Bytes::copy_from_slice(request);
                     let words = Bytes::copy_from_slice(frame);
                     let refusal =
@@ -79,7 +80,7 @@ impl Client {
             };
             let until = cached.and_then(|_| self.core().ends(connector, request));
             let cached = cached.map(|value| (request, value));
-            drop(ticket.settle(Outcome::Answered { cached, until }));
+            self.core().over(ticket.settle(Outcome::Answered { cached, until }));
         }
         match note {
             Note::Script(does) if !matches!(frame.first(), Some(b'-' | b'!')) => {
@@ -139,7 +140,7 @@ impl Client {
         inner.on_wire -= 1;
         inner.last = telling::Told::default();
         if let Some(ticket) = entry.ticket {
-            drop(ticket.settle(Outcome::Answered { cached: None, until: None }));
+            self.core().over(ticket.settle(Outcome::Answered { cached: None, until: None }));
         }
         inner.reply(entry.seq, rest);
     }
@@ -189,7 +190,9 @@ impl Client {
         if self.piecewise.get() && inner.slots.is_oldest(seq) {
             // The rest of it is not available.
             (inner.ending, inner.closed) = (Ending::Reset, Closed::Upstream);
-            drop(ticket.map(|ticket| ticket.settle(Outcome::Failed { verdict, error })));
+            if let Some(ticket) = ticket {
+                self.core().over(ticket.settle(Outcome::Failed { verdict, error }));
+            }
             return;
         }
         if let Note::Unit(unit) = note {
@@ -223,7 +226,9 @@ impl Client {
         if self.piecewise.get() {
             // The rest of a reply is not available.
             for Lost { entry, verdict, error, .. } in lost {
-                drop(entry.ticket.map(|it| it.settle(Outcome::Failed { verdict, error })));
+                if let Some(ticket) = entry.ticket {
+                    self.core().over(ticket.settle(Outcome::Failed { verdict, error }));
+                }
             }
             (inner.ending, inner.closed) = (Ending::Reset, Closed::Upstream);
             drop(inner);
@@ -274,6 +279,13 @@ impl Client {
 }
 
 impl Core {
+    /// A call is over, as nobody else can carry it on.
+    pub(super) fn over(&self, settled: Settled) {
+        if let Settled::GoOn(onward) = settled {
+            self.backend.end(*onward);
+        }
+    }
+
     /// What is answered to a command that was lost together with the only connection that could carry it.
     fn lost_for_good(
         &self,

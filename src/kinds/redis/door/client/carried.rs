@@ -118,7 +118,11 @@ impl Inner {
                     Noted::Parts(parts) => Note::CacheAll(parts),
                     Noted::Cached => Note::Cache,
                     Noted::Timed => core.note(request),
-                    Noted::Script(does) => Note::Script(does),
+                    Noted::Script(does) => {
+                        // What it does to the deadlines of its keys nobody knows: they are forgotten.
+                        drop(writes.then(|| core.note(request)));
+                        Note::Script(does)
+                    }
                     Noted::MayWrite => Note::MayWrite,
                     Noted::Nothing if writes && elsewhere => {
                         Note::Writes(Unsettled::new(core.connector(), lanes.clone()))

@@ -187,6 +187,10 @@ impl Inner {
         {
             return sent.err().flatten();
         }
+        if spec.name.as_ref() == "script|flush" {
+            // By whichever way it goes: a script too few costs a NOSCRIPT, one too many brings back what was removed.
+            connector.links().shared.scripts.done(scripts::Does::Flushes, request);
+        }
         if class::releases(&spec) && !self.is_within() {
             if !self.slots.is_empty() {
                 return Some(Stuck::Others);

@@ -45,7 +45,7 @@ impl Inner {
         }
         self.tell_held(client);
         // Nobody would get what a command that waits for others brings.
-        if self.read_closed && self.is_blocked() {
+        if self.read_closed && self.is_blocked() && self.has_flushed(client, cx) {
             self.ending = Ending::Reset;
         }
         if self.ending == Ending::Open && self.is_idle(client, cx) {
@@ -57,6 +57,24 @@ impl Inner {
             Ending::Open if self.has_ended() => Poll::Ready(()),
             _ => Poll::Pending,
         }
+    }
+
+    /// Writes what was answered, as far as the socket takes it; whether that is all.
+    fn has_flushed(&mut self, client: &Client, cx: &mut Context<'_>) -> bool {
+        while !self.slots.out().is_empty() {
+            match self.socket.poll_write(cx, self.slots.out()) {
+                Poll::Pending => {
+                    self.is_full = true;
+                    return false;
+                }
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    client.core().counters.written(count);
+                    self.slots.sent(count);
+                }
+                Poll::Ready(_) => return true,
+            }
+        }
+        true
     }
 
     /// The rest of a reply may have waited for that.

@@ -232,7 +232,7 @@ impl Inner {
         let outcome = failed.unwrap_or(Outcome::Answered { cached: None, until: None });
         if let Some(ticket) = ticket {
             // Nobody else can run it again: the server's answer is the answer.
-            drop(ticket.settle(outcome));
+            core.over(ticket.settle(outcome));
         }
         if unit.is_too_large {
             (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);

@@ -201,7 +201,11 @@ fn hand_on(up: &mut Up, ring: &Ring, taken: usize, turn: &mut Turn, sharing: Sha
     let begins = up.piecewise.is_none();
     if begins {
         // What a listener hears is not a reply; and what needs the whole of it has that first.
-        let is_plain = matches!(oldest.note, Note::None | Note::Cache | Note::CacheAll(_));
+        let is_plain = match oldest.note {
+            // A script whose reply is large is not kept.
+            Note::None | Note::Cache | Note::CacheAll(_) | Note::Script(_) | Note::MayWrite => true,
+            _ => false,
+        };
         let may = is_plain && !rest.starts_with(b">") && oldest.client.takes_pieces(oldest.seq);
         if rest.len() < oldest.client.ahead() || !may {
             return 0;

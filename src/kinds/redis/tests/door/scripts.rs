@@ -39,3 +39,22 @@ async fn a_server_that_restarts_knows_them_again_before_it_is_asked() {
     world.server.restart().await;
     assert!(evalsha(&mut second, &loaded).await.starts_with("-NOSCRIPT"), "all are forgotten");
 }
+
+#[tokio::test]
+async fn what_a_script_does_to_a_deadline_is_not_known() {
+    for script in ["return 1", "return redis.call('PERSIST', KEYS[1])"] {
+        let mut world = World::open().await;
+        let mut client = world.client();
+        assert_eq!(client.ask("HSET h f v").await, ":1\r\n");
+        assert_eq!(client.ask("EXPIRE h 60").await, ":1\r\n");
+        client.send(&resp::command(&["EVAL", script, "1", "h"])).await;
+        assert_eq!(client.reply().await.as_ref(), b":1\r\n");
+        world.server.kill();
+        client.until_told("HSET h g w", ":1\r\n").await;
+        let backend = &world.fusebox.backends()[0];
+        let queued = backend.queue_page(false, None, 1).await.calls[0].op_id;
+        let (_, body) = backend.queued_call(queued).await.unwrap();
+        let body = String::from_utf8_lossy(&body).into_owned();
+        assert!(!body.contains("UNTIL"), "it would take the deadline along: {body}");
+    }
+}

@@ -77,3 +77,17 @@ async fn a_command_that_would_wait_ends_the_connection_instead() {
     closed.await;
     assert_eq!(world.server.value("n").await, "1");
 }
+
+#[tokio::test]
+async fn what_was_queued_is_answered_before_a_command_that_would_wait() {
+    let mut world = World::open().await;
+    assert_eq!(world.client().ask("GET k").await, "$-1\r\n");
+    world.server.kill();
+    world.client().until_told("SET k 1", "+OK\r\n").await;
+    let words = [&["SET", "k", "2"][..], &["BLPOP", "l", "0"]];
+    let bytes: Vec<u8> = words.iter().flat_map(|words| resp::command(words)).collect();
+    let mut client = sent(&world, &bytes).await;
+    world.door.close().await;
+    assert_eq!(client.reply().await, "+OK\r\n");
+    assert_eq!(client.reply().await, "");
+}
