@@ -235,7 +235,7 @@ fn asides(stores: &[Store]) -> Vec<(&str, PathBuf)> {
 /// `fusebox queue repair`: what can be read of stores that were set aside, as JSON lines. Each has the name of its
 /// backend, which is empty if that is not known.
 fn repair_all<'a>(asides: impl IntoIterator<Item = (&'a str, &'a Path)>) -> Done {
-    let mut incomplete = 0;
+    let (mut incomplete, mut unread) = (0, false);
     for (name, dir) in asides {
         let (bar, mut failed) = (progress::bytes(name), None);
         let summary = check::repair(dir, &mut progress::follow(&bar), &mut |call| {
@@ -246,7 +246,16 @@ fn repair_all<'a>(asides: impl IntoIterator<Item = (&'a str, &'a Path)>) -> Done
         if let Some(failure) = failed {
             return Err(failure);
         }
-        let summary = summary.map_err(|error| Failure::failed(error.to_string()))?;
+        let summary = match summary {
+            Ok(summary) => summary,
+            Err(error) if name.is_empty() => return Err(Failure::failed(error.to_string())),
+            // The others may be read.
+            Err(error) => {
+                complain(&format!("{name}: {}: {error}", dir.display()));
+                unread = true;
+                continue;
+            }
+        };
         let of = if name.is_empty() { String::new() } else { format!("{name}: ") };
         complain(&format!(
             "{of}{} complete calls, {} incomplete; some of them may have been delivered long ago",
@@ -254,7 +263,11 @@ fn repair_all<'a>(asides: impl IntoIterator<Item = (&'a str, &'a Path)>) -> Done
         ));
         incomplete += summary.incomplete;
     }
-    Ok(ExitCode::from(if incomplete > 0 { DAMAGE } else { 0 }))
+    Ok(match (unread, incomplete) {
+        (true, _) => ExitCode::FAILURE,
+        (false, 0) => ExitCode::SUCCESS,
+        (false, _) => ExitCode::from(DAMAGE),
+    })
 }
 
 /// A call as a line of an export: with its body in wire form, and as JSON if its kind is known.

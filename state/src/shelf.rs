@@ -173,11 +173,16 @@ impl Shelf {
         self.0.job(Job::Write(Box::new(Writing { core, label, value, done: Box::new(done) })));
     }
 
-    /// What an earlier run has left of the answers of `target`; everything else in the folder is removed. Blocks.
+    /// What an earlier run has left of the answers of `target`; everything else in the folder is removed, but for what
+    /// this run has put there. Blocks.
     pub fn restore(&self, target: &Target) -> Vec<(Label, Arc<Shelved>)> {
+        let own: Vec<_> = self.0.order.lock().iter().filter_map(Weak::upgrade).collect();
         let mut newest: HashMap<(LaneId, Bytes), (Label, Arc<Shelved>)> = HashMap::new();
         for entry in fs::read_dir(&self.0.dir).into_iter().flatten().flatten() {
             let path = entry.path();
+            if own.iter().any(|shelved| shelved.path == path) {
+                continue;
+            }
             let whole = if self.0.lasts { self.0.taken_back(&path, target) } else { None };
             let Some((label, shelved)) = whole else {
                 remove(&path);
@@ -564,6 +569,17 @@ mod tests {
         drop((back, next, shelf));
         assert!(Shelf::new(settings(dir.path())).restore(&"another".into()).is_empty());
         assert_eq!(files(dir.path()), 0);
+    }
+
+    #[test]
+    fn what_this_run_has_put_there_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        for lasts in [true, false] {
+            let shelf = Shelf::new(ShelfSettings { lasts, ..settings(dir.path()) });
+            let held = put(&shelf, label("a", 1), value(10)).unwrap();
+            assert!(shelf.restore(&"t".into()).is_empty());
+            assert_eq!(read(&held).unwrap(), value(10));
+        }
     }
 
     #[test]

@@ -95,12 +95,8 @@ fn a_cap_counts_from_when_it_opened_and_follows_the_setting() {
 #[test]
 fn the_end_of_an_open_time_of_an_earlier_run_is_only_brought_forward() {
     let breaker = breaker();
-    let memory = BreakerMemory {
-        exponent: 5,
-        open_until: Some(11_000),
-        force: None,
-        offline: false,
-    };
+    let memory =
+        BreakerMemory { exponent: 5, open_until: Some(11_000), force: None, offline: false };
     breaker.restore(&memory, at(1_000), UnixMillis::new(1_000));
     assert_eq!(breaker.next_tick(), Some(at(11_000)));
     let with = |recovery_timeout_max| BreakerSettings { recovery_timeout_max, ..settings() };
