@@ -173,7 +173,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Shows the replay of these backends until nothing waits, or nothing goes on; then what holds it up.
 async fn follow_replay(client: &Client, backends: &[&str]) -> Result<(), Failure> {
-    let (bar, mut most) = (progress::calls("replay"), 0);
+    let mut waiting = progress::Waiting::of("replay");
     let held = loop {
         let view: ResilienceView = read(&client.get("/health/resilience").await?)?;
         let queues: Vec<_> = backends
@@ -181,9 +181,7 @@ async fn follow_replay(client: &Client, backends: &[&str]) -> Result<(), Failure
             .filter_map(|name| Some((*name, &view.backends.get(*name)?.queue)))
             .filter(|(_, queue)| queue.calls > 0)
             .collect();
-        let left: u64 = queues.iter().map(|(_, queue)| queue.calls).sum();
-        most = left.max(most);
-        progress::follow(&bar)(most - left, most);
+        waiting.left(queues.iter().map(|(_, queue)| queue.calls).sum());
         if queues.iter().all(|(_, queue)| queue.replay_paused.is_some()) {
             let held = |(name, queue): &(&str, &QueueView)| {
                 Some(format!(
@@ -196,7 +194,7 @@ async fn follow_replay(client: &Client, backends: &[&str]) -> Result<(), Failure
         }
         tokio::time::sleep(LOOK_EVERY).await;
     };
-    bar.finish_and_clear();
+    drop(waiting);
     for why in held {
         complain(&why);
     }

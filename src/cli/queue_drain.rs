@@ -150,7 +150,7 @@ async fn release(fusebox: &Fusebox, accept_retarget: bool) {
 async fn until_still(fusebox: &Fusebox, patience: Duration) {
     let backends = fusebox.backends();
     let (mut last, mut moved) = (None, Instant::now());
-    let (bar, mut most) = (progress::calls("replay"), 0);
+    let mut waiting = progress::Waiting::of("replay");
     let mut poll = tokio::time::interval(LOOK_EVERY);
     loop {
         poll.tick().await;
@@ -161,16 +161,14 @@ async fn until_still(fusebox: &Fusebox, patience: Duration) {
             over &= queue.calls == 0 && backend.is_stored();
             now.push((queue.calls, queue.dead_letters));
         }
-        let left: u64 = now.iter().map(|(calls, _)| calls).sum();
-        most = left.max(most);
-        progress::follow(&bar)(most - left, most);
+        waiting.left(now.iter().map(|(calls, _)| calls).sum());
         if over {
-            return bar.finish_and_clear();
+            return;
         }
         if last.as_ref() != Some(&now) {
             (last, moved) = (Some(now), Instant::now());
         } else if moved.elapsed() >= patience {
-            return bar.finish_and_clear();
+            return;
         }
     }
 }

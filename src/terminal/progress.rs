@@ -4,14 +4,39 @@ use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+const BYTES: &str = "{msg}  {wide_bar}  {bytes}/{total_bytes}  {eta}";
+const CALLS: &str = "{msg}  {wide_bar}  {human_pos}/{human_len} calls  {eta}";
+
 /// A bar of bytes read. `name` is before it.
 pub(crate) fn bytes(name: &str) -> ProgressBar {
-    bar(name, "{msg}  {wide_bar}  {bytes}/{total_bytes}  {eta}")
+    bar(name, BYTES)
 }
 
-/// A bar of calls that are done. `name` is before it.
-pub(crate) fn calls(name: &str) -> ProgressBar {
-    bar(name, "{msg}  {wide_bar}  {human_pos}/{human_len} calls  {eta}")
+/// A bar of calls that wait, which goes away with it.
+pub(crate) struct Waiting {
+    bar: ProgressBar,
+    /// How many there were at most.
+    most: u64,
+}
+
+impl Waiting {
+    /// `name` is before the bar.
+    pub(crate) fn of(name: &str) -> Self {
+        Self { bar: bar(name, CALLS), most: 0 }
+    }
+
+    /// So many are left.
+    pub(crate) fn left(&mut self, left: u64) {
+        self.most = self.most.max(left);
+        self.bar.set_length(self.most);
+        self.bar.set_position(self.most - left);
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 /// Whether a bar is seen.
@@ -51,11 +76,17 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_is_counted_from_the_most_that_there_was() {
+        let mut waiting = Waiting::of("replay");
+        for (left, done) in [(5, 0), (2, 3), (8, 0), (7, 1)] {
+            waiting.left(left);
+            assert_eq!(waiting.bar.position(), done);
+        }
+    }
+
+    #[test]
     fn both_templates_are_valid() {
-        for template in [
-            "{msg}  {wide_bar}  {bytes}/{total_bytes}  {eta}",
-            "{msg}  {wide_bar}  {human_pos}/{human_len} calls  {eta}",
-        ] {
+        for template in [BYTES, CALLS] {
             ProgressStyle::with_template(template).unwrap();
         }
     }

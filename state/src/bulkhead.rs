@@ -9,12 +9,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::shares::is_within_share;
+
 /// How many holders have a count of their own, but for that of `u32::MAX`.
 const HOLDERS: u16 = 256;
 /// The holder of `u32::MAX`, which is nobody's user id, shares its count with no other.
 const OWN: u16 = HOLDERS;
-/// How many times the free places a holder may have.
-const TIMES_FREE: u32 = 7;
 /// Fewer places than these are not shared.
 const SHARED_FROM: u32 = 16;
 
@@ -79,7 +79,7 @@ impl Bulkhead {
         // Counted only if it is taken: a flood of refused takes looks like nothing to others.
         let taken = self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| {
             let free = max.checked_sub(taken.checked_add(1)?)?;
-            let fits = had == 0 || max < SHARED_FROM || had < TIMES_FREE.saturating_mul(free);
+            let fits = max < SHARED_FROM || is_within_share(had.into(), 1, free.into());
             fits.then_some(taken + 1)
         });
         if taken.is_err() {

@@ -18,6 +18,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How many times the free units a holder may have.
 const TIMES_FREE: u64 = 7;
 
+/// Whether a holder that has `had` units may take `units` more, if `free` are left free then: the rule.
+pub(crate) fn is_within_share(had: u64, units: u64, free: u64) -> bool {
+    had == 0 || had + units <= TIMES_FREE * free
+}
+
 /// Something bounded that holders share.
 #[derive(Debug)]
 pub struct Pool {
@@ -59,7 +64,7 @@ impl Pool {
         let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
             let used = used.checked_add(units)?;
             let free = all.checked_sub(used)?;
-            (had == 0 || had + units <= TIMES_FREE * free).then_some(used)
+            is_within_share(had, units, free).then_some(used)
         });
         if taken.is_err() {
             holding.0.fetch_sub(units, Ordering::AcqRel);

@@ -326,10 +326,16 @@ impl Replay {
             return;
         }
         self.objects_at = now;
+        let mut gone = self.blocked.objects();
         let index = self.shared.queue.index();
-        let waiting = index.page(false, 0).map(|(_, entry)| entry.object).collect();
+        // What is closed is near the front, so that little of a long queue is looked at.
+        for (_, entry) in index.page(false, 0) {
+            if gone.remove(&entry.object) && gone.is_empty() {
+                break;
+            }
+        }
         drop(index);
-        self.blocked.keep(&waiting);
+        self.blocked.forget(&gone);
         self.tell_blocked();
     }
 

@@ -44,9 +44,14 @@ impl Blocked {
         self.server.iter_mut().chain(self.objects.values_mut()).for_each(|pause| pause.until = now);
     }
 
-    /// Forgets the objects for which no call waits.
-    pub(super) fn keep(&mut self, waiting: &BTreeSet<u32>) {
-        self.objects.retain(|object, _| waiting.contains(object));
+    /// The objects that are closed.
+    pub(super) fn objects(&self) -> BTreeSet<u32> {
+        self.objects.keys().copied().collect()
+    }
+
+    /// Forgets objects for which no call waits.
+    pub(super) fn forget(&mut self, gone: &BTreeSet<u32>) {
+        self.objects.retain(|object, _| !gone.contains(object));
     }
 
     /// Whether any object is closed.

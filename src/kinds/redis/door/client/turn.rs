@@ -26,18 +26,9 @@ impl Inner {
         if !self.slots.out().is_empty() && !self.is_full && !client.sends_later.replace(true) {
             client.core().sends_later(client);
         }
-        while self.is_full && !self.slots.out().is_empty() && self.ending != Ending::Reset {
-            match self.socket.poll_write(cx, self.slots.out()) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(count)) if count > 0 => {
-                    client.core().counters.written(count);
-                    self.slots.sent(count);
-                    self.has_sent(client);
-                }
-                Poll::Ready(_) => self.ending = Ending::Reset,
-            }
+        if self.is_full {
+            self.flush(client, cx);
         }
-        self.is_full &= !self.slots.out().is_empty();
         // Of a reply that comes piece by piece, it is owed no more than was read ahead.
         let owed = if client.piecewise.get() { self.slots.early() } else { self.slots.owed() };
         if owed > client.core().settings.out_client.max(OWED_MIN) {
@@ -45,7 +36,7 @@ impl Inner {
         }
         self.tell_held(client);
         // Nobody would get what a command that waits for others brings.
-        if self.read_closed && self.is_blocked() && self.has_flushed(client, cx) {
+        if self.read_closed && self.is_blocked() && self.flush(client, cx) {
             self.ending = Ending::Reset;
         }
         if self.ending == Ending::Open && self.is_idle(client, cx) {
@@ -60,21 +51,20 @@ impl Inner {
     }
 
     /// Writes what was answered, as far as the socket takes it; whether that is all.
-    fn has_flushed(&mut self, client: &Client, cx: &mut Context<'_>) -> bool {
-        while !self.slots.out().is_empty() {
+    fn flush(&mut self, client: &Client, cx: &mut Context<'_>) -> bool {
+        while !self.slots.out().is_empty() && self.ending != Ending::Reset {
             match self.socket.poll_write(cx, self.slots.out()) {
-                Poll::Pending => {
-                    self.is_full = true;
-                    return false;
-                }
+                Poll::Pending => break,
                 Poll::Ready(Ok(count)) if count > 0 => {
                     client.core().counters.written(count);
                     self.slots.sent(count);
+                    self.has_sent(client);
                 }
-                Poll::Ready(_) => return true,
+                Poll::Ready(_) => self.ending = Ending::Reset,
             }
         }
-        true
+        self.is_full = !self.slots.out().is_empty();
+        !self.is_full
     }
 
     /// The rest of a reply may have waited for that.
