@@ -58,7 +58,7 @@ pub(crate) use self::http::HttpSettings;
 pub(crate) use self::origin::{Change, Origin};
 pub(crate) use self::section::{Complaint, Defaults, Section, Variable};
 pub(crate) use self::sources::Layers;
-pub(crate) use self::words::{Auth, EffectReply, OnUnknown, Severity, Unavailable};
+pub(crate) use self::words::{Auth, EffectReply, OnMiss, OnUnknown, Severity, Unavailable};
 use checker::Checker;
 use declared::{Declared, put};
 use judge::Secrets;

@@ -17,6 +17,7 @@ use crate::{
     call_path::{self, Admission, AnswerCopy, Fills, Onward, OtherWay, PlainPlan},
     connector::{Gate, Read, SharedConnector, Slot},
     health::HealthMessage,
+    metrics::DoorOverhead,
     queue::Overlaid,
     roster::Roster,
     view,
@@ -79,6 +80,11 @@ impl Backend {
     /// Whether a plain call may be sent now, or what answers it instead: the way in without a task or an allocation.
     pub fn admit(&self, plan: &PlainPlan<'_>) -> Admission {
         self.entry.shared.admit(plan)
+    }
+
+    /// Where the door at `address` puts its own times.
+    pub fn door_overhead(&self, address: &str) -> DoorOverhead {
+        self.entry.shared.circuit.metrics.door_overhead(address)
     }
 
     /// Whether there is anything that the cache could answer.

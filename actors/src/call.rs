@@ -59,6 +59,8 @@ pub struct CallOptions {
     /// A full bulkhead is no reason to be queued or answered otherwise: it waits for a place, for as long as it may
     /// take. For a door that holds its client back meanwhile.
     pub awaits_place: bool,
+    /// Its door has logged it, if only an admin may do that.
+    pub is_audited: bool,
     /// What strikes its first attempt, if that was decided before.
     pub struck: Option<Strike>,
 }

@@ -35,6 +35,7 @@ use fusebox_state::{
 };
 
 use crate::{
+    audit::AUDIT,
     backend_shared::BackendShared,
     call::{AckLevel, Call, CallError, CallErrorKind, Priority, Reply, Source},
     clock::Reading,
@@ -202,6 +203,12 @@ impl BackendShared {
                 kind: CallErrorKind::Forbidden,
                 ..error("admin_only", format!("{} needs admin rights", plan.label))
             });
+        }
+        if plan.admin && !call.options.is_audited {
+            let (backend, operation) = (&*self.circuit.name, &*connector.operation(&plan.body));
+            let door = call.trace.route.door();
+            let uid = call.uid;
+            tracing::info!(target: AUDIT, backend, door, operation, uid, "an administrative call");
         }
         let began = self.clock().read();
         let trace = std::mem::replace(&mut call.trace, CallTrace::NONE);

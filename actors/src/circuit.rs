@@ -34,6 +34,7 @@ use crate::{
     prediction::Forecast,
     recent::Recent,
     settings::BackendSettings,
+    trace::CallOrigin,
 };
 
 /// So many transitions wait for the actor.
@@ -178,13 +179,13 @@ impl Circuit {
         permit: Permit<'_>,
         outcome: Outcome,
         error: Option<&AttemptError>,
-        trace_id: Option<u128>,
+        origin: Option<CallOrigin>,
         now: Moment,
     ) -> Option<(State, State)> {
         if outcome.verdict == Verdict::Failure
             && let Some(error) = error
         {
-            self.note(error, trace_id);
+            self.note(error, origin);
         }
         self.record(permit, outcome, now)
     }
@@ -238,13 +239,14 @@ impl Circuit {
         self.note(error, None);
     }
 
-    fn note(&self, error: &AttemptError, trace_id: Option<u128>) {
+    fn note(&self, error: &AttemptError, origin: Option<CallOrigin>) {
         self.failures.add(error.fault, self.clock.now(), |then| self.was_heard_since(then));
         self.breaker.note_error(ErrorRecord {
             at: self.clock.unix(),
             code: error.known_code().chars().take(64).collect(),
             message: error.message.cut(256),
-            trace_id: trace_id.map(|id| format!("{id:032x}")),
+            trace_id: origin.map(|origin| format!("{:032x}", origin.trace_id)),
+            door: origin.and_then(|origin| origin.door).map(str::to_owned),
         });
     }
 

@@ -283,7 +283,11 @@ impl Sentences<'_> {
         let last = self.shot.last_errors.last().or(led.last());
         told.extend(last.map(|last| {
             let (at, ago) = (seconds_of(last.at), lasting(self.now.since(last.at)));
-            let said = format!("The last error, at {at}, {ago} ago, was");
+            let by = last
+                .door
+                .as_ref()
+                .map_or_else(String::new, |door| format!(" of a call by the door {door},"));
+            let said = format!("The last error,{by} at {at}, {ago} ago, was");
             last.message.within(|text| format!("{said} {}.", with_code(&last.code, text)))
         }));
         told

@@ -111,6 +111,7 @@ mod tests {
             code: "x".into(),
             message: message.clone(),
             trace_id: None,
+            door: None,
         };
         TransitionRecord {
             at,

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 pub mod alert;
 mod audience;
+mod audit;
 pub mod backend;
 pub mod backend_entry;
 mod backend_handle;
@@ -62,6 +63,7 @@ pub mod view;
 
 use alert::Alert;
 pub use audience::Open;
+pub use audit::AUDIT;
 use backend_entry::BackendEntry;
 use backend_handle::{ADMIN_PATIENCE, failed};
 pub use backend_handle::{AdminError, Backend};

@@ -46,6 +46,7 @@ use families::{
 pub(crate) use gauges::BREAKER_STATES;
 use gauges::BackendGauges;
 
+pub use doors::DoorOverhead;
 pub use exemplar::Exemplar;
 pub use text::Format;
 
@@ -241,6 +242,13 @@ impl Metrics {
             transitions: Counter::default(),
             times: Times::default(),
         }
+    }
+}
+
+impl BackendMetrics {
+    /// Where a door puts its own times.
+    pub(crate) fn door_overhead(&self, address: &str) -> DoorOverhead {
+        self.all.0.doors.overhead(address)
     }
 }
 

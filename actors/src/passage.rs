@@ -52,6 +52,7 @@ use crate::{
     metrics::Exemplar,
     pieces::{Answer, Tail},
     refusal::AttemptError,
+    trace::CallOrigin,
 };
 
 pub(crate) mod outstanding;
@@ -261,7 +262,7 @@ impl Passage {
         &self,
         verdict: Verdict,
         error: Option<&AttemptError>,
-        trace_id: Option<u128>,
+        origin: Option<CallOrigin>,
         now: Moment,
     ) -> Option<(State, State)> {
         if verdict == Verdict::Neutral {
@@ -270,7 +271,7 @@ impl Passage {
         let Open { permit, slot } = self.open.lock().take()?;
         let verdict = self.told(slot, verdict, now);
         let outcome = Outcome { verdict, slow: self.is_slow(now) };
-        self.circuit.settle(self.circuit.breaker.regain(permit), outcome, error, trace_id, now)
+        self.circuit.settle(self.circuit.breaker.regain(permit), outcome, error, origin, now)
     }
 
     fn is_slow(&self, now: Moment) -> bool {

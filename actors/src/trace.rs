@@ -41,7 +41,9 @@ pub(crate) mod context;
 mod record;
 mod recorder;
 
-pub use context::{CallTrace, PassedOn, Propagated, new_span_id};
+pub use context::{
+    AtDoor, CallOrigin, CallTrace, PassedOn, Propagated, Route, lasting_name, new_span_id,
+};
 use record::steps;
 pub use record::{Answered, Failed, Sampling, Step, StepKind, TraceSink, TraceSubject, Traced};
 pub use recorder::{CallRecorder, Tried, told};

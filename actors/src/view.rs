@@ -25,7 +25,7 @@ mod prediction;
 
 pub use chaos::{ChaosFaultView, ChaosView};
 pub use dependencies::{DependenciesView, EdgeView, NodeView, RootCauseView};
-pub use door::{Counts, DoorCommands, DoorConnections, DoorStatus, DoorView, counts};
+pub use door::{Counts, DoorCommands, DoorConnections, DoorStatus, DoorView, Rates, counts};
 pub use prediction::PredictionView;
 
 /// GET /health.

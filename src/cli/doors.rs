@@ -1,6 +1,8 @@
 //! The doors in `fusebox status`: a line each, of what its people look for first.
 
-use fusebox_actors::view::{Counts, DoorStatus};
+use fusebox_actors::view::{Counts, DoorStatus, Rates};
+
+use crate::terminal::table::ago;
 
 /// A line for each door.
 pub(super) fn lines(doors: &[DoorStatus]) -> Vec<String> {
@@ -18,12 +20,16 @@ fn line(door: &DoorStatus) -> String {
             line.extend([", ", &count.to_string(), " ", mode]);
         }
     }
+    if let Some(oldest) = door.view.oldest_parked_ms {
+        line.extend([", the oldest for ", &ago(oldest)]);
+    }
     let refused = [said(&door.refused), said(&door.view.refused_commands)];
     let refused: Vec<&str> =
         refused.iter().map(String::as_str).filter(|it| !it.is_empty()).collect();
     let failures = door.view.auth_failures;
     for (what, said) in [
         ("answers", said(&door.view.by_source())),
+        ("in a second", rates(&door.per_second)),
         ("refused", refused.join(" ")),
         ("closed", said(&door.view.closed)),
         ("unknown secrets", if failures > 0 { failures.to_string() } else { String::new() }),
@@ -39,6 +45,12 @@ fn line(door: &DoorStatus) -> String {
 fn said(counts: &Counts) -> String {
     let counts = counts.iter().filter(|(_, count)| **count > 0);
     let each: Vec<String> = counts.map(|(word, count)| format!("{count} {word}")).collect();
+    each.join(" ")
+}
+
+/// What happens in a second, by a word.
+fn rates(rates: &Rates) -> String {
+    let each: Vec<String> = rates.iter().map(|(word, rate)| format!("{rate} {word}")).collect();
     each.join(" ")
 }
 
@@ -74,14 +86,15 @@ mod tests {
                 { "class": "write", "source": "queued", "count": 1 },
                 { "class": "read", "source": "stale", "count": 0 },
             ],
+            "per_second": { "live": 2.5, "queued": 0.2 }, "oldest_parked_ms": 12_300,
             "refused": { "no_room": 4, "no_right": 0 }, "refused_commands": { "in_bytes": 1 },
             "closed": { "idle": 3, "client": 7 }, "auth_failures": 2,
         }));
         assert_eq!(
             busy,
             format!(
-                "{quiet}, 2 pinned, 1 parked; answers: 7 live 1 queued; refused: 4 no_room 1 in_bytes; \
-                 closed: 7 client 3 idle; unknown secrets: 2"
+                "{quiet}, 2 pinned, 1 parked, the oldest for 12s; answers: 7 live 1 queued; in a second: 2.5 live 0.2 queued; \
+                 refused: 4 no_room 1 in_bytes; closed: 7 client 3 idle; unknown secrets: 2"
             )
         );
         assert!(lines(&[]).is_empty());

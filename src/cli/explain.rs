@@ -47,8 +47,16 @@ fn explain_text(view: &ExplainView, paper: Paper) -> String {
     let errors = errors(view);
     if !errors.is_empty() {
         head(&mut lines, "last errors");
-        let heads = ["AT", "CODE", "MESSAGE", "TRACE"];
-        lines.push(table(&heads, &errors, paper.width.is_some()).trim_end().to_owned());
+        // Calls over the HTTP API come by no door.
+        let has_doors = errors.iter().any(|[.., door, _]| !door.is_empty());
+        let shown = |row: [String; 5]| {
+            let cells = row.into_iter().enumerate();
+            cells.filter(|(at, _)| has_doors || *at != 3).map(|(_, cell)| cell).collect::<Vec<_>>()
+        };
+        let heads = shown(["AT", "CODE", "MESSAGE", "DOOR", "TRACE"].map(str::to_owned));
+        let heads: Vec<&str> = heads.iter().map(String::as_str).collect();
+        let rows: Vec<Vec<String>> = errors.into_iter().map(shown).collect();
+        lines.push(table(&heads, &rows, paper.width.is_some()).trim_end().to_owned());
     }
     let traces = view.traces.iter();
     let traces: Vec<String> = traces
@@ -97,13 +105,14 @@ fn window(view: &ExplainView) -> String {
 }
 
 /// The errors that the outage began with, and those since, each once.
-fn errors(view: &ExplainView) -> Vec<Vec<String>> {
-    let mut rows: Vec<Vec<String>> = Vec::new();
+fn errors(view: &ExplainView) -> Vec<[String; 5]> {
+    let mut rows: Vec<[String; 5]> = Vec::new();
     let led = view.outage.iter().flat_map(|outage| &outage.transition.last_errors);
     for error in led.chain(&view.last_errors) {
-        let ErrorRecord { at, code, message, trace_id } = error;
+        let ErrorRecord { at, code, message, trace_id, door } = error;
         let trace_id = trace_id.clone().unwrap_or_default();
-        let row = vec![at.to_string(), code.clone(), message.whole().to_owned(), trace_id];
+        let door = door.clone().unwrap_or_default();
+        let row = [at.to_string(), code.clone(), message.whole().to_owned(), door, trace_id];
         if !rows.contains(&row) {
             rows.push(row);
         }
@@ -131,16 +140,15 @@ fn transitions(records: &[TransitionRecord], terminal: bool) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    #[test]
-    fn an_explanation_tells_story_advice_window_errors_traces_and_past() {
+    fn explained(door: Value) -> String {
         let error = json!({ "at": "2026-09-21T14:13:20.000Z", "code": "connect", "message": "refused",
             "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736" });
         let later = json!({ "at": "2026-09-21T14:13:29.000Z", "code": "timeout", "message": "too\nlate",
-            "trace_id": null });
+            "trace_id": null, "door": door });
         let moved = json!({ "at": "2026-09-21T14:13:20.001Z", "from": "CLOSED", "to": "OPEN",
             "reason": "failure_rate", "horizon": "whole", "calls": 6, "failures": 5,
             "failure_rate": 0.833, "failure_threshold": 5, "failure_rate_threshold": 0.5,
@@ -157,8 +165,13 @@ mod tests {
                 "url": "http://jaeger:16686/trace/4bf92f3577b34da6a3ce929d0e0e4736" }],
             "transitions": [moved],
         });
+        explain_text(&read(&view).unwrap(), Paper::PIPE)
+    }
+
+    #[test]
+    fn an_explanation_tells_story_advice_window_errors_traces_and_past() {
         assert_eq!(
-            explain_text(&read(&view).unwrap(), Paper::PIPE),
+            explained(Value::Null),
             "\
 redis  OPEN
   The breaker of redis is OPEN.
@@ -182,5 +195,12 @@ AT                        BACKEND  CHANGE          REASON        FAILURES  NOTE
 2026-09-21T14:13:20.001Z           CLOSED -> OPEN  failure_rate  5/6
 "
         );
+        let by_door = explained(json!("127.0.0.1:6380"));
+        let rows = "\
+AT                        CODE     MESSAGE    DOOR            TRACE
+2026-09-21T14:13:20.000Z  connect  refused                    4bf92f3577b34da6a3ce929d0e0e4736
+2026-09-21T14:13:29.000Z  timeout  too\\nlate  127.0.0.1:6380
+";
+        assert!(by_door.contains(rows), "{by_door}");
     }
 }

@@ -26,8 +26,8 @@ use super::{
     section::Section,
     setting::Size,
     words::{
-        AUTHS, Auth, EFFECT_REPLY, EffectReply, MIN_ACKS, ON_UNKNOWN, OnUnknown, PRIORITIES,
-        UNAVAILABLE, Unavailable,
+        AUTHS, Auth, EFFECT_REPLY, EffectReply, MIN_ACKS, ON_MISS, ON_UNKNOWN, OnMiss, OnUnknown,
+        PRIORITIES, UNAVAILABLE, Unavailable,
     },
 };
 use crate::ingress::callers::Callers;
@@ -98,6 +98,8 @@ pub(crate) struct DoorSettings {
     pub(crate) unavailable: Unavailable,
     /// The answer to a request that may have been executed.
     pub(crate) on_unknown: OnUnknown,
+    /// Which reads of what nothing is known of are answered with nil.
+    pub(crate) on_miss: OnMiss,
     /// What is answered to a queued write whose effect is known and whose reply is not.
     pub(crate) effect_reply: EffectReply,
     /// The projects that may be named by those who call as the daemon; empty for the kind's own rule.
@@ -396,6 +398,7 @@ impl DoorSettings {
             priority: chosen(&raw.priority, Priority::Normal, PRIORITIES),
             unavailable: chosen(&raw.unavailable, Unavailable::Loading, UNAVAILABLE),
             on_unknown: chosen(&raw.on_unknown, OnUnknown::Error, ON_UNKNOWN),
+            on_miss: chosen(&raw.on_miss, OnMiss::Get, ON_MISS),
             effect_reply: chosen(&raw.effect_reply, EffectReply::Assume, EFFECT_REPLY),
             projects: Vec::new(),
         }

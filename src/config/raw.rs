@@ -12,8 +12,8 @@ use serde::Deserialize;
 use super::{
     setting::{Size, Time, patch, reload, restart},
     words::{
-        AUTHS, DEAD_LETTER_POLICIES, EFFECT_REPLY, MIN_ACKS, ON_UNKNOWN, PRIORITIES, SEVERITIES,
-        UNAVAILABLE, WRITE_FALLBACKS,
+        AUTHS, DEAD_LETTER_POLICIES, EFFECT_REPLY, MIN_ACKS, ON_MISS, ON_UNKNOWN, PRIORITIES,
+        SEVERITIES, UNAVAILABLE, WRITE_FALLBACKS,
     },
 };
 
@@ -217,6 +217,11 @@ pub(crate) struct RawDoor {
     /// is closed.
     #[schemars(extend("setting" = restart().default("error").words(ON_UNKNOWN)))]
     pub(crate) on_unknown: String,
+    /// Doors to Redis: which reads are answered with nil in an outage if neither the queue nor the cache knows the value.
+    /// `get`: `GET` and `MGET`. `nil`: these, and `HGET`, `HMGET` and `HGETALL`. `error`: none. If
+    /// `on_miss` of the backend is `error`, no read is answered with nil.
+    #[schemars(extend("setting" = restart().default("get").words(ON_MISS)))]
+    pub(crate) on_miss: String,
     /// Doors to Redis: which writes are queued although the door must assume the count in their reply, such as the
     /// number of keys that `DEL` removes. `assume`: those whose count programs seldom use. `all`: all of them. `error`:
     /// none.

@@ -63,6 +63,21 @@ pub(crate) enum EffectReply {
 pub(super) const EFFECT_REPLY: &[(&str, EffectReply)] =
     &[("assume", EffectReply::Assume), ("all", EffectReply::All), ("error", EffectReply::Error)];
 
+/// Which reads are answered with nil in an outage if nothing is known of their key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum OnMiss {
+    /// `GET` and `MGET`.
+    #[default]
+    Get,
+    /// These, and `HGET`, `HMGET` and `HGETALL`.
+    Nil,
+    /// None.
+    Error,
+}
+
+pub(super) const ON_MISS: &[(&str, OnMiss)] =
+    &[("get", OnMiss::Get), ("nil", OnMiss::Nil), ("error", OnMiss::Error)];
+
 pub(super) const ON_UNKNOWN: &[(&str, OnUnknown)] =
     &[("error", OnUnknown::Error), ("close", OnUnknown::Close)];
 

@@ -38,6 +38,7 @@ pub(crate) use super::listener::{DoorStream, Listener};
 use super::{
     gate::{Account, Gate, Part, Pooled, Sharing, holder_of},
     peer::{Access, Caller, NOBODY, Policy, Who, may},
+    rates::{Earlier, NOTED_EVERY},
     seldom::Seldom,
 };
 use crate::config::{Auth, DoorSettings};
@@ -83,6 +84,7 @@ pub(crate) struct ServedDoor {
     gate: Gate,
     door: Arc<dyn WireDoor>,
     counts: Accepted,
+    earlier: Earlier,
     /// Connections that get the answer that there is no room.
     farewells: Arc<Semaphore>,
 }
@@ -119,7 +121,8 @@ impl ServedDoor {
             full_told: Seldom::new(),
             denied_told: Seldom::new(),
         };
-        Self { settings, policy, gate, door, counts, farewells }
+        let earlier = Earlier::new();
+        Self { settings, policy, gate, door, counts, earlier, farewells }
     }
 
     /// Serves who connects to `listener` until `stopping` turns true, then waits until every connection has ended.
@@ -132,10 +135,19 @@ impl ServedDoor {
         tokio::select! {
             () = listener.accept_until(stopping, |stream| self.start(stream)) => {}
             never = self.tells_of_faults(&told) => match never {},
+            never = self.notes() => match never {},
         }
         drop(listener);
         self.door.stop().await;
         self.tell_of_faults(&told);
+    }
+
+    /// Notes what was counted, for the rates.
+    async fn notes(&self) -> Infallible {
+        loop {
+            sleep(NOTED_EVERY).await;
+            self.earlier.note(self.door.view().by_source());
+        }
     }
 
     /// Tells what clients do against the protocol, now and again.
@@ -224,6 +236,10 @@ impl ServedDoor {
     /// What is shown of it.
     pub(crate) fn status(&self) -> DoorStatus {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut view = self.door.view();
+        // What is held is counted by the protocol or by the gate.
+        view.buffered_in += self.gate.bytes();
+        let per_second = self.earlier.rates(&view.by_source());
         DoorStatus {
             address: self.settings.listen.to_string(),
             kind: self.settings.kind.into(),
@@ -236,7 +252,8 @@ impl ServedDoor {
                 ("no_room", read(&self.counts.no_room)),
                 ("no_right", read(&self.counts.no_right)),
             ]),
-            view: self.door.view(),
+            per_second,
+            view,
         }
     }
 }

@@ -170,6 +170,11 @@ impl Gate {
         self.pools.connections.used()
     }
 
+    /// Bytes that are held.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.pools.bytes.used()
+    }
+
     /// Changes how many bytes of calls may be in flight.
     pub(crate) fn set_bytes(&self, bytes: u64) {
         self.pools.bytes.set_units(bytes);

@@ -43,6 +43,7 @@ impl CallOptionsJson {
             dialect: 0,
             appended: None,
             awaits_place: false,
+            is_audited: false,
             struck: None,
         })
     }

@@ -1,6 +1,6 @@
 //! The W3C trace context of a call, as its caller sends it.
 
-use fusebox_actors::trace::{CallTrace, Propagated};
+use fusebox_actors::trace::{CallTrace, Propagated, Route};
 use fusebox_state::SpanRef;
 use hyper::HeaderMap;
 
@@ -11,7 +11,8 @@ const BAGGAGE_MAX: usize = 8_192;
 
 /// The context that the request brings, or a new one if it brings none that is well formed. What is
 /// too long to be passed on is left out, and without a `traceparent` there is no `tracestate`.
-pub(crate) fn of(headers: &HeaderMap, route: &'static str) -> CallTrace {
+pub(crate) fn of(headers: &HeaderMap, route: impl Into<Route>) -> CallTrace {
+    let route = route.into();
     let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
     let parent = traceparent.and_then(SpanRef::parse);
     let tracestate = parent.and_then(|_| listed(headers, "tracestate", STATE_MAX));

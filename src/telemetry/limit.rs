@@ -30,6 +30,8 @@ const WINDOW: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Fields that say what a fact is about.
 const SUBJECTS: [&str; 5] = ["backend", "store", "actor", "dir", "warning"];
+/// The target of what people look for afterwards, each line of it: who has given which order.
+pub(super) const AUDIT: &str = fusebox_actors::AUDIT;
 /// Letters of a message that are repeated.
 const MESSAGE_SHOWN: usize = 120;
 
@@ -161,8 +163,9 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let metadata = event.metadata();
-        // Its own words are as rare as windows end.
-        if *metadata.level() <= Level::INFO && metadata.target() != module_path!() {
+        // Its own words are as rare as windows end, and of an audit nothing may be missing.
+        let is_free = [module_path!(), AUDIT].contains(&metadata.target());
+        if *metadata.level() <= Level::INFO && !is_free {
             let mut fact = Fact::default();
             event.record(&mut fact);
             if !self.limit.admits(metadata, fact, Instant::now()) {
@@ -219,6 +222,7 @@ mod tests {
                     tracing::warn!(backend, number, "it fails");
                 }
                 tracing::debug!(backend = "a", "as often as it is asked for");
+                tracing::info!(target: AUDIT, backend = "a", "an order");
             }
             tracing::warn!(backend = "a", "another fact");
         });
@@ -227,7 +231,8 @@ mod tests {
         let of = |backend: &str| count(&format!("it fails backend=\"{backend}\""));
         assert_eq!((of("a"), of("b")), (10, 10), "{written}");
         assert_eq!((count("as often as it is asked for"), count("another fact")), (25, 1));
-        assert_eq!(written.lines().count(), 46);
+        assert_eq!(count("an order"), 25, "nothing of an audit is left out");
+        assert_eq!(written.lines().count(), 71);
         assert_eq!(limit.rests(begun + WINDOW / 2), []);
         let over = begun + WINDOW + Duration::from_secs(1);
         let mut rests = limit.rests(over);

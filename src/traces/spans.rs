@@ -12,7 +12,7 @@ use std::{
 use fusebox_actors::{
     AckLevel, CallErrorKind,
     clock::Reading,
-    trace::{Answered, Failed, Step, StepKind, TraceSubject, Traced, new_span_id},
+    trace::{Answered, AtDoor, Failed, Route, Step, StepKind, TraceSubject, Traced, new_span_id},
 };
 use fusebox_state::{Target, Verdict};
 use opentelemetry::{
@@ -148,7 +148,7 @@ impl Own {
     fn of(traced: &Traced) -> Self {
         match &traced.what {
             TraceSubject::Call { route, write, result, .. } => {
-                Self::call(traced, route, *write, result)
+                Self::call(traced, *route, *write, result)
             }
             TraceSubject::Replay { op_id, origin, waited, together } => {
                 let mut attributes = vec![
@@ -184,15 +184,22 @@ impl Own {
         }
     }
 
-    fn call(
-        traced: &Traced,
-        route: &'static str,
-        write: bool,
-        result: &Result<Answered, Failed>,
-    ) -> Self {
+    fn call(traced: &Traced, route: Route, write: bool, result: &Result<Answered, Failed>) -> Self {
+        let (name, way) = match route {
+            Route::Http(route) => {
+                let method = KeyValue::new("http.request.method", "POST");
+                (format!("POST {route}"), [method, KeyValue::new("http.route", route)])
+            }
+            Route::Door(AtDoor { address, ahead }) => {
+                let name = format!("{} {}", traced.kind, traced.operation);
+                let ahead = KeyValue::new("fusebox.pipelined", i64::from(ahead));
+                (name, [KeyValue::new("fusebox.door", address), ahead])
+            }
+        };
+        let [way, more] = way;
         let mut attributes = vec![
-            KeyValue::new("http.request.method", "POST"),
-            KeyValue::new("http.route", route),
+            way,
+            more,
             KeyValue::new("fusebox.backend", traced.backend.clone()),
             KeyValue::new("fusebox.operation", traced.operation.clone()),
             KeyValue::new("fusebox.class", if write { "write" } else { "read" }),
@@ -221,14 +228,16 @@ impl Own {
                 (http, status)
             }
         };
-        attributes.push(KeyValue::new("http.response.status_code", i64::from(http)));
-        Self {
-            name: format!("POST {route}").into(),
-            kind: SpanKind::Server,
-            attributes,
-            status,
-            link: None,
+        match route {
+            Route::Http(_) => {
+                attributes.push(KeyValue::new("http.response.status_code", i64::from(http)));
+            }
+            Route::Door(_) => {
+                attributes.push(KeyValue::new("db.system.name", system_name(traced.kind)));
+                attributes.push(KeyValue::new("db.operation.name", traced.operation.clone()));
+            }
         }
+        Self { name: name.into(), kind: SpanKind::Server, attributes, status, link: None }
     }
 }
 

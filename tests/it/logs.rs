@@ -349,3 +349,34 @@ fn a_reload_is_told_with_who_wanted_it_and_what_came_of_it() {
     let said = String::from_utf8(said.stdout).unwrap();
     assert!(said.contains("a reload by SIGHUP was refused: "), "{said}");
 }
+
+/// Who has used an administrative command is in the log: each time, and without what the command said.
+#[test]
+fn each_administrative_command_is_logged_with_its_caller() {
+    let redis = RedisServer::start();
+    let daemon = Daemon::with_redis(&redis.url()).start();
+    let socket = daemon.socket().with_file_name("redis.sock");
+    let client = redis::Client::open(format!("unix://{}", socket.display())).expect("an address");
+    let mut client = client.get_connection().expect("a connection");
+    for _ in 0..25 {
+        let set = ["SET", "maxmemory-samples", "7"];
+        redis::cmd("CONFIG").arg(&set).exec(&mut client).expect("an admin may");
+    }
+    let mut transaction = redis::pipe();
+    transaction.atomic().cmd("CONFIG").arg(&["SET", "maxmemory-samples", "6"]);
+    transaction.cmd("GET").arg("k").exec(&mut client).expect("an admin may");
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("GET").arg("k").cmd("CONFIG").arg(&["SET", "maxmemory-samples", "5"]);
+    pipeline.exec(&mut client).expect("an admin may");
+    daemon.redis(&["MIGRATE", "127.0.0.1", "1", "session:alice", "0", "10"]);
+    redis::cmd("SET").arg(&["CONFIG", "v"]).exec(&mut client).expect("it is no such command");
+    let log = daemon.log_text();
+    let lines = |of: &str| log.lines().filter(|line| line.contains(of)).count();
+    assert_eq!(lines("an administrative command"), 27, "not one is left out: {log}");
+    let by = format!("command=\"CONFIG SET\" by=\"user {}\"", nix::unistd::Uid::effective());
+    assert_eq!(lines(&by), 27, "{log}");
+    assert_eq!(lines("an administrative call"), 1, "{log}");
+    assert_eq!(lines("operation=\"MIGRATE\""), 1, "{log}");
+    assert_eq!(lines("session:alice"), 0, "{log}");
+    assert_eq!(lines("maxmemory-samples"), 0, "{log}");
+}

@@ -116,6 +116,47 @@ fn a_collector_receives_every_kind_of_call_over_http() {
     all_kinds_of_calls_arrive("http/protobuf");
 }
 
+/// A command at a Redis door is a span that names the door; of a pipeline only the first are recorded.
+#[test]
+fn a_doors_commands_arrive_with_the_doors_name_and_not_all_of_a_pipeline() {
+    let collector = Collector::start();
+    let redis = RedisServer::start();
+    let daemon =
+        traced(Daemon::with_redis(&redis.url()), &collector.http_url(), "http/protobuf").start();
+    let socket = daemon.socket().with_file_name("redis.sock");
+    let mut client = std::os::unix::net::UnixStream::connect(&socket).expect("the door");
+    let mut ask = |commands: &[Vec<u8>], replies: &str| {
+        client.write_all(&commands.concat()).expect("it is sent");
+        let mut answer = vec![0; replies.len()];
+        client.read_exact(&mut answer).expect("it answers");
+        assert_eq!(String::from_utf8_lossy(&answer), replies);
+    };
+    ask(&[resp(&["SET", "k", "hush"])], "+OK\r\n");
+    let is_set = |span: &Span| span.kind == "SERVER" && span.name == "redis SET";
+    let set = collector.wait_for("the command", is_set);
+    let door = format!("unix:{}", socket.display());
+    assert_eq!(set.attribute("fusebox.door"), door);
+    assert_eq!(set.attribute("db.system.name"), "redis");
+    assert_eq!(set.attribute("db.operation.name"), "SET");
+    assert_eq!(set.attribute("fusebox.pipelined"), "0");
+    collector.wait_for("its attempt", |span| span.parent == set.id && span.kind == "CLIENT");
+
+    let pipeline = vec![resp(&["INCR", "n"]); 100];
+    let replies = (1..=100).map(|n| format!(":{n}\r\n")).collect::<Vec<_>>().concat();
+    ask(&pipeline, &replies);
+    ask(&[resp(&["GET", "k"])], "$4\r\nhush\r\n");
+    collector.wait_for("what came behind it", |span| span.name == "redis GET");
+    let spans = collector.spans();
+    let of_pipeline =
+        spans.iter().filter(|span| span.kind == "SERVER" && span.name == "redis INCR");
+    let mut ahead: Vec<u32> = of_pipeline
+        .map(|span| span.attribute("fusebox.pipelined").parse().expect("a number"))
+        .collect();
+    ahead.sort_unstable();
+    assert_eq!(ahead, (0..16).collect::<Vec<_>>(), "of 100 commands the first 16");
+    assert!(!collector.text().contains("hush"), "values are not recorded");
+}
+
 /// What the slowest of ten and the middle of 200 calls take.
 fn call_times(daemon: &Daemon) -> Duration {
     let mut times: Vec<Duration> = (0..200)

@@ -74,8 +74,7 @@ impl BackendShared {
         let fault = error.map(|error| error.fault);
         passage.count(verdict, fault, ended_at.since(began), exemplar);
         *counted |= verdict == Verdict::Failure;
-        let transition =
-            passage.settle(verdict, error, Some(recorder.trace_id()), ended_at.moment());
+        let transition = passage.settle(verdict, error, Some(recorder.origin()), ended_at.moment());
         recorder.attempt(began, ended_at, span_id, Tried { number, verdict, error, transition });
     }
 

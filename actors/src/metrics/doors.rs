@@ -1,10 +1,10 @@
 //! The metrics of wire doors, set from what the doors show of themselves when a page is made.
 
-use std::{borrow::Cow, sync::atomic::Ordering};
+use std::{borrow::Cow, sync::atomic::Ordering, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -41,7 +41,6 @@ pub(super) struct DirectionLabels {
 }
 
 /// Every metric of doors, by its labels.
-#[derive(Default)]
 pub(super) struct DoorFamilies {
     connections: Family<ModeLabels, Gauge>,
     accepted: Family<OneDoor, Counter>,
@@ -50,6 +49,41 @@ pub(super) struct DoorFamilies {
     refused: Family<ReasonLabels, Counter>,
     auth_failures: Family<OneDoor, Counter>,
     bytes: Family<DirectionLabels, Counter>,
+    parked: Family<OneDoor, Gauge>,
+    buffers: Family<DirectionLabels, Gauge>,
+    overhead: Family<OneDoor, Histogram>,
+}
+
+/// Where a door puts its own times.
+#[derive(Clone, Debug)]
+pub struct DoorOverhead(Histogram);
+
+impl DoorOverhead {
+    /// A request took so long at the door itself.
+    pub fn observe(&self, took: Duration) {
+        self.0.observe(took.as_secs_f64());
+    }
+}
+
+/// Upper bounds in seconds: from a microsecond to the times at which something else is wrong.
+const OVERHEADS: [f64; 12] =
+    [1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 1e-2, 1e-1];
+
+impl Default for DoorFamilies {
+    fn default() -> Self {
+        Self {
+            connections: Family::default(),
+            accepted: Family::default(),
+            closed: Family::default(),
+            commands: Family::default(),
+            refused: Family::default(),
+            auth_failures: Family::default(),
+            bytes: Family::default(),
+            parked: Family::default(),
+            buffers: Family::default(),
+            overhead: Family::new_with_constructor(|| Histogram::new(OVERHEADS)),
+        }
+    }
 }
 
 impl DoorFamilies {
@@ -69,6 +103,18 @@ impl DoorFamilies {
         to.register("door_auth_failures", help, self.auth_failures.clone());
         let help = "Bytes from and to the clients of a door";
         to.register("door_bytes", help, self.bytes.clone());
+        let help = "Requests of a door that wait for the backend";
+        to.register("door_parked", help, self.parked.clone());
+        let help = "Bytes of requests and of answers that a door holds";
+        to.register("door_buffer_bytes", help, self.buffers.clone());
+        let help =
+            "The door's own time of one request in 64: until it is sent, and from its answer on";
+        to.register("door_overhead_seconds", help, self.overhead.clone());
+    }
+
+    /// The times of a door, which it measures itself.
+    pub(super) fn overhead(&self, address: &str) -> DoorOverhead {
+        DoorOverhead(self.overhead.get_or_create_owned(&OneDoor { door: address.to_owned() }))
     }
 
     /// Sets those of a door.
@@ -79,8 +125,8 @@ impl DoorFamilies {
         for (mode, count) in
             [("shared", open.shared), ("pinned", open.pinned), ("parked", open.parked)]
         {
-            let gauge = self.connections.get_or_create_owned(&ModeLabels { door: door(), mode });
-            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+            let labels = ModeLabels { door: door(), mode };
+            gauge(&self.connections.get_or_create_owned(&labels), count);
         }
         let one = OneDoor { door: door() };
         count(&self.accepted.get_or_create_owned(&one), status.accepted);
@@ -98,11 +144,20 @@ impl DoorFamilies {
             let labels = CommandLabels { door: door(), class, source };
             count(&self.commands.get_or_create_owned(&labels), commands.count);
         }
+        gauge(&self.parked.get_or_create_owned(&one), view.parked);
+        for (direction, bytes) in [("in", view.buffered_in), ("out", view.buffered_out)] {
+            let labels = DirectionLabels { door: door(), direction };
+            gauge(&self.buffers.get_or_create_owned(&labels), bytes);
+        }
         for (direction, bytes) in [("in", view.bytes_in), ("out", view.bytes_out)] {
             let labels = DirectionLabels { door: door(), direction };
             count(&self.bytes.get_or_create_owned(&labels), bytes);
         }
     }
+}
+
+fn gauge(gauge: &Gauge, value: u64) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
 }
 
 /// Sets a counter to what its door has counted.
@@ -117,7 +172,7 @@ mod tests {
     use prometheus_client::encoding::text::encode;
 
     use super::*;
-    use crate::view::{DoorCommands, DoorConnections, DoorView, counts};
+    use crate::view::{DoorCommands, DoorConnections, DoorView, Rates, counts};
 
     fn status() -> DoorStatus {
         DoorStatus {
@@ -141,7 +196,12 @@ mod tests {
                 auth_failures: 5,
                 bytes_in: 100,
                 bytes_out: 200,
+                parked: 3,
+                oldest_parked_ms: Some(1_500),
+                buffered_in: 4_096,
+                buffered_out: 512,
             },
+            per_second: Rates::new(),
         }
     }
 
@@ -151,6 +211,7 @@ mod tests {
         families.declare(&mut registry);
         for door in doors {
             families.set(door);
+            families.overhead(&door.address).observe(Duration::from_micros(20));
         }
         let mut page = String::new();
         encode(&mut page, &registry).expect("a string takes it");
@@ -172,12 +233,22 @@ mod tests {
             ("refused_total", ",reason=\"no_right\"", 1),
             ("refused_total", ",reason=\"in_bytes\"", 4),
             ("auth_failures_total", "", 5),
+            ("parked", "", 3),
+            ("buffer_bytes", ",direction=\"in\"", 4_096),
+            ("buffer_bytes", ",direction=\"out\"", 512),
+            ("overhead_seconds_count", "", 1),
             ("bytes_total", ",direction=\"in\"", 100),
             ("bytes_total", ",direction=\"out\"", 200),
         ] {
             let line = format!("fusebox_door_{name}{{{door}{labels}}} {value}\n");
             assert!(page.contains(&line), "{line}{page}");
         }
+    }
+
+    /// The name of the metric that a series is of.
+    fn whole(series: &str) -> &str {
+        let ends = ["_bucket", "_sum", "_count"];
+        ends.iter().find_map(|end| series.strip_suffix(end)).unwrap_or(series)
     }
 
     #[test]
@@ -189,7 +260,7 @@ mod tests {
         let page = page(&[status()]);
         let series = page.lines().filter_map(|line| line.strip_prefix("fusebox_door_"));
         let shown: BTreeSet<&str> =
-            series.filter_map(|series| Some(series.split_once('{')?.0)).collect();
+            series.filter_map(|series| Some(series.split_once('{')?.0)).map(whole).collect();
         assert_eq!(rows, shown);
     }
 }

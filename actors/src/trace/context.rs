@@ -1,8 +1,9 @@
 //! The context of a trace: as a call brings it, and as an attempt passes it on.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use fusebox_state::SpanRef;
+use parking_lot::Mutex;
 
 /// The trace of a call, as its door found it.
 #[derive(Clone, Debug)]
@@ -13,8 +14,70 @@ pub struct CallTrace {
     pub is_remote: bool,
     /// What else is to be passed on, if there is anything.
     pub propagated: Option<Box<Propagated>>,
-    /// The route by which the call came.
-    pub route: &'static str,
+    /// The way by which the call came.
+    pub route: Route,
+}
+
+/// The way by which a call came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// A route of the HTTP API, as its table has it.
+    Http(&'static str),
+    /// A wire door.
+    Door(AtDoor),
+}
+
+/// A call that came by a wire door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AtDoor {
+    /// The door's address; see [`lasting_name`].
+    pub address: &'static str,
+    /// How many requests came before it in one piece: 0 but for pipelines.
+    pub ahead: u32,
+}
+
+impl Route {
+    /// The address of the door, if it came by one.
+    pub fn door(self) -> Option<&'static str> {
+        match self {
+            Self::Http(_) => None,
+            Self::Door(at) => Some(at.address),
+        }
+    }
+}
+
+impl From<&'static str> for Route {
+    fn from(path: &'static str) -> Self {
+        Self::Http(path)
+    }
+}
+
+impl From<AtDoor> for Route {
+    fn from(at: AtDoor) -> Self {
+        Self::Door(at)
+    }
+}
+
+/// The same name for as long as the process runs, so that a call can carry it without a copy. Meant for the addresses of
+/// doors, of which there are as many as the configuration has: each different name is kept once, and never freed.
+pub fn lasting_name(name: &str) -> &'static str {
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock();
+    if let Some(known) = names.get(name) {
+        return known;
+    }
+    let name: &'static str = Box::leak(name.into());
+    names.insert(name);
+    name
+}
+
+/// The call that an attempt was made for, as errors remember it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallOrigin {
+    /// The id of its trace.
+    pub trace_id: u128,
+    /// The address of the door by which it came, if it came by one.
+    pub door: Option<&'static str>,
 }
 
 /// What goes with a trace context and is passed on as it came.
@@ -32,14 +95,14 @@ impl CallTrace {
         parent: SpanRef { trace_id: 0, span_id: 0, sampled: false },
         is_remote: false,
         propagated: None,
-        route: "",
+        route: Route::Http(""),
     };
 
     /// A trace that begins here.
-    pub fn new(route: &'static str) -> Self {
+    pub fn new(route: impl Into<Route>) -> Self {
         let parent =
             SpanRef { trace_id: fastrand::u128(1..), span_id: fastrand::u64(1..), sampled: false };
-        Self { parent, is_remote: false, propagated: None, route }
+        Self { parent, is_remote: false, propagated: None, route: route.into() }
     }
 
     /// The baggage that came with it.

@@ -4,12 +4,16 @@ use std::{borrow::Cow, time::Duration};
 
 use fusebox_state::{OpId, SpanRef, Target, Verdict, breaker::State};
 
-use super::context::CallTrace;
+use super::context::{CallTrace, Route};
 use crate::{
     call::{AckLevel, CallError, CallErrorKind, Reply, Source},
     clock::Reading,
     view::TracesView,
 };
+
+/// Of the requests of a pipeline, so many are recorded from the start; those behind them only if they turn out to be worth
+/// it.
+const PIPELINED_MAX: u32 = 16;
 
 /// Takes what was recorded, to make spans of it.
 pub trait TraceSink: Send + Sync + 'static {
@@ -45,6 +49,9 @@ impl Sampling {
     pub fn samples(&self, trace: &CallTrace) -> bool {
         if self.parent_based && trace.is_remote {
             return trace.parent.sampled;
+        }
+        if matches!(trace.route, Route::Door(at) if at.ahead >= PIPELINED_MAX) {
+            return false;
         }
         #[expect(clippy::cast_possible_truncation, reason = "the low bits of the id are meant")]
         let low = trace.parent.trace_id as u64 >> 1;
@@ -86,8 +93,8 @@ pub struct Traced {
 pub enum TraceSubject {
     /// A caller's call.
     Call {
-        /// The route by which it came.
-        route: &'static str,
+        /// The way by which it came.
+        route: Route,
         /// Whether the caller named the parent.
         is_remote: bool,
         /// Whether it might change something.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use fusebox_state::{SpanRef, Verdict, breaker::State};
 
 use super::{
-    context::{CallTrace, PassedOn, new_span_id},
+    context::{CallOrigin, CallTrace, PassedOn, new_span_id},
     record::{FirstAttempt, Step, StepKind},
 };
 use crate::{clock::Reading, refusal::AttemptError};
@@ -67,9 +67,9 @@ impl CallRecorder {
         self.trace.baggage()
     }
 
-    /// The trace's id.
-    pub fn trace_id(&self) -> u128 {
-        self.trace.parent.trace_id
+    /// The call that is recorded, as errors remember it.
+    pub fn origin(&self) -> CallOrigin {
+        CallOrigin { trace_id: self.trace.parent.trace_id, door: self.trace.route.door() }
     }
 
     /// The trace's id if it is known now that it is recorded, here or by the caller.

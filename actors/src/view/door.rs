@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// Counts by a word of the code.
 pub type Counts = BTreeMap<Cow<'static, str>, u64>;
 
+/// How often something happens in a second, by a word of the code.
+pub type Rates = BTreeMap<Cow<'static, str>, f64>;
+
 /// Counts of these words.
 pub fn counts(of: impl IntoIterator<Item = (&'static str, u64)>) -> Counts {
     of.into_iter().map(|(word, count)| (Cow::Borrowed(word), count)).collect()
@@ -34,17 +37,28 @@ pub struct DoorStatus {
     pub accepted: u64,
     /// Connections that were not, by reason.
     pub refused: Counts,
+    /// Requests in a second by the source of their answer, over the last five to ten seconds.
+    pub per_second: Rates,
     /// What the protocol tells.
     #[serde(flatten)]
     pub view: DoorView,
 }
 
-/// What the protocol behind a door tells of it. Everything but `connections` counts since the start.
+/// What the protocol behind a door tells of it. `connections`, `parked`, `oldest_parked_ms`, `buffered_in` and
+/// `buffered_out` are as of now; everything else counts since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct DoorView {
     /// Open connections by what they have of the backend.
     pub connections: DoorConnections,
+    /// Requests that wait for the backend.
+    pub parked: u64,
+    /// How long the oldest of these has waited, in milliseconds.
+    pub oldest_parked_ms: Option<u64>,
+    /// Bytes of requests that the door holds: what `in_bytes` bounds.
+    pub buffered_in: u64,
+    /// Bytes of answers that the door holds, or keeps room for: what `out_bytes` bounds.
+    pub buffered_out: u64,
     /// Connections that have ended, by reason, such as `client`, `idle`, `protocol`, `slow_reader`, `upstream`, `stop`.
     pub closed: Counts,
     /// Requests that were answered.

@@ -18,7 +18,7 @@ use crate::daemon::Daemon;
 /// every second look would find the one before.
 const FRESH: Duration = Duration::from_millis(900);
 /// Members that change by the passing of time alone.
-const CLOCKWORK: [&str; 12] = [
+const CLOCKWORK: [&str; 14] = [
     "at",
     "uptime_seconds",
     "oldest_age_ms",
@@ -31,6 +31,8 @@ const CLOCKWORK: [&str; 12] = [
     "full_seconds",
     "enqueued_per_second",
     "replayed_per_second",
+    "per_second",
+    "oldest_parked_ms",
 ];
 
 /// What all listeners share.

@@ -38,7 +38,7 @@ pub fn statements(bytes: &[u8]) {
         packing: is_packed.then_some(packing),
         unpacked,
         is_whole: true,
-        is_text: true,
+        is_clear: true,
         ..RequestHead::default()
     };
     let request = HttpRequest { head, body: Bytes::copy_from_slice(body) };

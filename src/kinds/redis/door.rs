@@ -102,10 +102,11 @@ impl RedisDoor {
         let (alive, ended) = watch::channel(());
         let counters = Arc::<Counters>::default();
         let counted = Arc::clone(&counters);
+        let overhead = backend.door_overhead(settings.address);
         let name = backend.name().to_owned();
         door_thread::run(&name, move |runtime| {
             let _alive = alive;
-            let whole = Whole::new(settings, kin, counted, main);
+            let whole = Whole::new(settings, kin, (counted, overhead), main);
             let local = LocalSet::new();
             runtime.block_on(local.run_until(async {
                 if let Some(core) = Core::open(&whole, backend) {

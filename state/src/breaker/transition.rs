@@ -154,6 +154,9 @@ pub struct ErrorRecord {
     pub message: Words,
     /// The trace of the call, if it had one.
     pub trace_id: Option<String>,
+    /// The address of the door by which the call came, if it came by one.
+    #[serde(default)]
+    pub door: Option<String>,
 }
 
 /// A change of the effective state, with all that led to it.

@@ -24,7 +24,7 @@ use crate::{
     metrics::Exemplar,
     passage::{Passage, Progressing, REPLAY, Waiting},
     queue::Queue,
-    trace::{self, PassedOn, Step, StepKind, TraceSubject, Traced},
+    trace::{self, CallOrigin, PassedOn, Step, StepKind, TraceSubject, Traced},
 };
 
 /// How long a marker lives: a call that was first sent longer ago may have been applied unrecognised.
@@ -116,10 +116,11 @@ pub(super) async fn attempt(
     let spans = sent.iter().find_map(|(_, cargo)| cargo.spans.as_ref());
     let trace_id = spans.map(|spans| spans.replay.trace_id);
     let exemplar = Exemplar::of(trace_id, circuit.clock);
+    let origin = trace_id.map(|trace_id| CallOrigin { trace_id, door: None });
     let error = worst.and_then(|end| end.result.as_ref().err());
     passage.count(verdict, error.map(|error| error.fault), ended_at.since(sent_at), exemplar);
     circuit.metrics.batch_replayed(ended_at.since(began));
-    let transition = passage.settle(verdict, error, trace_id, ended_at.moment());
+    let transition = passage.settle(verdict, error, origin, ended_at.moment());
     drop(waiting);
     let took = Took { began, sent_at, ended_at, transition, chaos };
     for ((job, cargo), end) in sent.iter().zip(&ends) {

@@ -145,6 +145,7 @@ impl Counters {
             auth_failures: of(&self.wrong_secrets),
             bytes_in: of(&self.bytes_in),
             bytes_out: of(&self.bytes_out),
+            ..DoorView::default()
         }
     }
 }

@@ -1,5 +1,7 @@
 //! A client's request as it goes on: without what belongs to its connection, and without credentials.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use hyper::{
     HeaderMap, Method,
@@ -49,7 +51,32 @@ const USUAL_SESSION: &str = "session_timeout=60";
 /// Parameters that say who the client is.
 const CREDENTIALS: &[&str] = &["user", "password"];
 
+/// Parameters that this door or the server reads for itself; all others are settings.
+const OWN: &[&str] = &[
+    "buffer_size",
+    "compress",
+    "database",
+    "decompress",
+    "default_format",
+    "password",
+    "query",
+    "query_id",
+    "quota_key",
+    "role",
+    "session_check",
+    "session_id",
+    "session_timeout",
+    "stacktrace",
+    "user",
+    "wait_end_of_query",
+];
+/// The only parameter that is there for each of its values.
+const REPEATED: &str = "role";
+
 /// The parameters of a query string, as they were sent and decoded.
+///
+/// The server looks for names whatever their case, and takes the first value of some parameters and the last of others,
+/// by its version. What it does is known only if each name is there once, in lower case.
 pub(super) struct Parameters<'a>(Vec<Parameter<'a>>);
 
 struct Parameter<'a> {
@@ -77,7 +104,8 @@ impl<'a> Parameters<'a> {
 
     /// The first value of a name, which is the one that the server takes of what is not a setting.
     pub(super) fn value(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|it| it.name == name).map(|it| it.value.as_str())
+        let mut found = self.0.iter().filter(|it| it.name.eq_ignore_ascii_case(name));
+        found.next().map(|it| it.value.as_str())
     }
 
     /// Whether they name a session and not how long it lasts in silence.
@@ -86,9 +114,15 @@ impl<'a> Parameters<'a> {
             && self.value("session_timeout").is_none()
     }
 
-    /// Whether all of them are text.
-    fn are_text(&self) -> bool {
-        self.0.iter().all(Parameter::is_text)
+    /// Whether it is known what the server takes them for: all of them are text, and none is there twice or in another
+    /// case than the server's.
+    fn are_clear(&self) -> bool {
+        let mut seen = HashSet::with_capacity(self.0.len());
+        self.0.iter().all(|it| {
+            let name = it.name.to_ascii_lowercase();
+            let is_in_its_case = name == it.name || !OWN.contains(&name.as_str());
+            it.is_text() && is_in_its_case && (name == REPEATED || seen.insert(name))
+        })
     }
 
     fn is_on(&self, name: &str) -> bool {
@@ -100,7 +134,8 @@ impl<'a> Parameters<'a> {
     fn told(&self, reads_only: bool) -> Vec<(String, String)> {
         let is_told = |it: &&Parameter<'_>| {
             let name = it.name.as_str();
-            name != "query" && !CREDENTIALS.contains(&name) && !(reads_only && name == "readonly")
+            let is_readonly = reads_only && is_one_of(name, &["readonly"]);
+            !is_readonly && name_is_told(name)
         };
         let told = self.0.iter().filter(is_told).map(|it| (it.name.clone(), it.value.clone()));
         told.chain(reads_only.then(|| ("readonly".to_owned(), "2".to_owned()))).collect()
@@ -108,9 +143,19 @@ impl<'a> Parameters<'a> {
 
     /// The query string without some of them.
     fn without(&self, names: &[&str]) -> String {
-        let left = self.0.iter().filter(|it| !names.contains(&it.name.as_str()));
+        let left = self.0.iter().filter(|it| !is_one_of(&it.name, names));
         left.map(|it| it.raw).collect::<Vec<&str>>().join("&")
     }
+}
+
+/// Whether what a name says is shown: neither credentials nor the text of the query.
+fn name_is_told(name: &str) -> bool {
+    !is_one_of(name, CREDENTIALS) && !is_one_of(name, &["query"])
+}
+
+/// Whether a name is one of these, for the server.
+fn is_one_of(name: &str, names: &[&str]) -> bool {
+    names.iter().any(|it| it.eq_ignore_ascii_case(name))
 }
 
 /// The request as it is sent on. `is_whole` says whether `body` is all of it, and `reads_only` whether its caller may
@@ -164,7 +209,7 @@ pub(super) fn of(
         query: text.to_owned(),
         query_id,
         is_query,
-        is_text: parameters.are_text(),
+        is_clear: parameters.are_clear(),
         parameters: parameters.told(reads_only && is_query),
         is_plain: is_plain(&parts.headers, parameters),
         packing,
@@ -178,7 +223,7 @@ pub(super) fn of(
 /// of the name, and the header only without one. What is empty is no id, and neither is what is not text: by such an id
 /// no query could be found.
 fn query_id(headers: &HeaderMap, parameters: &Parameters<'_>) -> (Option<String>, bool) {
-    let first = parameters.0.iter().find(|it| it.name == QUERY_ID);
+    let first = parameters.0.iter().find(|it| is_one_of(&it.name, &[QUERY_ID]));
     let id = match first {
         Some(it) => it.is_text().then(|| it.value.clone()),
         None => headers.get(QUERY_ID_HEADER).and_then(|it| it.to_str().ok()).map(str::to_owned),
@@ -335,10 +380,26 @@ mod tests {
         assert_eq!(made("POST", "/?query_id=mine", &[], false).query_id.as_deref(), Some("mine"));
         // Of two the server takes the first; what is not a text is not read.
         assert_eq!(made("POST", "/?query=SELECT+1&query=SELECT+2", &[], false).query, "SELECT 1");
-        let is_text = |uri: &str| made("POST", uri, &[], false).is_text;
+        let is_clear = |uri: &str| made("POST", uri, &[], false).is_clear;
         assert!(
-            is_text("/?param_x=%C3%A9=%25FF") && !is_text("/?param_x=%FF") && !is_text("/?%zz")
+            is_clear("/?param_x=%C3%A9=%25FF") && !is_clear("/?param_x=%FF") && !is_clear("/?%zz")
         );
+        assert!(is_clear("/?decompress=1&role=a&role=b&max_threads=1"));
+        let unclear = [
+            "/?decompress=1&decompress=0",
+            "/?decompress=0&DECOMPRESS=1",
+            "/?Decompress=1",
+            "/?query=SELECT+1&query=SELECT+2",
+            "/?QUERY=SELECT+1",
+            "/?Session_Id=s",
+            "/?max_threads=1&max_threads=2",
+        ];
+        for uri in unclear {
+            assert!(!is_clear(uri), "{uri}");
+        }
+        let head = made("POST", "/?USER=ada&Password=x&query=SELECT+1", &[], false);
+        assert!(!head.is_clear && head.target == "/?query=SELECT+1", "{}", head.target);
+        assert!(head.parameters.is_empty(), "{:?}", head.parameters);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::{Backend, Call, CallError, CallOptions, Reply, Source};
+use fusebox_actors::{
+    Backend, Call, CallError, CallOptions, Reply, Source,
+    trace::{AtDoor, lasting_name},
+};
 use hyper::{
     HeaderMap, Method, Request, Response,
     header::{CONTENT_TYPE, HeaderValue},
@@ -36,12 +39,12 @@ use crate::{
 const PENALTY: Duration = Duration::from_secs(1);
 /// Servers pass over it: then the first parameter has another name there.
 const BYTE_ORDER_MARK: char = '\u{feff}';
-/// By what way its calls come, for traces.
-const ROUTE: &str = "clickhouse door";
 
 /// What the connections of a door share.
 pub(super) struct Service {
     pub(super) settings: Arc<DoorSettings>,
+    /// The door's address, as it is named in traces and errors.
+    address: &'static str,
     backend: Arc<Backend>,
     pub(super) counters: Arc<Counters>,
     pub(super) stopping: watch::Receiver<bool>,
@@ -59,7 +62,8 @@ impl Service {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let (counters, version, wrong_told) = (Arc::default(), Mutex::default(), Seldom::new());
-        Self { settings, backend, counters, stopping, version, wrong_told }
+        let address = lasting_name(&settings.listen.to_string());
+        Self { settings, address, backend, counters, stopping, version, wrong_told }
     }
 
     /// Answers a request. `sent` is held until the answer has gone.
@@ -130,12 +134,19 @@ impl Service {
             waited.map_err(|fault| Told::fault(&fault))?;
             request = made(&taken);
         }
+        let query_id = request.head.query_id.as_deref().unwrap_or_default();
+        if query_id.starts_with("fusebox:") {
+            return Err(Told::malformed(
+                "a query_id that begins with fusebox: is reserved for fusebox",
+            ));
+        }
         let body = Taken::weighed(&visitor.account, request.to_bytes());
         let body = body.map_err(|full| Told::fault(&body::Fault::Full(full)))?;
         let query_id = request.head.query_id.take();
         drop(request);
         let upload = taken.upload(&self.counters);
-        let trace = trace_headers::of(&parts.headers, ROUTE);
+        let at = AtDoor { address: self.address, ahead: 0 };
+        let trace = trace_headers::of(&parts.headers, at);
         let trace_id = crate::agreed::trace_id(trace.parent.trace_id);
         let (uid, admin) = (guest.who.uid, guest.who.admin);
         let call = Call { body, options, uid, admin, trace, streams: true, upload };

@@ -82,8 +82,10 @@ pub(crate) const USUAL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The session that a request names, and for how long it lasts.
 pub(crate) fn session_of(request: &HttpRequest) -> Option<(String, Duration)> {
     let of = |name: &str| {
-        // The server takes the first, too.
-        let found = request.head.parameters.iter().find(|(other, _)| other == name);
+        // The server takes the first, too, in whatever case.
+        let mut named =
+            request.head.parameters.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name));
+        let found = named.next();
         found.map(|(_, value)| value.as_str())
     };
     let id = of("session_id").filter(|id| !id.is_empty())?;
@@ -252,7 +254,7 @@ mod tests {
             is_query: true,
             is_plain: true,
             is_whole: true,
-            is_text: true,
+            is_clear: true,
             ..RequestHead::default()
         };
         HttpRequest { head, body: Bytes::new() }

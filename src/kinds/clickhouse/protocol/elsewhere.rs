@@ -160,7 +160,7 @@ mod tests {
                 is_query: true,
                 is_plain: plain,
                 is_whole: whole,
-                is_text: true,
+                is_clear: true,
                 ..RequestHead::default()
             };
             HttpRequest { head, body: Bytes::copy_from_slice(body.as_bytes()) }

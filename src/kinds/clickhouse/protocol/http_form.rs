@@ -43,9 +43,9 @@ pub(crate) struct RequestHead {
     pub(crate) query_id: Option<String>,
     /// Whether every server takes it for a query, so that it has an id. Another path may be one of queries as well.
     pub(crate) is_query: bool,
-    /// Whether all parameters are text. The server decodes others to bytes that are not known here, so that nothing is
-    /// known of what they say.
-    pub(crate) is_text: bool,
+    /// Whether it is known what the server takes the parameters for: all of them are text, and no name is there twice or
+    /// in another case. Else nothing is known of the statement.
+    pub(crate) is_clear: bool,
     /// The parameters, decoded, without credentials and the text of the query.
     pub(crate) parameters: Vec<(String, String)>,
     /// Whether the body is text without decoding: not compressed, and no form.

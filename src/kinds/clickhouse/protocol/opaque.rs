@@ -138,7 +138,7 @@ pub(crate) fn asks_for_progress(parameters: &Fields) -> bool {
 fn is_safe(request: &HttpRequest, statement: Option<&Statement>) -> bool {
     let HttpRequest { head, body } = request;
     let says_nothing =
-        || head.is_text && head.query.trim_ascii().is_empty() && body.is_empty() && head.is_whole;
+        || head.is_clear && head.query.trim_ascii().is_empty() && body.is_empty() && head.is_whole;
     match head.method.as_str() {
         "GET" => statement.map_or_else(says_nothing, |it| it.verb == Verb::Read),
         "HEAD" | "OPTIONS" => !head.target.contains('?') && says_nothing(),
@@ -180,7 +180,7 @@ mod tests {
             is_query: true,
             is_plain: true,
             is_whole: true,
-            is_text: true,
+            is_clear: true,
             ..RequestHead::default()
         };
         HttpRequest { head, body: Bytes::from_static(body) }
@@ -362,7 +362,7 @@ mod tests {
         form.head.is_plain = false;
         assert!(has_long_head(&form), "its settings may be in the form");
         let mut bytes = request("POST", "", b"SELECT 1");
-        bytes.head.is_text = false;
+        bytes.head.is_clear = false;
         assert!(has_long_head(&bytes));
         let mut elsewhere = request("POST", "", b"SELECT 1");
         elsewhere.head.is_query = false;

@@ -32,7 +32,7 @@ pub(crate) fn unpacked(
 /// are not text: their bytes may be anything to the server.
 pub(super) fn statement(request: &HttpRequest) -> Option<(Statement, String)> {
     let HttpRequest { head, body } = request;
-    if !head.is_text {
+    if !head.is_clear {
         return None;
     }
     let (text, is_all) = if head.is_plain {

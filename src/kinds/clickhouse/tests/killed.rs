@@ -94,7 +94,7 @@ fn of_client(query: &str) -> Bytes {
         is_query: true,
         is_plain: true,
         is_whole: true,
-        is_text: true,
+        is_clear: true,
         ..RequestHead::default()
     };
     HttpRequest { head, body: Bytes::copy_from_slice(query.as_bytes()) }.to_bytes()

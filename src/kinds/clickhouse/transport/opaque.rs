@@ -337,7 +337,8 @@ fn malformed(what: &str) -> Failed {
 /// Sends and returns once it is known what the answer is. `guard` is taken by an answer that goes on.
 async fn exchanged(shared: &Arc<Shared>, sending: Sending, guard: &mut Option<Guard>) -> Exchanged {
     let Sending { request, asked, bounds, is_unread, repeats, aboard } = sending;
-    let idle = bounds.limit;
+    // However little time its caller has, an answer that has begun may pause for as long as any.
+    let idle = shared.settings.timeout;
     let answered = answered(shared, (request, aboard), (asked, repeats), idle, guard);
     let mut ended = exchange::bounded(shared, bounds, answered).await;
     if is_unread && !ended.known {

@@ -17,6 +17,8 @@ use super::{
     shared::Shared,
 };
 
+/// How long a KILL QUERY may be on its way: what had begun so long before the read may be killed instead of it.
+const ON_THE_WAY: Duration = Duration::from_secs(1);
 /// How long the background tries to kill a read.
 const KILL_TIME: Duration = Duration::from_secs(5);
 
@@ -30,15 +32,18 @@ pub(crate) struct Reading {
     names: Vec<Name>,
     ended: bool,
     aboard: Aboard,
+    /// Before it was sent.
+    begun: Instant,
     /// When the backend's `timeout` has passed.
     due: Instant,
 }
 
 impl Reading {
     pub(crate) fn new(shared: &Arc<Shared>, id: QueryId, aboard: Aboard) -> Self {
-        let due = Instant::now() + shared.settings.timeout;
+        let begun = Instant::now();
+        let due = begun + shared.settings.timeout;
         let (shared, names) = (Arc::clone(shared), Vec::new());
-        Self { shared, id, given: None, names, ended: false, aboard, due }
+        Self { shared, id, given: None, names, ended: false, aboard, begun, due }
     }
 
     /// The same under another id, and under what its client calls it.
@@ -66,14 +71,14 @@ impl Drop for Reading {
         }
         let shared = Arc::clone(&self.shared);
         let id = quoted(self.id());
-        let (aboard, due) = (std::mem::take(&mut self.aboard), self.due);
+        let (aboard, begun, due) = (std::mem::take(&mut self.aboard), self.begun, self.due);
         let left = due.saturating_duration_since(Instant::now());
         // One that had its whole time has had its place for as long as it may.
         let aboard = (!left.is_zero()).then_some(aboard);
         let ending = Ending::begin(&shared.endings, std::mem::take(&mut self.names));
         runtime.spawn(async move {
             let time = if aboard.is_some() { left } else { KILL_TIME };
-            let killed = end_read(&shared, &id, Instant::now() + time).await;
+            let killed = end_read(&shared, (&id, begun), Instant::now() + time).await;
             tokio::spawn(ending.settled());
             if let Err(failed) = &killed {
                 let backend = shared.settings.name.as_str();
@@ -91,14 +96,22 @@ impl Drop for Reading {
     }
 }
 
-/// Kills a read. One that is not found is over after a second look: it may be in the server's socket, and begin.
+/// Kills a read that was sent after it had `begun`: another query of the same id, which a client may have chosen, is
+/// left alone if it had been running before. One that is not found is over after a second look: it may be in the server's socket, and begin.
 ///
 /// # Errors
 /// It was not over by `until`, or the server does not let it be killed.
-async fn end_read(shared: &Shared, id: &str, until: Instant) -> Result<(), Failed> {
+async fn end_read(
+    shared: &Shared,
+    (id, begun): (&str, Instant),
+    until: Instant,
+) -> Result<(), Failed> {
     let mut missed = false;
     loop {
-        let kill = format!("KILL QUERY WHERE query_id = {id} SYNC FORMAT TabSeparated");
+        let age = (begun.elapsed() + ON_THE_WAY).as_secs_f64();
+        let kill = format!(
+            "KILL QUERY WHERE query_id = {id} AND elapsed < {age:.3} SYNC FORMAT TabSeparated"
+        );
         let left = until.saturating_duration_since(Instant::now());
         let answer = shared.http.ask(kill, left).await?;
         match answer.split('\t').next() {

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use fusebox_actors::connector::{Answer, AttemptError, OwnCode, Tail};
-use fusebox_state::ErrorClass;
+use fusebox_state::{ErrorClass, Verdict};
 use hyper::{
     body::Body as _,
     header::{HeaderMap, HeaderValue},
@@ -242,7 +242,9 @@ impl Rest {
 
     fn exception(&self) -> Option<AttemptError> {
         let found = Exception::at_end(&self.window, &self.marks)?;
-        found.ends(500, None, &self.asked, LATE).result.err()
+        let ended = found.ends(500, None, &self.asked, LATE);
+        let blames = ended.verdict == Verdict::Failure && !self.asked.elsewhere.is_named();
+        ended.result.err().map(|error| if blames { error } else { blameless(error) })
     }
 
     fn has_ended(&mut self) {
@@ -254,14 +256,20 @@ impl Rest {
     fn fail(&mut self, code: OwnCode, message: String) -> AttemptError {
         self.over = true;
         self.guard = None;
-        AttemptError::own(ErrorClass::Unknown, code, message)
+        let error = AttemptError::own(ErrorClass::Unknown, code, message);
+        if self.asked.elsewhere.is_named() { blameless(error) } else { error }
     }
 }
 
 /// What is packed has broken off, as it does behind an exception: it says nothing of the server. One that has died
 /// takes no other request either.
 fn unread(error: &hyper::Error) -> AttemptError {
-    AttemptError { class: ErrorClass::Rejected, ..http::broken(error).error }
+    blameless(http::broken(error).error)
+}
+
+/// An error behind the head of an answer that says nothing against the backend.
+fn blameless(error: AttemptError) -> AttemptError {
+    AttemptError { class: ErrorClass::Rejected, ..error }
 }
 
 impl Tail for Rest {

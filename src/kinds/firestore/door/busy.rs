@@ -11,6 +11,7 @@ use std::{
 use tokio::time::sleep;
 
 use super::core::Core;
+use crate::ingress::parking;
 
 /// What a connection's requests have in common.
 #[derive(Default)]
@@ -35,7 +36,8 @@ impl Busy {
         if self.parked.fetch_add(1, Relaxed) == 0 {
             core.counters.parked();
         }
-        Parked { busy: Arc::clone(self), core: Arc::clone(core) }
+        let counted = core.counters.park();
+        Parked { busy: Arc::clone(self), core: Arc::clone(core), _counted: counted }
     }
 
     /// Resolves once nothing was asked for so long; never if nothing is said of it.
@@ -64,6 +66,8 @@ impl Drop for Working {
 pub(super) struct Parked {
     busy: Arc<Busy>,
     core: Arc<Core>,
+    /// It is counted among those that wait.
+    _counted: parking::Parked,
 }
 
 impl Drop for Parked {

@@ -22,7 +22,7 @@ use super::{
     reading::{self, first_of},
     telling::Told,
 };
-use crate::ingress::peer::{NOBODY, Who};
+use crate::ingress::peer::Who;
 
 /// Answers a call.
 pub(super) async fn answered(
@@ -77,9 +77,9 @@ async fn carried(
     core.may_begin(&scope, method, &head.headers, &messages)?;
     drop(messages);
     let understood = core.understood(&upstream, method, message.as_ref(), &touched, &by);
-    let uid = who.map_or(NOBODY, |who| who.uid);
+    let caller = core.caller(who, &head.headers);
     let carrying =
-        Carrying { upstream, method, by, uid, scope, touched, understood, arrived, asked, time };
+        Carrying { upstream, method, by, caller, scope, touched, understood, arrived, asked, time };
     if method.shape == Shape::Lasting && method.class == Class::Read {
         let response = Box::pin(listening::answered(core, busy, carrying, head, begun, share));
         return Ok((response.await?, Source::Live));

@@ -18,7 +18,7 @@ use super::{
     answer::{Body, Relayed},
     class::{Class, Method},
     core::Core,
-    entry::{Entered, Kept, Otherwise},
+    entry::{CalledBy, Entered, Kept, Otherwise},
     exchange::{self, Answered, Lost, Sending, Waiting},
     following::{Following, Of},
     lanes::Touched,
@@ -42,7 +42,7 @@ pub(super) struct Carrying {
     pub(super) upstream: Arc<Upstream>,
     pub(super) method: Method,
     pub(super) by: Principal,
-    pub(super) uid: u32,
+    pub(super) caller: CalledBy,
     /// What it may name.
     pub(super) scope: Scope,
     pub(super) touched: Touched,
@@ -141,10 +141,11 @@ impl Carrying {
         let until = self.until(Instant::now() + core.backend.timeout());
         let mut otherwise = understood.as_ref().map(|it| Otherwise { absolute: it.absolute });
         let entered = loop {
-            match core.admitted(upstream, *method, touched, until, (self.uid, otherwise)).await {
+            match core.admitted(upstream, *method, touched, until, (&self.caller, otherwise)).await
+            {
                 Ok(entered) => break entered,
                 Err(why @ Kept::Way(OtherWay::Full)) => {
-                    return Err(core.kept(upstream, *method, touched, &why));
+                    return Err(core.kept(upstream, *method, touched, (&self.caller, &why)));
                 }
                 Err(why) => match (self.whole(), otherwise) {
                     (Some(whole), _) => {
@@ -156,7 +157,9 @@ impl Carrying {
                     }
                     // It is not as it looked: it waits as what is not known does.
                     (None, Some(_)) => otherwise = None,
-                    (None, None) => return Err(core.kept(upstream, *method, touched, &why)),
+                    (None, None) => {
+                        return Err(core.kept(upstream, *method, touched, (&self.caller, &why)));
+                    }
                 },
             }
         };
@@ -165,10 +168,11 @@ impl Carrying {
             upstream: Arc::clone(upstream),
             method: *method,
             scope: self.scope.clone(),
-            uid: self.uid,
+            caller: self.caller.clone(),
             head: sent,
             begun,
             behalf: Behalf { caller: self.by.own.is_some(), transaction: touched.transaction },
+            asked: self.asked,
             goes_on: otherwise.is_some(),
             by_hand: false,
         };
@@ -294,7 +298,7 @@ impl Carrying {
     /// On whose behalf it is carried on, as a call whose time counts from when it `began`.
     fn asker(&self, began: Instant, share: OwnedSemaphorePermit) -> Asker {
         let time = self.time.map(|_| self.deadline().saturating_duration_since(began));
-        Asker { method: self.method, uid: self.uid, time, share, struck: None }
+        Asker { method: self.method, caller: self.caller.clone(), time, share, struck: None }
     }
 
     /// Whether it is queued if its client has no more time for the server.

@@ -108,10 +108,36 @@ impl Core {
         self.tasks.spawn_on(rest, &self.runtime);
     }
 
+    /// How many bytes of requests are held, and for how many of answers room is kept.
+    pub(super) fn buffered(&self) -> (u64, u64) {
+        let requests = units(self.settings.in_bytes, UNIT);
+        let answers = units(self.settings.out_bytes, SHARE).max(SHARES_OF_ONE as usize);
+        let taken =
+            |all: usize, room: &Semaphore| all.saturating_sub(room.available_permits()) as u64;
+        (taken(requests, &self.requests) * UNIT, taken(answers, &self.answers) * SHARE)
+    }
+
     /// Room for an answer, for as long as anything of it may be here.
     pub(super) async fn share(&self, method: Method) -> Result<OwnedSemaphorePermit, Told> {
         let shares = if method.shape == Shape::Lasting { 1 } else { SHARES_OF_ONE };
         room(&self.answers, shares).await
+    }
+
+    /// A share that is room for an answer of so many bytes, all of which are here.
+    pub(super) async fn larger(
+        &self,
+        mut share: OwnedSemaphorePermit,
+        bytes: usize,
+    ) -> Result<OwnedSemaphorePermit, Told> {
+        let all = u64::try_from(bytes).unwrap_or(u64::MAX).div_ceil(SHARE);
+        let most = units(self.settings.out_bytes, SHARE).max(SHARES_OF_ONE as usize);
+        let wanted = usize::try_from(all).unwrap_or(usize::MAX).min(most);
+        let more = wanted.saturating_sub(share.num_permits());
+        if more > 0 {
+            let more = room(&self.answers, u32::try_from(more).unwrap_or(u32::MAX)).await?;
+            share.merge(more);
+        }
+        Ok(share)
     }
 
     /// Room for so many bytes of a request, until they are sent.

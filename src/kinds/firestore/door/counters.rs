@@ -7,6 +7,8 @@ use fusebox_actors::{
     view::{DoorCommands, DoorConnections, DoorView, counts},
 };
 
+use crate::ingress::parking::{Parked, Parking, millis};
+
 /// Why a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closed {
@@ -79,6 +81,8 @@ pub(super) struct Counters {
     wrong_secrets: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    /// Requests that wait for the backend.
+    parking: Parking,
 }
 
 fn add<W: PartialEq>(counters: &[AtomicU64], words: &[(W, &'static str)], word: W) {
@@ -105,6 +109,11 @@ impl Counters {
 
     pub(super) fn not_parked(&self) {
         self.parked.fetch_sub(1, Relaxed);
+    }
+
+    /// A request waits for the backend until what this returns is dropped.
+    pub(super) fn park(&self) -> Parked {
+        self.parking.park()
     }
 
     /// The server answers.
@@ -167,6 +176,11 @@ impl Counters {
             auth_failures: of(&self.wrong_secrets),
             bytes_in: of(&self.bytes_in),
             bytes_out: of(&self.bytes_out),
+            parked: self.parking.count(),
+            oldest_parked_ms: self.parking.oldest().map(millis),
+            // Its core knows.
+            buffered_in: 0,
+            buffered_out: 0,
         }
     }
 }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use fusebox_actors::{
-    Admission, Barred, OtherWay, PlainAccess, PlainPlan, Ticket, trace::CallTrace,
+    Admission, Barred, OtherWay, PlainAccess, PlainPlan, Ticket,
+    trace::{AtDoor, CallTrace},
 };
 use fusebox_state::Lanes;
+use hyper::HeaderMap;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -17,12 +19,14 @@ use super::{
     who::Principal,
 };
 use crate::{
-    ingress::{callers::Right, peer::NOBODY},
+    ingress::{
+        callers::Right,
+        peer::{NOBODY, Who},
+    },
     kinds::firestore::transport::fence,
+    net::trace_headers,
 };
 
-/// How calls are named in traces.
-pub(super) const ROUTE: &str = "firestore door";
 /// How long a call waits for a place in the bulkhead, and how often it looks.
 const PLACE_PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_FOR_PLACE: Duration = Duration::from_millis(20);
@@ -32,6 +36,15 @@ pub(super) struct Entered {
     pub(super) ticket: Ticket,
     /// Of what may write: that somebody waits for it, and that it is on its way.
     pub(super) fence: Option<(fence::Wait, fence::Pass)>,
+}
+
+/// Whose call it is.
+#[derive(Clone, Debug)]
+pub(super) struct CalledBy {
+    /// Who calls.
+    pub(super) uid: u32,
+    /// The trace of the call, as its client sent it.
+    pub(super) trace: CallTrace,
 }
 
 /// A call that something else than the server may answer.
@@ -49,6 +62,12 @@ pub(super) enum Kept {
 }
 
 impl Core {
+    /// Whose call it is that comes with these headers.
+    pub(super) fn caller(&self, who: Option<Who>, headers: &HeaderMap) -> CalledBy {
+        let at = AtDoor { address: self.settings.address, ahead: 0 };
+        CalledBy { uid: who.map_or(NOBODY, |who| who.uid), trace: trace_headers::of(headers, at) }
+    }
+
     /// Whether `by` may do that at all.
     pub(super) fn allows(by: &Principal, method: Method) -> Result<(), Told> {
         if by.right == Right::Read && method.class == Class::Write {
@@ -67,10 +86,10 @@ impl Core {
         method: Method,
         touched: &Touched,
         until: Instant,
-        uid: u32,
+        caller: &CalledBy,
     ) -> Result<Entered, Told> {
-        let entered = self.admitted(upstream, method, touched, until, (uid, None)).await;
-        entered.map_err(|why| self.kept(upstream, method, touched, &why))
+        let entered = self.admitted(upstream, method, touched, until, (caller, None)).await;
+        entered.map_err(|why| self.kept(upstream, method, touched, (caller, &why)))
     }
 
     /// The same of a call that something else may answer: then it waits only for a place.
@@ -83,10 +102,10 @@ impl Core {
         method: Method,
         touched: &Touched,
         until: Instant,
-        (uid, otherwise): (u32, Option<Otherwise>),
+        (caller, otherwise): (&CalledBy, Option<Otherwise>),
     ) -> Result<Entered, Kept> {
         let is_write = method.class == Class::Write;
-        let plan = self.plan_of(method, touched, uid, otherwise);
+        let plan = self.plan_of(method, touched, caller, otherwise);
         let fence = &upstream.connector.shared.fence;
         let for_place = until.min(Instant::now() + PLACE_PATIENCE);
         loop {
@@ -136,7 +155,7 @@ impl Core {
         &self,
         method: Method,
         touched: &'a Touched,
-        uid: u32,
+        caller: &CalledBy,
         otherwise: Option<Otherwise>,
     ) -> PlainPlan<'a> {
         let keyed = matches!(method.names, Names::Documents | Names::Name);
@@ -150,9 +169,9 @@ impl Core {
             access,
             priority: self.settings.priority,
             operation: method.operation,
-            trace: CallTrace::new(ROUTE),
+            trace: caller.trace.clone(),
             // What nothing else may carry meets nothing on purpose.
-            uid,
+            uid: caller.uid,
             may_be_struck: otherwise.is_some(),
         }
     }
@@ -163,35 +182,32 @@ impl Core {
         upstream: &Upstream,
         method: Method,
         touched: &Touched,
-        why: &Kept,
+        (caller, why): (&CalledBy, &Kept),
     ) -> Told {
         match *why {
             Kept::Way(why) => {
-                self.backend.refuse(&self.plan_of(method, touched, NOBODY, None), why);
+                self.backend.refuse(&self.plan_of(method, touched, caller, None), why);
                 self.refused(why)
             }
-            Kept::Fence => {
-                let why = "may still carry out an earlier write whose outcome is not known";
-                let end = upstream.connector.shared.fence.in_doubt_until(&touched.lanes);
-                let retry = end.map(|end| end.saturating_duration_since(Instant::now()));
-                Told::not_executed(self.backend.name(), why, retry.unwrap_or_default())
-            }
+            Kept::Fence => self.fenced(upstream, touched),
         }
+    }
+
+    fn fenced(&self, upstream: &Upstream, touched: &Touched) -> Told {
+        let why = "may still carry out an earlier write whose outcome is not known";
+        let end = upstream.connector.shared.fence.in_doubt_until(&touched.lanes);
+        let retry = end.map(|end| end.saturating_duration_since(Instant::now()));
+        Told::not_executed(self.backend.name(), why, retry.unwrap_or_default())
     }
 
     /// Waits until more may be sent of a call that has entered and may write anything.
     ///
     /// # Errors
     /// That is not so before `until`.
-    pub(super) async fn follows(
-        &self,
-        upstream: &Upstream,
-        method: Method,
-        until: Instant,
-    ) -> Result<(), Told> {
+    pub(super) async fn follows(&self, upstream: &Upstream, until: Instant) -> Result<(), Told> {
         let all = Touched { lanes: Lanes::All, transaction: false, database: None };
         if !self.passes(&upstream.connector.shared.fence, &all, until).await {
-            return Err(self.kept(upstream, method, &all, &Kept::Fence));
+            return Err(self.fenced(upstream, &all));
         }
         if self.is_barred() {
             return Err(self.refused(OtherWay::Barred(Barred::Open)));

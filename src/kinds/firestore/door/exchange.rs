@@ -40,7 +40,7 @@ use tonic::{Code, Status};
 use super::{
     class::{Class, Method, Shape},
     core::Core,
-    entry::Entered,
+    entry::{CalledBy, Entered},
     outcome::{given_up, of_http, status_of, unknown},
     pool::{Lease, Took, Upstream},
     pumping::{Pump, Writes},
@@ -67,11 +67,12 @@ pub(super) struct Sending {
     pub(super) method: Method,
     /// What its client may name in what it sends later.
     pub(super) scope: Scope,
-    /// Who calls.
-    pub(super) uid: u32,
+    pub(super) caller: CalledBy,
     pub(super) head: request::Parts,
     pub(super) begun: Begun,
     pub(super) behalf: Behalf,
+    /// How long its client waits, if it says so.
+    pub(super) asked: Option<Duration>,
     /// Something else may answer it if the server does not.
     pub(super) goes_on: bool,
     /// What its client sends later is sent by who sends this; see [`Coming::onward`].
@@ -270,6 +271,20 @@ fn under_way(core: &Arc<Core>, method: Method) -> Result<Option<Arc<UnderWay>>, 
     Ok(Some(UnderWay::new(core, place)))
 }
 
+impl Sending {
+    /// Whether the server may give up before the backend's `timeout`, as its client wants it. A write goes on with the
+    /// whole of it.
+    fn is_impatient(&self, timeout: Duration) -> bool {
+        self.method.class == Class::Read && self.asked.is_some_and(|asked| asked < timeout)
+    }
+}
+
+/// A server that gives up when its client does says nothing of how it is.
+fn without_blame(status: &Status, is_impatient: bool, failed: Failed) -> Failed {
+    let gave_up = is_impatient && status.code() == Code::DeadlineExceeded;
+    if gave_up { Failed { verdict: Verdict::Neutral, ..failed } } else { failed }
+}
+
 /// It has ended on this side, which says nothing of the server.
 fn not_sent(why: &str) -> Failed {
     let class = ErrorClass::NotExecuted;
@@ -289,11 +304,11 @@ pub(super) async fn send(
     left: Arc<AtomicBool>,
     pass: Option<fence::Pass>,
 ) -> Result<Answered, Lost> {
-    let goes_on = sending.goes_on;
     let (core, method) = (Arc::clone(&sending.core), sending.method);
+    let (goes_on, behalf) = (sending.goes_on, sending.behalf);
     let client = Arc::clone(&sending.upstream.connector.shared.client);
-    let behalf = sending.behalf;
     let timeout = core.backend.timeout();
+    let is_impatient = sending.is_impatient(timeout);
     // Its server may wait for what its client has still to say, and with its headers until it has an answer to that.
     let is_open = sending.begun.rest.is_some() || sending.by_hand;
     if is_open && let Some(ticket) = &mut *held.lock() {
@@ -324,7 +339,7 @@ pub(super) async fn send(
         Ok(Ok((mut answered, status))) => {
             let failed = match &status {
                 Some(status) if status.code() != Code::Ok => {
-                    Some(client.failed(status, behalf).await)
+                    Some(without_blame(status, is_impatient, client.failed(status, behalf).await))
                 }
                 Some(_) | None => None,
             };
@@ -402,7 +417,7 @@ async fn tried(
     writes: Option<(&Arc<UnderWay>, bool)>,
     ended: &Arc<Mutex<Option<Told>>>,
 ) -> Result<(Answered, Option<Status>), Status> {
-    let Sending { core, upstream, method, scope, uid, head, mut begun, by_hand, .. } = sending;
+    let Sending { core, upstream, method, scope, caller, head, mut begun, by_hand, .. } = sending;
     let mut tries = 0;
     loop {
         tries += 1;
@@ -436,7 +451,7 @@ async fn tried(
                     upstream: Arc::clone(&upstream),
                     method,
                     scope: scope.clone(),
-                    uid,
+                    caller: caller.clone(),
                     taken: Arc::clone(&taken),
                     stream,
                     writes: writes.map(|(under_way, is_counted)| Writes {

@@ -25,17 +25,19 @@ pub(super) struct Touched {
     pub(super) database: Option<String>,
 }
 
-/// The document that a write is about. `None` for a write of a kind that is not known.
+/// The document that a write is about. `None` for a write of a kind that is not known, and for one whose operation comes
+/// in parts: the server puts these together.
 fn of_write(write: &[u8]) -> Option<&str> {
     let mut name = None;
     for field in Fields(write) {
         match field? {
-            (1 | 6, document) => name = Some(text(last(document, 1)?)?),
-            (2, deleted) => name = Some(text(deleted)?),
+            (1 | 6, document) if name.is_none() => name = Some(text(last(document, 1)?)?),
+            (2, deleted) if name.is_none() => name = Some(text(deleted)?),
+            (1 | 2 | 6, _) => return None,
             _ => {}
         }
     }
-    name
+    name.filter(|name| !name.is_empty())
 }
 
 /// The names of the documents. `None` for whatever there may be.
@@ -53,7 +55,10 @@ fn names(method: Method, message: &[u8]) -> Option<Vec<Cow<'_, str>>> {
         Names::Streamed => all(3, of_write),
         Names::Documents => all(2, text),
         Names::Name => all(1, text),
-        Names::Document => all(1, |document| text(last(document, 1)?)),
+        Names::Document => {
+            let names = all(1, |document| text(last(document, 1)?));
+            names.filter(|names| matches!(names.as_slice(), [name] if !name.is_empty()))
+        }
         Names::Parts => {
             let part = |number| text(last(message, number)?);
             let (parent, collection, id) = (part(1)?, part(2)?, part(3)?);
@@ -147,6 +152,22 @@ mod tests {
         commit.transaction.clear();
         let found = of("Commit", &commit);
         assert_eq!((found.lanes, found.transaction), (Lanes::All, false), "of which kind is it?");
+        // The server puts the parts of an operation together.
+        let part = |document: &Document| {
+            let document = document.encode_to_vec();
+            [&[10, u8::try_from(document.len()).unwrap()][..], &document].concat()
+        };
+        let rest = Document {
+            create_time: Some(prost_types::Timestamp::default()),
+            ..Document::default()
+        };
+        let in_parts = [part(&document("u/a")), part(&rest)].concat();
+        let commit = [&[18, u8::try_from(in_parts.len()).unwrap()][..], &in_parts].concat();
+        let method = method("/google.firestore.v1.Firestore/Commit");
+        assert_eq!(touched(method, Some(&commit), None, b"").lanes, Lanes::All);
+        let unnamed =
+            CommitRequest { writes: vec![write(Operation::Update(rest))], ..Default::default() };
+        assert_eq!(of("Commit", &unnamed).lanes, Lanes::All);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use fusebox_actors::{Backend, view::DoorView};
+use fusebox_actors::{Backend, trace::lasting_name, view::DoorView};
 use tokio::runtime::Handle;
 
 use super::{core::Core, serve, settings::Settings};
@@ -74,6 +74,7 @@ pub(crate) fn open(spec: DoorSpec) -> Result<Arc<dyn WireDoor>, String> {
 
 fn settings_of(door: &DoorSettings) -> Settings {
     Settings {
+        address: lasting_name(&door.listen.to_string()),
         deadline: door.deadline,
         min_ack: door.min_ack,
         priority: door.priority,
@@ -101,7 +102,8 @@ impl WireDoor for FirestoreDoor {
     }
 
     fn view(&self) -> DoorView {
-        self.core.counters.view()
+        let (buffered_in, buffered_out) = self.core.buffered();
+        DoorView { buffered_in, buffered_out, ..self.core.counters.view() }
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::{
     class::{Class, Method},
     core::Core,
+    entry::CalledBy,
     lanes::touched,
     pool::{Took, Upstream},
     requests::Requests,
@@ -28,8 +29,7 @@ pub(super) struct Pump {
     pub(super) upstream: Arc<Upstream>,
     pub(super) method: Method,
     pub(super) scope: Scope,
-    /// Who calls.
-    pub(super) uid: u32,
+    pub(super) caller: CalledBy,
     /// Set once anything was taken of what follows.
     pub(super) taken: Arc<AtomicBool>,
     pub(super) stream: SendStream<Bytes>,
@@ -126,7 +126,7 @@ impl Pump {
         let Some(Writes { under_way, is_counted, .. }) = &self.writes else { return Ok(()) };
         let until = Instant::now() + core.backend.timeout();
         if !is_counted {
-            return core.follows(upstream, method, until).await;
+            return core.follows(upstream, until).await;
         }
         if message.is_none() {
             let what =
@@ -140,7 +140,7 @@ impl Pump {
         if touched.lanes == Lanes::None {
             return Ok(());
         }
-        let entered = core.enter(upstream, method, &touched, until, self.uid).await?;
+        let entered = core.enter(upstream, method, &touched, until, &self.caller).await?;
         if under_way.begins(entered) {
             Ok(())
         } else {

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fusebox_actors::connector::OwnCode;
 use fusebox_state::{ErrorClass, LaneId, Lanes, Verdict, dependencies::Fault};
 use http_body_util::{BodyExt, Full, Limited};
@@ -27,7 +27,10 @@ use hyper::{
     header::{AUTHORIZATION, HOST, HeaderValue, ORIGIN},
 };
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     answer::{Body, Plain},
@@ -43,7 +46,7 @@ use super::{
     who::Principal,
 };
 use crate::{
-    ingress::peer::{NOBODY, Who},
+    ingress::peer::Who,
     kinds::firestore::{
         protocol::{
             named::database_of,
@@ -120,7 +123,9 @@ async fn carried(
     }
     let method = class::of_rest(request.method().as_str(), request.uri().path());
     let (head, body) = request.into_parts();
-    let body = read(core, body).await?;
+    let caller = core.caller(who, &head.headers);
+    // What is held of it is so until the server has answered.
+    let (body, _room) = read(core, body).await?;
     let share = core.share(method).await?;
     let upstream = core.upstream().map_err(|why| Told::fault(&why))?;
     let touched = touched(&upstream, method, head.method.as_str(), head.uri.path());
@@ -131,11 +136,10 @@ async fn carried(
     let timeout = core.backend.timeout();
     let patience = core.settings.deadline.map_or(timeout, |time| time.min(timeout));
     let until = Instant::now() + patience;
-    let uid = who.map_or(NOBODY, |who| who.uid);
-    let entered = core.enter(&upstream, method, &touched, until, uid).await?;
-    let (of, caller) = (Arc::clone(core), by.own.is_some());
+    let entered = core.enter(&upstream, method, &touched, until, &caller).await?;
+    let (of, is_own) = (Arc::clone(core), by.own.is_some());
     let mut waiting = Waiting::new(core, entered, |held, left, pass| {
-        Box::pin(send(of, upstream, method, sent, caller, held, left, pass))
+        Box::pin(send(of, upstream, method, sent, is_own, held, left, pass))
     });
     let until = match core.settings.deadline {
         Some(time) => (arrived + time).min(Instant::now() + timeout + GRACE),
@@ -154,15 +158,23 @@ async fn carried(
     Ok(response)
 }
 
-/// The body, whole.
-async fn read(core: &Core, body: Incoming) -> Result<Bytes, Told> {
-    let limited = Limited::new(body, usize::try_from(MESSAGE_MAX).unwrap_or(usize::MAX)).collect();
+/// The body, whole, and the room that it has in the door.
+async fn read(core: &Core, body: Incoming) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Told> {
+    let reading = async {
+        let mut body = Limited::new(body, usize::try_from(MESSAGE_MAX).unwrap_or(usize::MAX));
+        let (mut whole, mut room) = (BytesMut::new(), None);
+        while let Some(frame) = body.frame().await {
+            let unread = |_| Told::too_large("the body is incomplete, or larger than 10 MiB");
+            if let Ok(data) = frame.map_err(unread)?.into_data() {
+                core.hold_at_least(&mut room, whole.len().saturating_add(data.len())).await?;
+                whole.extend_from_slice(&data);
+            }
+        }
+        Ok((whole.freeze(), room))
+    };
     // A request of HTTP says how long it is, or ends: what does neither in time is given up.
-    let read = tokio::time::timeout(core.settings.partial_max, limited).await;
-    let read = read.map_err(|_| Told::malformed("no more data of the request arrived"))?;
-    let bytes =
-        read.map_err(|_| Told::too_large("the body is incomplete, or larger than 10 MiB"))?;
-    Ok(bytes.to_bytes())
+    let read = tokio::time::timeout(core.settings.partial_max, reading).await;
+    read.map_err(|_| Told::malformed("no more data of the request arrived"))?
 }
 
 /// What a request is about, by its path.

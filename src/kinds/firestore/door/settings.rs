@@ -9,6 +9,8 @@ use crate::ingress::callers::Callers;
 /// The settings of a door.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
+    /// The door's address, as it is named in traces and errors.
+    pub(crate) address: &'static str,
     /// How long a call may take, if its client does not ask for less.
     pub(crate) deadline: Option<Duration>,
     /// What a write's answer promises at least: `Applied` refuses the queue, `Durable` consents to it for writes whose

@@ -20,7 +20,6 @@ use bytes::Bytes;
 use fusebox_actors::{
     AckLevel, Call, CallError, CallErrorKind, CallOptions, Onward, Reply, Source,
     connector::{Access, AttemptError, Connector, Outage, Read, Refused, Write},
-    trace::CallTrace,
 };
 use fusebox_state::{LaneId, OpId, UnixMillis, chaos::Strike};
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
@@ -32,7 +31,7 @@ use super::{
     answer::Body,
     class::{Class, Method},
     core::Core,
-    entry::ROUTE,
+    entry::CalledBy,
     following::{Following, Of},
     framing,
     lanes::Touched,
@@ -81,7 +80,7 @@ pub(super) struct Whole {
 /// On whose behalf a call is carried on, and for how long.
 pub(super) struct Asker {
     pub(super) method: Method,
-    pub(super) uid: u32,
+    pub(super) caller: CalledBy,
     pub(super) time: Option<Duration>,
     pub(super) share: OwnedSemaphorePermit,
     /// What strikes it on purpose.
@@ -230,6 +229,12 @@ impl Core {
         let Ok(reply) = reply.gathered().await else {
             return Ok((Told::fault("what is cached cannot be read").grpc(), source));
         };
+        // A share is room for what most answers are; a larger one needs more of them.
+        let size = reply.value.as_ref().map_or(0, Bytes::len);
+        let share = match self.larger(share, size).await {
+            Ok(share) => share,
+            Err(told) => return Ok((told.grpc(), source)),
+        };
         let told = self.replied(upstream, &whole.form, &reply);
         let response = told.map(|(messages, said)| said.response(messages, share));
         let response =
@@ -246,8 +251,8 @@ impl Core {
             struck: asker.struck,
             ..CallOptions::default()
         };
-        let trace = CallTrace::new(ROUTE);
-        Call { body, options, uid: asker.uid, admin: false, trace, streams: false, upload: None }
+        let CalledBy { uid, trace } = asker.caller.clone();
+        Call { body, options, uid, admin: false, trace, streams: false, upload: None }
     }
 
     async fn one_of_batch(&self, part: &Part, method: Method, call: Call) -> OneEnd {

@@ -101,6 +101,7 @@ mod tests {
         let secret = SecretDigest::of(b"s3cret").unwrap();
         let known = Known { name: "web".into(), right: Right::Read, secret };
         Settings {
+            address: "127.0.0.1:1",
             deadline: None,
             min_ack: None,
             priority: Priority::Normal,

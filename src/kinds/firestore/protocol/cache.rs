@@ -65,6 +65,13 @@ pub(crate) fn path_of(slot: &Slot) -> Option<&str> {
     std::str::from_utf8(path).ok().filter(|_| *kind == b'd')
 }
 
+/// The same if the entry is of what the backend's own account sees. What a caller with a credential of its own may see,
+/// only the server knows.
+pub(crate) fn own_path_of(slot: &Slot) -> Option<&str> {
+    let is_own = slot.key.get(1..PRINCIPAL)?.iter().all(|byte| *byte == 0);
+    path_of(slot).filter(|_| is_own)
+}
+
 /// The entries that a reply fills.
 pub(crate) fn split(slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
     match wire::decode::<Reply>(reply).ok()?.answer? {

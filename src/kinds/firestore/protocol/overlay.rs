@@ -125,9 +125,9 @@ pub(crate) struct Followed {
 }
 
 impl Followed {
-    /// Begins with nothing known of the document that `slot` reads.
+    /// Begins with nothing known of the document that `slot` reads. `None` if it is not known who may see that.
     pub(crate) fn of(slot: &Slot) -> Option<Self> {
-        let path = cache::path_of(slot)?.to_owned();
+        let path = cache::own_path_of(slot)?.to_owned();
         Some(Self { path, worlds: Some(anything()), accepted_at: None })
     }
 
@@ -145,7 +145,7 @@ impl Followed {
 
     /// Whether `slot` reads this document.
     pub(crate) fn is_of(&self, slot: &Slot) -> bool {
-        cache::path_of(slot) == Some(self.path.as_str())
+        cache::own_path_of(slot) == Some(self.path.as_str())
     }
 
     /// Goes on with `queued`. References are shown as `root` will complete them, so that a document reads the same

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_actors::{
-    BackendSettings, BackendSpec, Fusebox, PingSettings, Priority, SystemSettings,
+    BackendSettings, BackendSpec, Fusebox, PingSettings, Priority, SystemSettings, trace::TraceSink,
 };
 use fusebox_state::{Ratio, breaker::BreakerSettings};
 use h2::{
@@ -78,6 +78,7 @@ fn backend(timeout: Duration, in_flight_max: u32) -> BackendSettings {
 
 fn usual() -> Settings {
     Settings {
+        address: "127.0.0.1:1",
         deadline: None,
         min_ack: None,
         priority: Priority::Normal,
@@ -99,12 +100,14 @@ struct Wanted {
     in_flight_max: u32,
     door: Settings,
     who: Option<Who>,
+    /// Takes the traces.
+    sink: Option<Arc<dyn TraceSink>>,
 }
 
 impl Default for Wanted {
     fn default() -> Self {
         let timeout = Duration::from_secs(5);
-        Self { timeout, in_flight_max: 64, door: usual(), who: Some(CLIENT) }
+        Self { timeout, in_flight_max: 64, door: usual(), who: Some(CLIENT), sink: None }
     }
 }
 
@@ -115,7 +118,7 @@ impl World {
     }
 
     async fn with(of: FirestoreSettings, wanted: Wanted) -> Self {
-        let Wanted { timeout, in_flight_max, door, who } = wanted;
+        let Wanted { timeout, in_flight_max, door, who, sink } = wanted;
         let state = tempfile::tempdir().unwrap();
         let system = SystemSettings {
             state_dir: state.path().to_owned(),
@@ -125,7 +128,7 @@ impl World {
         };
         let connector = FirestoreConnector::new(FirestoreSettings { timeout, ..of });
         let spec = BackendSpec { settings: backend(timeout, in_flight_max), connector };
-        let fusebox = Fusebox::start(system, vec![spec], None).await.unwrap();
+        let fusebox = Fusebox::start(system, vec![spec], sink).await.unwrap();
         let backend = fusebox.backend("firestore").unwrap();
         let door = Arc::new(FirestoreDoor::open(door, backend, Handle::current()).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

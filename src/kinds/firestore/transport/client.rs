@@ -38,6 +38,8 @@ use crate::{
 
 /// The largest message that is taken: Firestore's own are far smaller.
 const MESSAGE_MAX: usize = 64 << 20;
+/// The largest answer of several messages that is kept whole, in bytes.
+const ANSWER_MAX: usize = 32 << 20;
 
 /// How many connections carry writes.
 const WRITE_CHANNELS: usize = 4;
@@ -319,11 +321,17 @@ impl Client {
     }
 }
 
-/// All messages of an answer.
+/// All messages of an answer, which is not kept if it is larger than any that a cache keeps.
 async fn all<M: Message>(mut answer: tonic::Streaming<M>) -> Result<Vec<Bytes>, tonic::Status> {
-    let mut messages = Vec::new();
+    let (mut messages, mut size) = (Vec::new(), 0);
     while let Some(message) = answer.message().await? {
-        messages.push(message.encode_to_vec().into());
+        let message: Bytes = message.encode_to_vec().into();
+        size += message.len();
+        if size > ANSWER_MAX {
+            let why = "the answer is larger than 32 MiB, so fusebox cannot ask for it again";
+            return Err(tonic::Status::out_of_range(why));
+        }
+        messages.push(message);
     }
     Ok(messages)
 }

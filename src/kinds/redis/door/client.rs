@@ -22,7 +22,10 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use fusebox_actors::Onward;
+use fusebox_actors::{
+    Onward,
+    trace::{AtDoor, CallTrace},
+};
 use fusebox_state::{Lanes, chaos::Strike};
 use tokio::time::{Instant, Sleep};
 
@@ -54,10 +57,7 @@ mod transaction;
 mod turn;
 mod unit;
 
-pub(super) use self::{
-    carried::{Carriage, ROUTE},
-    slots::Buffers,
-};
+pub(super) use self::{carried::Carriage, slots::Buffers};
 use self::{pace::Refusals, parked::Parked, slots::Slots};
 
 /// What a client may always be owed, in bytes: a few reads of a large reply.
@@ -169,6 +169,8 @@ pub(super) struct Inner {
     is_full: bool,
     /// Commands that the door itself has answered, and that are not counted yet.
     answered_here: usize,
+    /// How many commands came before the one at hand in the same piece.
+    pub(super) ahead: u32,
     /// What of the input was sent together with the command at hand, in bytes.
     swallowed: usize,
     /// The client will send nothing more, or nothing more of it is read: the daemon stops.
@@ -208,6 +210,7 @@ impl Client {
             closed: Closed::Client,
             is_full: false,
             answered_here: 0,
+            ahead: 0,
             swallowed: 0,
             read_closed: false,
             idle: None,
@@ -248,6 +251,7 @@ impl Client {
         self.core().whole.holds((self.held.take(), 0), (self.owed.take(), 0));
         self.core().whole.has_room(self.id);
         self.core().is_not_parked(&self);
+        inner.parked = None;
         inner.slow.clear();
         inner.failed.clear();
         drop(inner);
@@ -257,6 +261,8 @@ impl Client {
         if let Some(pinned) = pinned {
             pinned.close();
         }
+        // What its own connection held is given back by now.
+        self.core().whole.holds((0, 0), (0, 0));
         why
     }
 
@@ -384,6 +390,11 @@ impl Inner {
     fn pass_on(&mut self, answer: &[u8]) {
         let silent = self.session.takes_no_reply();
         self.slots.answer(silent, answer);
+    }
+
+    /// A trace for the command at hand.
+    fn trace(&self, core: &Core) -> CallTrace {
+        CallTrace::new(AtDoor { address: core.settings.address, ahead: self.ahead })
     }
 
     /// A slot for the command at hand.

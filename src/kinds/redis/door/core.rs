@@ -154,11 +154,6 @@ impl Core {
         Self::open(&self.whole, Arc::clone(found?))
     }
 
-    /// How many clients have parked a command.
-    pub(super) fn parked(&self) -> usize {
-        self.parked.borrow().len()
-    }
-
     /// How many connections are kept that belong to no client.
     pub(super) fn spare(&self) -> usize {
         self.pool.borrow().len()
@@ -216,6 +211,9 @@ impl Core {
             }
             for client in turn.touched.drain(..) {
                 client.flush();
+            }
+            if let Some((took, came)) = turn.measured.take() {
+                self.whole.overhead.observe(took + came.elapsed());
             }
             for lost in mem::take(&mut turn.lost) {
                 let client = Rc::clone(&lost.entry.client);
@@ -381,7 +379,6 @@ impl Core {
         let number = self.whole.next_id();
         client.parked_as().set(number);
         self.parked.borrow_mut().insert(number, Rc::clone(client));
-        self.whole.count_parked();
         if let Some(waker) = self.unparker.take() {
             waker.wake();
         }
@@ -389,10 +386,7 @@ impl Core {
 
     /// It does no more.
     pub(super) fn is_not_parked(&self, client: &Client) {
-        let was_there = self.parked.borrow_mut().remove(&client.parked_as().take()).is_some();
-        if was_there {
-            self.whole.count_parked();
-        }
+        self.parked.borrow_mut().remove(&client.parked_as().take());
     }
 
     /// Lets clients go on whose command is parked, a few at a time, once the breaker is closed. Runs for as long as the
@@ -411,7 +405,6 @@ impl Core {
                 let Some((_, client)) = self.parked.borrow_mut().pop_first() else { break };
                 client.may_go();
             }
-            self.whole.count_parked();
         }
     }
 
@@ -536,6 +529,7 @@ impl super::client::Inner {
             protocol: self.session.protocol,
             commands: None,
             struck: None,
+            ahead: self.ahead,
         }
     }
 }

@@ -7,6 +7,8 @@ use fusebox_actors::{
     view::{DoorCommands, DoorConnections, DoorView, counts},
 };
 
+use crate::ingress::parking::{Parked, Parking, millis};
+
 /// Why a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Closed {
@@ -59,13 +61,16 @@ pub(crate) struct Counters {
     connections: AtomicU64,
     /// Of these: with an upstream of their own.
     pinned: AtomicU64,
-    /// Of these: with a command that waits for the server.
-    parked: AtomicU64,
     closed: [AtomicU64; CLOSED.len()],
     /// Credentials that were nobody's.
     wrong_secrets: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    /// What is held of requests and of replies, in bytes.
+    held: AtomicU64,
+    owed: AtomicU64,
+    /// Commands that wait for the server.
+    parking: Parking,
 }
 
 fn add(counter: &AtomicU64, count: usize) {
@@ -113,8 +118,14 @@ impl Counters {
         self.pinned.store(pinned as u64, Relaxed);
     }
 
-    pub(super) fn parked(&self, parked: usize) {
-        self.parked.store(parked as u64, Relaxed);
+    /// A command waits for the server until what this returns is dropped.
+    pub(super) fn park(&self) -> Parked {
+        self.parking.park()
+    }
+
+    pub(super) fn holds(&self, held: usize, owed: usize) {
+        self.held.store(held as u64, Relaxed);
+        self.owed.store(owed as u64, Relaxed);
     }
 
     pub(super) fn wrong_secret(&self) {
@@ -155,7 +166,8 @@ impl Counters {
             count,
         });
         let pinned = of(&self.pinned);
-        let parked = of(&self.parked);
+        // A client has one at most.
+        let parked = self.parking.count();
         let shared = of(&self.connections).saturating_sub(pinned + parked);
         let closed = CLOSED.iter().zip(&self.closed).map(|((_, word), count)| (*word, of(count)));
         DoorView {
@@ -166,6 +178,10 @@ impl Counters {
             auth_failures: of(&self.wrong_secrets),
             bytes_in: of(&self.bytes_in),
             bytes_out: of(&self.bytes_out),
+            parked,
+            oldest_parked_ms: self.parking.oldest().map(millis),
+            buffered_in: of(&self.held),
+            buffered_out: of(&self.owed),
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     class::Local,
+    settings::Guest,
     telling::{self, Protocol},
 };
 use crate::{ingress::peer::Who, kinds::redis::protocol::resp};
@@ -21,6 +22,8 @@ pub(super) struct Session {
     pub(super) id: u64,
     /// `None` until it has authenticated.
     pub(super) who: Option<Who>,
+    /// The name of the caller whose credentials it gave, if these say who it is.
+    caller: Option<Box<str>>,
     /// Who it was when it connected.
     first: Option<Who>,
     /// It may not write.
@@ -85,6 +88,7 @@ impl Session {
         Self {
             id,
             who,
+            caller: None,
             first: who,
             reads_only: false,
             protocol: Protocol::Resp2,
@@ -122,12 +126,22 @@ impl Session {
     }
 
     /// It has given credentials that are somebody's.
-    pub(super) fn greet(&mut self, who: Who, reads_only: bool, is_backends_own: bool) {
+    pub(super) fn greet(&mut self, guest: Guest) {
+        let Guest { name, who, reads_only, is_backends_own } = guest;
         let stays = is_backends_own && self.who.is_some() && !self.reads_only;
         if !stays {
-            self.who = Some(who);
+            (self.who, self.caller) = (Some(who), Some(name.into()));
         }
         self.reads_only = reads_only;
+    }
+
+    /// Who it is, in words for the log.
+    pub(super) fn caller(&self) -> String {
+        match (&self.caller, self.who) {
+            (Some(name), _) => format!("caller {name:?}"),
+            (None, Some(who)) => who.to_string(),
+            (None, None) => "nobody".to_owned(),
+        }
     }
 
     /// Forgets all that was said.

@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use fusebox_actors::{AckLevel, view::DoorView};
+use fusebox_actors::{AckLevel, trace::lasting_name, view::DoorView};
 
 use super::{
     Accepted, RedisDoor,
@@ -33,7 +33,8 @@ impl settings::Callers for Callers {
         let name = user.filter(|user| *user != b"default");
         let known = Self::find(self, name, secret)?;
         let who = Who { uid: NOBODY, admin: known.right == Right::Admin, by_token: true };
-        Some(Guest { who, reads_only: known.right == Right::Read, is_backends_own: false })
+        let (name, reads_only) = (known.name.clone(), known.right == Right::Read);
+        Some(Guest { name, who, reads_only, is_backends_own: false })
     }
 }
 
@@ -50,6 +51,7 @@ pub(crate) fn open(spec: DoorSpec) -> Result<Arc<dyn WireDoor>, String> {
 fn settings_of(door: &DoorSettings) -> Settings {
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     Settings {
+        address: lasting_name(&door.listen.to_string()),
         min_ack: match door.min_ack {
             Some(AckLevel::Applied) => MinAck::Applied,
             Some(AckLevel::Durable) => MinAck::Durable,
@@ -68,6 +70,7 @@ fn settings_of(door: &DoorSettings) -> Settings {
             config::EffectReply::All => EffectReply::All,
             config::EffectReply::Error => EffectReply::Error,
         },
+        on_miss: door.on_miss,
         close_on_unknown: door.on_unknown == OnUnknown::Close,
         pinned: size(door.pinned.into()),
         in_bytes: size(door.in_bytes),

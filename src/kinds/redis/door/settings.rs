@@ -6,6 +6,7 @@ use fusebox_actors::Priority;
 
 use super::{assumed::EffectReply, telling::Unavailable};
 use crate::{
+    config::OnMiss,
     ingress::{
         peer::{NOBODY, Who},
         same::same,
@@ -28,6 +29,8 @@ pub(crate) enum MinAck {
 /// A door's settings.
 #[derive(Clone)]
 pub(crate) struct Settings {
+    /// The door's address, as it is named in traces and errors.
+    pub(crate) address: &'static str,
     /// What a write's answer promises.
     pub(crate) min_ack: MinAck,
     /// How long a call may take; the backend's `timeout` × attempts if it is `None`.
@@ -40,6 +43,8 @@ pub(crate) struct Settings {
     pub(crate) unavailable: Unavailable,
     /// What is answered to a queued write whose effect is known and whose reply is not.
     pub(crate) effect_reply: EffectReply,
+    /// Which reads of what nothing is known of are answered with nil.
+    pub(crate) on_miss: OnMiss,
     /// A client whose command's outcome is unknown is disconnected.
     pub(crate) close_on_unknown: bool,
     /// Upstream connections that belong to one client each, at once.
@@ -61,8 +66,10 @@ pub(crate) struct Settings {
 }
 
 /// Somebody who was let in by credentials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Guest {
+    /// Its name, for the log.
+    pub(crate) name: String,
     /// Who that is.
     pub(crate) who: Who,
     /// It may not write.
@@ -115,6 +122,8 @@ impl dyn Callers {
             && same(own.as_bytes(), secret)
             && user.is_none_or(|user| same(user, name));
         let who = Who { uid: NOBODY, admin: false, by_token: true };
-        is_own.then_some(Guest { who, reads_only: false, is_backends_own: true })
+        let reads_only = false;
+        let name = "the backend's own".to_owned();
+        is_own.then_some(Guest { name, who, reads_only, is_backends_own: true })
     }
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use fusebox_actors::{
     AckLevel, Backend, Call, CallOptions, Onward, Reply,
     connector::{Access, Connector, Outage, Plan, Write},
-    trace::CallTrace,
+    trace::{AtDoor, CallTrace},
 };
 use fusebox_state::{Lanes, chaos::Strike};
 use tokio::sync::{Notify, futures::OwnedNotified};
@@ -22,13 +22,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     assumed,
-    client::ROUTE,
     core::Core,
     local::Hello,
     settings::{Guest, MinAck},
     telling::{self, Answer, Asked, Told},
 };
 use crate::{
+    config::OnMiss,
     ingress::peer::{NOBODY, Who},
     kinds::redis::{
         connector::RedisConnector,
@@ -78,6 +78,8 @@ pub(super) struct Asker {
     pub(super) commands: Option<usize>,
     /// What strikes it on purpose.
     pub(super) struck: Option<Strike>,
+    /// How many commands of the same client came before it in one piece.
+    pub(super) ahead: u32,
 }
 
 impl Slow {
@@ -150,7 +152,7 @@ impl Core {
             options,
             uid: who.uid,
             admin: true,
-            trace: CallTrace::new(ROUTE),
+            trace: CallTrace::new(AtDoor { address: self.settings.address, ahead: by.ahead }),
             streams: false,
             upload: None,
         };
@@ -290,7 +292,13 @@ impl Core {
         };
         let args = resp::arguments(body).unwrap_or_default();
         let name = args.first().copied().unwrap_or_default();
-        let nil_on_miss = name.eq_ignore_ascii_case(b"GET") || name.eq_ignore_ascii_case(b"MGET");
+        let is_one_of =
+            |names: &[&str]| names.iter().any(|it| name.eq_ignore_ascii_case(it.as_bytes()));
+        let nil_on_miss = match self.settings.on_miss {
+            OnMiss::Get => is_one_of(&["GET", "MGET"]),
+            OnMiss::Nil => is_one_of(&["GET", "MGET", "HGET", "HMGET", "HGETALL"]),
+            OnMiss::Error => false,
+        };
         let options = CallOptions {
             deadline: self.settings.deadline,
             max_stale: self.settings.max_stale,
@@ -300,6 +308,7 @@ impl Core {
             appended: None,
             awaits_place: true,
             struck: asker.struck,
+            is_audited: true,
             dialect: if asker.protocol == telling::Protocol::Resp2 { RESP2 } else { 0 },
         };
         Wanted { options, nil_on_miss, is_write, assumed }

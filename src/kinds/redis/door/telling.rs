@@ -227,7 +227,7 @@ fn in_protocol_of_error(frame: &Bytes, protocol: Protocol) -> Bytes {
 
 /// A reply for a client of `protocol`. One that `is_live` has the client's protocol already, but for nils that were
 /// computed here. Others are of RESP3 and are given to a client of RESP2 only if they mean the same there: strings,
-/// numbers, nils, and lists of these. `None` for what cannot be expressed.
+/// numbers, nils, lists of these, and the map of nothing. `None` for what cannot be expressed.
 pub(super) fn in_protocol(
     value: &[u8],
     protocol: Protocol,
@@ -244,6 +244,9 @@ pub(super) fn in_protocol(
     }
     if value == NIL {
         return Some(Cow::Borrowed(NIL_2));
+    }
+    if value == b"%0\r\n" {
+        return Some(Cow::Borrowed(b"*0\r\n"));
     }
     if !value.starts_with(b"*") {
         return is_live.then_some(Cow::Borrowed(value));

@@ -154,6 +154,8 @@ pub(super) struct Turn {
     pub(super) replaced: bool,
     /// It has begun to hand on a large reply, and takes nothing more: another one is to take its place.
     pub(super) leaves: bool,
+    /// How long a request took to be written, and when its reply came.
+    pub(super) measured: Option<(Duration, Instant)>,
 }
 
 impl Upstream {
@@ -186,7 +188,8 @@ impl Upstream {
         let mut inner = self.inner.borrow_mut();
         let takes = !inner.is_behind(self.sharing) && inner.ring.fits(request.len());
         if takes {
-            inner.ring.push(entry, request, now);
+            let is_up = matches!(inner.state, State::Up(_));
+            inner.ring.push(entry, request, (now, is_up));
         }
         drop(inner);
         self.wake();

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use fusebox_actors::Backend;
+use fusebox_actors::{Backend, metrics::DoorOverhead};
 use tokio::runtime::Handle;
 
 use super::{
@@ -36,6 +36,8 @@ pub(super) enum Relief {
 pub(super) struct Whole {
     pub(super) settings: Rc<Settings>,
     pub(super) counters: Arc<Counters>,
+    /// The door's own time of some requests.
+    pub(super) overhead: DoorOverhead,
     /// The daemon's own runtime.
     pub(super) main: Handle,
     /// The backends of this kind, of which some may be other databases of the same server.
@@ -64,12 +66,13 @@ impl Whole {
     pub(super) fn new(
         settings: Settings,
         kin: Vec<Arc<Backend>>,
-        counters: Arc<Counters>,
+        (counters, overhead): (Arc<Counters>, DoorOverhead),
         main: Handle,
     ) -> Rc<Self> {
         Rc::new(Self {
             settings: Rc::new(settings),
             counters,
+            overhead,
             main,
             kin,
             cores: RefCell::default(),
@@ -84,11 +87,6 @@ impl Whole {
             ringed: Rc::default(),
             pinned: Cell::new(0),
         })
-    }
-
-    /// Counts the clients with a parked command.
-    pub(super) fn count_parked(&self) {
-        self.counters.parked(self.cores.borrow().iter().map(|core| core.parked()).sum());
     }
 
     /// Counts the connections that belong to one client each.
@@ -130,6 +128,7 @@ impl Whole {
     pub(super) fn holds(&self, held: (usize, usize), owed: (usize, usize)) {
         self.held.set((self.held.get() + held.1).saturating_sub(held.0));
         self.owed.set((self.owed.get() + owed.1).saturating_sub(owed.0));
+        self.counters.holds(self.held.get() + self.ringed.get(), self.owed.get());
     }
 
     /// Whether so much is held that no more is read for now.

@@ -28,7 +28,10 @@ use super::super::{
     protocol::resp::{self, FrameFinder},
     testing::{PATIENCE, Server, until},
 };
-use crate::ingress::{door::WireDoor, peer::Who};
+use crate::{
+    config::OnMiss,
+    ingress::{door::WireDoor, peer::Who},
+};
 
 mod databases;
 mod large;
@@ -38,6 +41,7 @@ mod outage;
 mod pinned;
 mod random;
 mod scripts;
+mod shown;
 mod stop;
 mod unknown;
 
@@ -63,6 +67,8 @@ fn backend(timeout: Duration) -> BackendSettings {
 
 fn door() -> Settings {
     Settings {
+        address: "unix:/test",
+        on_miss: OnMiss::default(),
         min_ack: MinAck::default(),
         deadline: None,
         max_stale: None,

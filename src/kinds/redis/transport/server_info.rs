@@ -9,6 +9,8 @@ pub(crate) struct ServerInfo {
     pub(crate) run_id: Option<String>,
     pub(crate) replica: bool,
     pub(crate) eviction: Option<String>,
+    /// How many connections it takes, if it says so: since Redis 7.0.
+    pub(crate) connections_max: Option<usize>,
     /// Whether it is part of a cluster.
     pub(crate) cluster: bool,
     /// All of it, as INFO tells.
@@ -28,6 +30,7 @@ impl ServerInfo {
                 Some(("run_id", value)) => info.run_id = Some(value.to_owned()),
                 Some(("role", value)) => info.replica = value == "slave",
                 Some(("maxmemory_policy", value)) => info.eviction = Some(value.to_owned()),
+                Some(("maxclients", value)) => info.connections_max = value.parse().ok(),
                 Some(("cluster_enabled", value)) => info.cluster = value == "1",
                 _ => {}
             }

@@ -18,7 +18,13 @@ fn half_open() -> (Breaker, u64) {
 
 fn error(code: u64) -> ErrorRecord {
     let (code, message) = (code.to_string(), String::new());
-    ErrorRecord { at: UnixMillis::new(1), code, message: message.into(), trace_id: None }
+    ErrorRecord {
+        at: UnixMillis::new(1),
+        code,
+        message: message.into(),
+        trace_id: None,
+        door: None,
+    }
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn request(query: &str, parameters: &[(&str, &str)], body: &'static [u8]) -> Htt
         is_query: true,
         is_plain: true,
         is_whole: true,
-        is_text: true,
+        is_clear: true,
         ..RequestHead::default()
     };
     HttpRequest { head, body: Bytes::from_static(body) }

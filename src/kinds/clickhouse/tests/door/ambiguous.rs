@@ -46,3 +46,34 @@ async fn a_byte_order_mark_hides_no_parameter() {
     assert_eq!(world.client().ask("GET /?query=SELECT%20'%EF%BB%BF'", "", "").await.status, 200);
     assert_eq!(world.door.view().by_source()["live"], 1);
 }
+
+#[tokio::test]
+async fn a_parameter_that_is_there_twice_or_in_another_case_hides_no_statement() {
+    let world = World::open().await;
+    world.server.ask("CREATE TABLE default.t (n UInt8) ENGINE = MergeTree ORDER BY n").await;
+    // As a text, this is a DROP and a comment; as a block that is not compressed, it is a SELECT.
+    let text = b"DROP TABLE t -- ";
+    let query = b"SELECT 1";
+    let length = u32::try_from(query.len()).unwrap();
+    let sizes = [(length + 9).to_le_bytes(), length.to_le_bytes()].concat();
+    let body = [&text[..], &[2], &sizes, query].concat();
+    let mut client = world.client();
+    let line = "POST /?database=default&decompress=1&decompress=0";
+    let answer = client.ask(line, "", &body).await;
+    let tables = world.server.ask("SELECT count() FROM system.tables WHERE name = 't'").await;
+    assert_eq!(tables.trim(), "0", "the server takes the last one: {}", answer.text());
+    assert_eq!(answer.header("x-fusebox-ack"), Some("applied"), "it is a write");
+    for line in ["POST /?QUERY=SELECT+1", "POST /?query=SELECT+1&query=SELECT+2"] {
+        let answer = client.ask(line, "", "").await;
+        assert_eq!(answer.header("x-fusebox-source"), Some("live"), "{line}");
+    }
+    // Nobody's credentials reach the server, however they are spelt.
+    for line in ["GET /?USER=x&PASSWORD=y&query=SELECT+1", "GET /?user=x&Password=y&query=SELECT+1"]
+    {
+        let answer = client.ask(line, "", "").await;
+        assert_eq!(answer.header("x-clickhouse-exception-code"), Some("516"), "{line}");
+    }
+    let breaker = world.fusebox.backend("clickhouse").unwrap().view().breaker;
+    assert_eq!(breaker.window_failures, 0);
+    assert_eq!(world.door.view().auth_failures, 2);
+}

@@ -252,3 +252,50 @@ async fn servers_that_a_client_makes_up_open_no_breaker() {
     assert_eq!(told(&slow), (500, Some("209")), "{}", slow.text());
     assert_eq!(client.query("SELECT 2").await.text(), "2\n", "the breaker is closed");
 }
+
+/// The beginning of an answer comes at once, and the rest a row at a time.
+fn slowly(seconds: f64, rows: u32) -> String {
+    format!(
+        "SELECT number, 'slowly', sleepEachRow({seconds}), repeat('x', 70000) FROM numbers({rows}) \
+         SETTINGS max_block_size = 1"
+    )
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_early_counts_only_if_the_server_is_to_blame() {
+    let world = World::open().await;
+    let failures = || {
+        let breaker = world.fusebox.backend("clickhouse").unwrap().view().breaker;
+        (breaker.window_calls, breaker.window_failures)
+    };
+    let before = failures().0;
+    for _ in 0..4 {
+        let mut client = world.client();
+        let query = slowly(0.05, 600);
+        let head = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", query.len());
+        client.send(format!("{head}{query}")).await;
+        assert_eq!(client.head().await.0.status, 200);
+        world
+            .server
+            .ask("KILL QUERY WHERE query LIKE '%slowly%' AND query NOT LIKE 'KILL%' SYNC")
+            .await;
+        let mut rest = Vec::new();
+        while client.more(&mut rest).await {}
+        assert!(String::from_utf8_lossy(&rest).contains("394"), "an admin has killed it");
+    }
+    assert_eq!(failures(), (before + 4, 0), "four answers, and no failure");
+}
+
+#[tokio::test]
+async fn a_caller_in_a_hurry_gets_an_answer_that_pauses_whole() {
+    let world = World::open().await;
+    let hurry = "X-Fusebox-Deadline: 1s\r\n";
+    let line = "POST /?buffer_size=1";
+    // The head comes with the first row, and the second row after a pause that is longer than the deadline.
+    let query = "SELECT sleep(0.1) UNION ALL SELECT sleep(1.6)";
+    let answer = world.client().ask(line, hurry, query).await;
+    assert_eq!((answer.status, answer.whole), (200, true), "{}", answer.text());
+    assert_eq!(answer.text().lines().count(), 2);
+    let breaker = world.fusebox.backend("clickhouse").unwrap().view().breaker;
+    assert_eq!(breaker.window_failures, 0);
+}

@@ -202,3 +202,29 @@ async fn a_read_that_takes_too_long_does_not_meet_itself() {
     until("nothing is left of it", || async { running(&world.server, "itself").await == "0" })
         .await;
 }
+
+#[tokio::test]
+async fn a_read_that_is_given_up_takes_no_other_query_of_its_id_with_it() {
+    let world = World::open().await;
+    let mut victim = world.direct().await;
+    let slow = "SELECT sleepEachRow(0.1), 'victim' FROM numbers(300) SETTINGS max_block_size = 1 FORMAT Null";
+    let head = format!(
+        "POST /?query_id=victim HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{slow}",
+        slow.len()
+    );
+    victim.send(head).await;
+    let age = "SELECT count() FROM system.processes WHERE query_id = 'victim' AND elapsed > 1.5";
+    until("it has run for a while", || async { world.server.ask(age).await.trim() == "1" }).await;
+    let mut client = world.client();
+    for deadline in ["1us", "1ms", "5ms"] {
+        let headers = format!("X-Fusebox-Deadline: {deadline}\r\n");
+        client.ask("POST /?query_id=victim", &headers, "SELECT 1").await;
+    }
+    // It is sent once what is left of those is over, and the server knows the other one by that name.
+    let answer = client.ask("POST /?query_id=victim", "", "SELECT 1").await;
+    assert_eq!(answer.header("x-clickhouse-exception-code"), Some("216"), "{}", answer.text());
+    assert_eq!(running(&world.server, "victim").await, "1");
+    let reserved = client.ask("POST /?query_id=fusebox:door:run:1", "", "SELECT 1").await;
+    assert_eq!(reserved.status, 400, "{}", reserved.text());
+    world.server.ask("KILL QUERY WHERE query_id = 'victim' SYNC").await;
+}

@@ -49,7 +49,7 @@ impl Listening {
         let until = Instant::now() + core.backend.timeout();
         let until = self.deadline.as_ref().map_or(until, |at| until.min(at.deadline()));
         let admitted =
-            core.admitted(&upstream, method, touched, until, (self.carrying.uid, None)).await;
+            core.admitted(&upstream, method, touched, until, (&self.carrying.caller, None)).await;
         // All the trials of a half-open breaker are out, say, or there is no place.
         let Ok(entered) = admitted else { return Err(Shut::Again) };
         let begin = self.targets.begin();
@@ -59,10 +59,11 @@ impl Listening {
             upstream,
             method,
             scope: self.carrying.scope.clone(),
-            uid: self.carrying.uid,
+            caller: self.carrying.caller.clone(),
             head,
             begun: Begun { pieces, rest: None, held: Vec::new() },
             behalf: Behalf { caller: by.own.is_some(), transaction: false },
+            asked: None,
             goes_on: false,
             by_hand: true,
         };

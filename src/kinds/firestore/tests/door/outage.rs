@@ -185,3 +185,25 @@ async fn a_door_that_stops_ends_what_lasts_and_finishes_the_rest() {
     assert_eq!(running.await.unwrap().body, framed(b"done"));
     timeout(PATIENCE, closing).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_server_that_gives_up_when_its_client_does_is_no_failure() {
+    let (server, port) = Played::start().await;
+    server.answer_all(|_, mut respond| async move {
+        let mut answer = head();
+        answer.headers_mut().extend(status("4"));
+        respond.send_response(answer, true).unwrap();
+    });
+    let world = World::before(port).await;
+    let client = world.connect().await;
+    let failures = || world.fusebox.backend("firestore").unwrap().view().breaker.window_failures;
+    for _ in 0..8 {
+        let got = client.call(GET, &[("grpc-timeout", "100m")], b"").await;
+        assert_eq!(got.status(), "4", "{got:?}");
+    }
+    assert_eq!((failures(), world.breaker().as_str()), (0, "CLOSED"));
+    // With as much time as the backend may take, the server is to blame.
+    let got = client.call(GET, &[("grpc-timeout", "60S")], b"").await;
+    assert_eq!(got.status(), "4", "{got:?}");
+    assert_ne!(failures(), 0);
+}

@@ -4,6 +4,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use fusebox_actors::{
+    trace::{Sampling, TraceSink, TraceSubject, Traced},
+    view::TracesView,
+};
+
 use super::{listening::add, *};
 use crate::ingress::callers::{Known, Right, SecretDigest};
 
@@ -51,6 +56,51 @@ async fn metadata_and_bytes_pass_both_ways_and_authority_and_owner_do_not() {
     assert_eq!(got.said("x-fusebox-source"), "", "the answer is the server's");
     assert_eq!(got.said("grpc-timeout"), "7S");
     assert_eq!((world.counted("read", "live"), world.counted("read", "local")), (1, 0));
+}
+
+/// Keeps every trace.
+#[derive(Default)]
+struct Kept(parking_lot::Mutex<Vec<Traced>>);
+
+impl TraceSink for Kept {
+    fn sampling(&self) -> Sampling {
+        Sampling { parent_based: true, bound: 0, keeps: false }
+    }
+
+    fn take(&self, traced: Traced) {
+        self.0.lock().push(traced);
+    }
+
+    fn counts(&self) -> TracesView {
+        TracesView::default()
+    }
+}
+
+#[tokio::test]
+async fn the_trace_that_a_client_sends_goes_on() {
+    let (server, port) = Played::start().await;
+    server.answer_all(|_, mut respond| async move {
+        let mut answer = head();
+        answer.headers_mut().extend(status("0"));
+        respond.send_response(answer, true).unwrap();
+    });
+    let kept = Arc::<Kept>::default();
+    let wanted = Wanted { sink: Some(Arc::clone(&kept) as _), ..Wanted::default() };
+    let world = World::with(settings(port), wanted).await;
+    let client = world.connect().await;
+    let sent = [("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")];
+    // One by the way without a task, and one that fusebox reads.
+    assert_eq!(client.call(GET, &sent, b"").await.status(), "0");
+    assert_eq!(client.call(COMMIT, &sent, DELETE).await.status(), "0");
+    assert_eq!(client.call(GET, &[], b"").await.status(), "0");
+    let kept = kept.0.lock();
+    assert_eq!(kept.len(), 2, "{kept:?}");
+    for traced in &*kept {
+        assert_eq!(traced.span.trace_id, 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736);
+        assert_eq!(traced.parent, Some(0x00f0_67aa_0ba9_02b7));
+        let TraceSubject::Call { route, .. } = traced.what else { panic!("{traced:?}") };
+        assert_eq!(route.door(), Some("127.0.0.1:1"));
+    }
 }
 
 #[tokio::test]

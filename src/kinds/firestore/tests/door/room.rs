@@ -69,3 +69,27 @@ async fn the_rest_of_a_frame_that_begins_a_large_message_takes_its_room() {
     let trailers = timeout(Duration::from_secs(8), ended).await.expect("it ends");
     assert_eq!(trailers["grpc-status"], "14");
 }
+
+#[tokio::test]
+async fn a_request_of_rest_takes_room_while_it_comes() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (server, port) = Played::start().await;
+    server.answer_nothing();
+    let world = narrow(port, 1 << 20, Duration::from_secs(600)).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", world.port)).await.unwrap();
+    let path = "/v1/projects/p/databases/d/documents/a";
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {LARGE}\r\n\r\n");
+    let half = [head.as_bytes(), &vec![b'x'; LARGE / 2]].concat();
+    let (mut read, mut write) = stream.split();
+    let mut told = Vec::new();
+    let hears = async {
+        while !String::from_utf8_lossy(&told).contains("no room") {
+            assert_ne!(read.read_buf(&mut told).await.unwrap(), 0, "{told:?}");
+        }
+    };
+    let (_, answered) = tokio::join!(write.write_all(&half), timeout(PATIENCE, hears));
+    answered.expect("it is answered before all of it has come");
+    assert!(told.starts_with(b"HTTP/1.1 503"), "{told:?}");
+}

@@ -467,3 +467,23 @@ async fn a_transaction_that_an_outage_cuts_is_to_be_begun_anew() {
     let refused = stub.begin_transaction(begin).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unknown, "{refused}");
 }
+
+#[tokio::test]
+async fn what_is_queued_is_shown_to_nobody_whom_the_server_does_not_know() {
+    for mut emulator in Emulator::all().await {
+        let world = world(&emulator, None).await;
+        let mut stub = stub(&world).await;
+        commit(&mut stub, vec![set("u/a", "old".into())]).await;
+        emulator.kill();
+        world.opens(&mut stub).await;
+        commit(&mut stub, vec![set("u/a", "secret".into())]).await;
+        let own = got(&mut stub, &["u/a"]).await.unwrap();
+        assert_eq!((own.source(), own.texts()), ("queued", vec![Some("secret".into())]));
+        let client = world.connect().await;
+        let get = prost::Message::encode_to_vec(&get_of(&["u/a"]));
+        let stranger = [("authorization", "Bearer anything")];
+        let told = client.call(PING, &stranger, &get).await;
+        assert_ne!(told.status(), "0", "{told:?}");
+        assert!(!told.body.windows(6).any(|bytes| bytes == b"secret"), "{told:?}");
+    }
+}

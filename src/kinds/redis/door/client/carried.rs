@@ -6,7 +6,6 @@ use std::rc::Rc;
 use bytes::Bytes;
 use fusebox_actors::{
     Admission, Fills, Instead, OtherWay, PlainAccess, PlainPlan, Ticket, connector::Read,
-    trace::CallTrace,
 };
 use fusebox_state::{Lanes, chaos::Strike};
 use tokio::time::Instant;
@@ -24,9 +23,6 @@ use crate::kinds::redis::{
     },
     transport::scripts,
 };
-
-/// The route in the records of this door's calls.
-pub(in crate::kinds::redis::door) const ROUTE: &str = "/door/redis";
 
 /// A call that may go on the wire: what is asked of the core, and what is noted.
 pub(in crate::kinds::redis::door) struct Carriage<'a> {
@@ -106,7 +102,7 @@ impl Inner {
                 Some(Stuck::Place)
             };
         }
-        let trace = CallTrace::new(ROUTE);
+        let trace = self.trace(core);
         let writes = matches!(access, PlainAccess::Write { .. });
         let priority = core.settings.priority;
         // What only its own connection can carry meets nothing on purpose.

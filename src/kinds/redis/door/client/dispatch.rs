@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use fusebox_actors::{
-    PlainAccess,
+    AUDIT, PlainAccess,
     connector::{Access, Connector, Plan, Write},
 };
 use fusebox_state::Lanes;
@@ -85,7 +85,25 @@ impl Inner {
             (self.ending, self.closed) = (Ending::Reset, Closed::Protocol);
             return None;
         }
-        self.general(client, &args, (request, behind), now)
+        let stuck = self.general(client, &args, (request, behind), now);
+        if stuck.is_none() && self.session.who.is_some_and(|who| who.admin) {
+            self.audit(client, &args);
+        }
+        stuck
+    }
+
+    /// Logs a command that only an admin may send.
+    fn audit(&self, client: &Client, args: &[&[u8]]) {
+        let core = client.core();
+        let connector = core.connector();
+        if let Some(spec) = connector.links().shared.commands.find(args)
+            && class::needs_admin(&spec)
+        {
+            let command = spec.name.replace('|', " ").to_ascii_uppercase();
+            let (backend, door) = (core.backend.name(), core.settings.address);
+            let by = self.session.caller();
+            tracing::info!(target: AUDIT, backend, door, command, by, "an administrative command");
+        }
     }
 
     /// A command of one key: planned without an allocation.

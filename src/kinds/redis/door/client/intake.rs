@@ -156,6 +156,7 @@ impl Inner {
             if count > 0 {
                 let now = Instant::now();
                 self.has_heard(now);
+                self.ahead = 0;
                 let bytes = scratch.get(..count).unwrap_or_default();
                 let taken = self.take(client, bytes, now);
                 self.inbox.extend_from_slice(bytes.get(taken..).unwrap_or_default());
@@ -176,6 +177,7 @@ impl Inner {
             // No more than has come already: what a client declares costs nothing until it is there.
             let more = needs.saturating_sub(self.inbox.len());
             self.inbox.reserve(more.clamp(16 << 10, self.inbox.len().max(64 << 10)));
+            self.ahead = 0;
             self.socket.poll_read_more(cx, &mut self.inbox)
         };
         match read {
@@ -289,6 +291,7 @@ impl Inner {
                     client.core().counters.answered_here(here);
                 }
                 self.stuck_since = None;
+                self.ahead = self.ahead.saturating_add(1);
                 taken += length + mem::take(&mut self.swallowed);
             }
         }

@@ -11,7 +11,6 @@ use crate::kinds::redis::{
         class::Local,
         counters::Closed,
         local::Then,
-        settings::Guest,
         slow::Done,
         telling::{self, Protocol},
         upstream::Note,
@@ -147,11 +146,11 @@ impl Inner {
             Done::Authenticated(seq, guest, hello) => {
                 client.core().counters.answered_here(1);
                 let refused = "WRONGPASS invalid username-password pair or user is disabled.";
-                let Some(Guest { who, reads_only, is_backends_own }) = guest else {
+                let Some(guest) = guest else {
                     client.core().counters.wrong_secret();
                     return self.reply(seq, &telling::error(refused));
                 };
-                self.session.greet(who, reads_only, is_backends_own);
+                self.session.greet(guest);
                 let before = self.protocol();
                 let answer = match hello {
                     Some(hello) => self.session.greeted(hello, &client.core().server()),

@@ -36,6 +36,7 @@ use super::{
     Client, Inner,
     pinned::{Said, Sent},
 };
+use crate::ingress::parking;
 use crate::kinds::redis::{
     door::{
         class::{Class, Pinned},
@@ -53,6 +54,8 @@ pub(super) struct Parked {
     /// When its time is over; `None` for never.
     until: Option<Instant>,
     alarm: Option<Pin<Box<Sleep>>>,
+    /// It is counted among those that wait.
+    _counted: parking::Parked,
 }
 
 impl Parked {
@@ -89,7 +92,8 @@ impl Inner {
         body: Bytes,
         until: Option<Instant>,
     ) {
-        self.parked = Some(Parked { seq, body, until, alarm: None });
+        let counted = client.core().counters.park();
+        self.parked = Some(Parked { seq, body, until, alarm: None, _counted: counted });
         client.core().parks(client);
     }
 

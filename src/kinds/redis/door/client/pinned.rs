@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use fusebox_actors::{Admission, OtherWay, PlainAccess, PlainPlan, Ticket, trace::CallTrace};
+use fusebox_actors::{Admission, OtherWay, PlainAccess, PlainPlan, Ticket};
 use fusebox_state::{LaneId, Lanes};
 use tokio::time::Instant;
 
-use super::{Carriage, Client, Inner, ROUTE, Stuck};
+use super::{Carriage, Client, Inner, Stuck};
 use crate::kinds::redis::{
     door::{
         class::{Class, Pinned},
@@ -356,7 +356,7 @@ impl Inner {
         now: Instant,
     ) -> Result<Ticket, Denied> {
         let core = &client.core();
-        let (priority, trace) = (core.settings.priority, CallTrace::new(ROUTE));
+        let (priority, trace) = (core.settings.priority, self.trace(core));
         let (uid, may_be_struck) = (self.uid(), false);
         let plan = PlainPlan { lanes, access, priority, operation, trace, uid, may_be_struck };
         let way = match core.backend.admit(&plan) {

@@ -19,13 +19,12 @@ use std::{iter, rc::Rc, time::Duration};
 use bytes::Bytes;
 use fusebox_actors::{
     Admission, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket, connector::AttemptError,
-    trace::CallTrace,
 };
 use fusebox_state::{ErrorClass, LaneId, Lanes, Verdict};
 use tokio::time::Instant;
 
 use super::{
-    Client, Ending, Failed, Inner, ROUTE, Stuck,
+    Client, Ending, Failed, Inner, Stuck,
     pinned::{Said, Sent},
 };
 use crate::kinds::redis::{
@@ -119,7 +118,7 @@ impl Inner {
             },
             priority: core.settings.priority,
             operation: "EXEC",
-            trace: CallTrace::new(ROUTE),
+            trace: self.trace(core),
             uid: self.uid(),
             may_be_struck: false,
         };
@@ -198,7 +197,9 @@ impl Inner {
                 return Behind::Whole(Block { commands: count, behind, lanes, exact, reads });
             }
             let class = class::of_connection(&args).unwrap_or_else(|| class::of(&spec, &args));
+            // One that only an admin may send is sent by itself, where it is logged.
             if class != Class::Carried
+                || class::needs_admin(&spec)
                 || count > COMMANDS_MAX
                 || self.refusal(&spec, class, &args).is_some()
             {

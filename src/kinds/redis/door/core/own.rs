@@ -17,6 +17,11 @@ use crate::kinds::redis::{
 /// How long a connection is kept that no client needs.
 const KEPT_FOR: Duration = Duration::from_secs(10);
 
+/// Of the connections that a server takes, a door leaves this part to others (among them the daemon's other
+/// connections), and so many at least; but never more than half.
+const OTHERS_SHARE: usize = 8;
+const OTHERS_MIN: usize = 16;
+
 impl Core {
     /// An upstream of a client's own. `None` if there are as many as may be.
     pub(in crate::kinds::redis::door) fn pin(
@@ -29,7 +34,7 @@ impl Core {
             upstream.give_to(Some(Rc::clone(client)));
             return Some(upstream);
         }
-        if self.whole.pinned.get() >= self.settings.pinned {
+        if self.whole.pinned.get() >= self.pinned_max() {
             // One that is nobody's makes room: of the other protocol, or of another database.
             let mut cores = self.whole.cores.borrow().clone();
             cores.sort_by_key(|core| !Rc::ptr_eq(core, self));
@@ -48,6 +53,18 @@ impl Core {
             core.whole.count_pinned();
         });
         Some(upstream)
+    }
+
+    /// How many connections may belong to one client each: as many as the door allows, and no more than leave some of
+    /// the server's to others.
+    fn pinned_max(&self) -> usize {
+        let connector = self.connector.borrow();
+        let server = connector.links().shared.server.lock();
+        let of_server = server.as_ref().and_then(|server| server.connections_max);
+        of_server.map_or(self.settings.pinned, |all| {
+            let others = (all / OTHERS_SHARE).max(OTHERS_MIN).min(all / 2);
+            self.settings.pinned.min(all - others)
+        })
     }
 
     /// Takes back the connection of a client that needs it no more.

@@ -59,7 +59,10 @@ impl Inner {
         let mut any = false;
         while !ring.unwritten().is_empty() {
             match Pin::new(&mut up.stream).poll_write(context, ring.unwritten()) {
-                Poll::Pending => return None,
+                Poll::Pending => {
+                    ring.is_blocked_by_server();
+                    return None;
+                }
                 Poll::Ready(Ok(0)) => return Some(Cause::broken("nothing can be written")),
                 Poll::Ready(Ok(count)) => ring.wrote(count),
                 Poll::Ready(Err(error)) => return Some(Cause::Broken(error.to_string())),
@@ -98,8 +101,12 @@ impl Inner {
                 Ok(0) => return Some(Cause::broken("the server closed the connection")),
                 Err(error) => return Some(Cause::Broken(error.to_string())),
                 Ok(_) => {
+                    let came = self.ring.samples().then(Instant::now);
                     if let Err(why) = self.give_out(sharing, turn) {
                         return Some(Cause::Broken(why));
+                    }
+                    if let (Some(came), Some(took)) = (came, self.ring.measured()) {
+                        turn.measured = Some((took, came));
                     }
                 }
             }

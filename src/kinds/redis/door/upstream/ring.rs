@@ -20,6 +20,8 @@ use super::{
 /// Entries that may wait for the server, and their bytes.
 const ENTRIES_MAX: usize = 65_536;
 const BYTES_MAX: usize = 64 << 20;
+/// Of so many requests one is measured.
+const SAMPLED_EVERY: u64 = 64;
 /// The bytes of a ring that is one client's.
 const BYTES_OF_ONE: usize = 1 << 20;
 /// What was answered is moved out of the way once it is more than this, in bytes.
@@ -42,6 +44,10 @@ pub(super) struct Ring {
     sharing: Sharing,
     /// What all rings of one client each hold, in bytes.
     held: Rc<Cell<usize>>,
+    /// How many requests were put into it.
+    pushed: u64,
+    /// The one that the door's own time is measured of.
+    sampled: Option<Sampled>,
 }
 
 /// What is on its way.
@@ -49,6 +55,19 @@ struct Pending {
     entry: Entry,
     length: usize,
     begun: Instant,
+}
+
+/// A request that is watched from its client's socket to the server's.
+struct Sampled {
+    /// Entries before it.
+    ahead: usize,
+    /// What is to be written until all of it is, in bytes.
+    left: usize,
+    begun: Instant,
+    /// From `begun` until it was written.
+    took: Option<Duration>,
+    /// Its reply has come.
+    is_out: bool,
 }
 
 /// An entry that was taken out without a reply.
@@ -74,6 +93,8 @@ impl Ring {
             bytes_max,
             sharing,
             held,
+            pushed: 0,
+            sampled: None,
         }
     }
 
@@ -88,11 +109,16 @@ impl Ring {
             || self.pending.len() < ENTRIES_MAX && bytes.saturating_add(more) <= self.bytes_max
     }
 
-    /// Puts a request behind all others.
-    pub(super) fn push(&mut self, entry: Entry, request: &[u8], begun: Instant) {
+    /// Puts a request behind all others. The door's own time of it may be measured if the connection is up.
+    pub(super) fn push(&mut self, entry: Entry, request: &[u8], (begun, is_up): (Instant, bool)) {
         self.make_room();
         self.bytes.extend_from_slice(request);
         self.pending.push_back(Pending { entry, length: request.len(), begun });
+        self.pushed = self.pushed.wrapping_add(1);
+        if is_up && self.pushed.is_multiple_of(SAMPLED_EVERY) && self.sampled.is_none() {
+            let (ahead, left) = (self.pending.len() - 1, self.bytes.len() - self.written);
+            self.sampled = Some(Sampled { ahead, left, begun, took: None, is_out: false });
+        }
         self.holds(request.len(), 0);
     }
 
@@ -104,6 +130,14 @@ impl Ring {
     /// So many bytes of [`Ring::unwritten`] were written.
     pub(super) fn wrote(&mut self, count: usize) {
         self.written += count;
+        if let Some(sampled) = &mut self.sampled
+            && sampled.took.is_none()
+        {
+            sampled.left = sampled.left.saturating_sub(count);
+            if sampled.left == 0 {
+                sampled.took = Some(sampled.begun.elapsed());
+            }
+        }
     }
 
     /// Takes out the oldest entry, with its request. `None` if nothing that was written waits for a reply.
@@ -113,6 +147,12 @@ impl Ring {
             return None;
         }
         let Pending { mut entry, length, begun } = self.pending.pop_front()?;
+        if let Some(sampled) = &mut self.sampled {
+            match sampled.ahead.checked_sub(1) {
+                Some(ahead) => sampled.ahead = ahead,
+                None => sampled.is_out = true,
+            }
+        }
         if self.held_up.is_some_and(|at| begun <= at)
             && let Some(ticket) = &mut entry.ticket
         {
@@ -125,6 +165,22 @@ impl Ring {
         let request = self.bytes.get(self.head..end).unwrap_or_default();
         self.head = end;
         Some((entry, request))
+    }
+
+    /// The server takes no more for now: what waits for that is not the door's own time.
+    pub(super) fn is_blocked_by_server(&mut self) {
+        self.sampled.take_if(|sampled| sampled.took.is_none());
+    }
+
+    /// Whether a request is measured.
+    pub(super) fn samples(&self) -> bool {
+        self.sampled.is_some()
+    }
+
+    /// How long the request that is measured took to be written, once it was taken out.
+    pub(super) fn measured(&mut self) -> Option<Duration> {
+        let sampled = self.sampled.take_if(|sampled| sampled.is_out)?;
+        sampled.took
     }
 
     /// More, and less, is held for one client.
@@ -203,7 +259,7 @@ impl Ring {
     pub(super) fn give_back(&mut self) -> Vec<Unanswered> {
         let (bytes, pending) = (mem::take(&mut self.bytes), mem::take(&mut self.pending));
         let (mut head, written) = (mem::take(&mut self.head), mem::take(&mut self.written));
-        self.unblocked = None;
+        (self.unblocked, self.sampled) = (None, None);
         let mut out = Vec::with_capacity(pending.len());
         for Pending { entry, length, begun } in pending {
             let end = head + length;

@@ -143,7 +143,8 @@ impl Callers for Reader {
     fn find(&self, user: Option<&[u8]>, secret: &[u8]) -> Option<Guest> {
         let is_it = user == Some(b"reader") && secret == b"secret";
         let who = Who { uid: 8, admin: false, by_token: true };
-        is_it.then_some(Guest { who, reads_only: true, is_backends_own: false })
+        let name = "reader".to_owned();
+        is_it.then_some(Guest { name, who, reads_only: true, is_backends_own: false })
     }
 }
 
