@@ -17,7 +17,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use fusebox_state::{
     Moment, UnixMillis,
-    breaker::{State, Transition, TransitionRecord},
+    breaker::{Reason, State, Transition, TransitionRecord},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, DerivedActorRef, RpcReplyPort};
 use tokio::task::JoinHandle;
@@ -261,9 +261,14 @@ impl BackendState {
     fn make_known(&self, at: UnixMillis, transition: Transition) {
         let shared = &self.args.shared;
         let metrics = &shared.circuit.metrics;
-        match (transition.from, transition.to) {
-            (State::HalfOpen, State::Closed) => drop(metrics.recovered.inc()),
-            (State::HalfOpen, State::Open) => drop(metrics.relapsed.inc()),
+        // What an operator's order ends is no recovery, and has not failed either.
+        match transition.reason {
+            Reason::ProbesSucceeded => {
+                metrics.recovered.inc();
+            }
+            Reason::ProbeFailed | Reason::ProbeSlow | Reason::ProbeTimeout => {
+                metrics.relapsed.inc();
+            }
             _ => {}
         }
         let last_error = transition.last_errors.last().filter(|_| transition.to == State::Open);

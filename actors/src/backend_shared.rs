@@ -10,6 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use fusebox_state::{Lanes, cache::Cache, flight::Flights};
+use parking_lot::Mutex;
 
 use crate::{
     alert::Alert,
@@ -39,6 +40,8 @@ pub struct BackendShared {
     pub(crate) start_up_file: OnceLock<PathBuf>,
     /// What an earlier run kept of the cache was taken back: until then nothing is written over it.
     pub(crate) kept_is_loaded: AtomicBool,
+    /// Held while what is cached is written down.
+    pub(crate) saving: Mutex<()>,
     /// [`Cache::outlasting`] when that file was written.
     pub(crate) start_up_saved: AtomicU64,
     /// The connector.

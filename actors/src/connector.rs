@@ -347,6 +347,11 @@ pub trait Connector: Any + Send + Sync {
     /// The call cannot be spec, whatever the backend's state.
     fn plan(&self, body: Bytes) -> Result<Plan, Refused>;
 
+    /// The lanes of a call as it is stored, at this connector's target. `None` if that cannot be told.
+    fn stored_lanes(&self, body: &Bytes) -> Option<Lanes> {
+        self.plan(body.clone()).ok().map(|plan| plan.lanes)
+    }
+
     /// The operation's name in the backend's own word (`GET`, `SELECT`, `commit`), without anything that
     /// a caller chose: for spans, so asked of few calls.
     fn operation(&self, body: &Bytes) -> Cow<'static, str> {

@@ -11,9 +11,11 @@
 //! dead letter is stored as a call and marked in the next breath: a crash between the two leaves a call that
 //! waits, which was not acknowledged as imported.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use fusebox_state::{
-    Lanes, OpId, SpanRef, UnixMillis,
+    LaneId, Lanes, OpId, SpanRef, UnixMillis,
     queue::Refusal,
     store::{CallHeader, DeadMark, DeadReason, StoreError, TokenKind, Traits},
     write::{Repeat, WriteState},
@@ -50,6 +52,8 @@ pub struct Import {
     pub known: Option<Known>,
     /// What is sent.
     pub body: Bytes,
+    /// It was to go to another address, of another database or project perhaps.
+    pub is_moved: bool,
     /// When it was accepted.
     pub accepted_at: UnixMillis,
     /// Who sent it.
@@ -84,6 +88,52 @@ pub enum Imported {
     Refused(String),
 }
 
+/// Calls that were handed over and are not synced yet.
+#[derive(Default)]
+struct Ahead {
+    calls: Vec<(usize, oneshot::Receiver<Result<(), StoreError>>)>,
+    lanes: HashSet<LaneId>,
+    /// One of them may touch anything.
+    is_all: bool,
+}
+
+impl Ahead {
+    fn add(
+        &mut self,
+        place: usize,
+        lanes: Lanes,
+        synced: oneshot::Receiver<Result<(), StoreError>>,
+    ) {
+        self.is_all |= lanes.is_all();
+        self.lanes.extend(lanes.as_slice());
+        self.calls.push((place, synced));
+    }
+
+    fn meets(&self, lanes: &Lanes) -> bool {
+        let is_any = !self.calls.is_empty();
+        is_any && (self.is_all || lanes.is_all())
+            || lanes.as_slice().iter().any(|lane| self.lanes.contains(lane))
+    }
+
+    /// Waits for them. False if one was not stored, which its result says then.
+    async fn synced(&mut self, results: &mut [Imported]) -> bool {
+        let mut are_all = true;
+        for (place, synced) in std::mem::take(&mut self.calls) {
+            let why = match synced.await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the store was closed".to_owned(),
+            };
+            are_all = false;
+            if let Some(result) = results.get_mut(place) {
+                *result = Imported::Refused(why);
+            }
+        }
+        (self.lanes, self.is_all) = (HashSet::new(), false);
+        are_all
+    }
+}
+
 impl Backend {
     /// Whether `import` could be taken, which its body must let its connector say.
     ///
@@ -94,14 +144,22 @@ impl Backend {
     }
 
     /// Takes calls in, in this order, each once it is synced. After one that is refused no other is taken, so that
-    /// none overtakes it.
+    /// none overtakes it: nothing is handed over that may touch what one before it touches, before that is synced.
     pub async fn import(&self, imports: Vec<Import>, force: bool) -> Vec<Imported> {
         let mut results = Vec::with_capacity(imports.len());
-        let mut pending = Vec::new();
-        for (place, import) in imports.into_iter().enumerate() {
+        let mut ahead = Ahead::default();
+        for import in imports {
+            // A dead letter overtakes nothing.
+            let known = || self.known_of(&import).map_or(Lanes::All, |known| known.lanes);
+            let lanes = if import.dead.is_some() { Lanes::None } else { known() };
+            if ahead.meets(&lanes) && !ahead.synced(&mut results).await {
+                break;
+            }
             match self.begin_import(import, force) {
                 Ok((result, synced)) => {
-                    pending.extend(synced.map(|synced| (place, synced)));
+                    if let Some(synced) = synced {
+                        ahead.add(results.len(), lanes, synced);
+                    }
                     results.push(result);
                 }
                 Err(why) => {
@@ -110,23 +168,17 @@ impl Backend {
                 }
             }
         }
-        for (place, synced) in pending {
-            let why = match synced.await {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "the store was closed".to_owned(),
-            };
-            if let Some(result) = results.get_mut(place) {
-                *result = Imported::Refused(why);
-            }
-        }
+        ahead.synced(&mut results).await;
         results
     }
 
     /// What is known of a call: as it was written down, or as its connector reads it.
     fn known_of(&self, import: &Import) -> Result<Known, Refused> {
         if let Some(known) = &import.known {
-            return Ok(known.clone());
+            // What is written at another address meanwhile is of the lanes that the connector knows now.
+            let moved = import.is_moved.then(|| self.connector().stored_lanes(&import.body));
+            let lanes = moved.flatten().unwrap_or_else(|| known.lanes.clone());
+            return Ok(Known { lanes, ..known.clone() });
         }
         let plan = self.connector().plan(import.body.clone())?;
         let Access::Write(write) = plan.access else {

@@ -62,6 +62,8 @@ pub(crate) fn save(shared: &BackendShared) {
         return;
     }
     let Some((file, is_all)) = file_of(shared) else { return };
+    // Two at once would write into one file.
+    let _saving = shared.saving.lock();
     let (clock, cache) = (shared.circuit.clock, shared.cache.load());
     let changes = cache.outlasting();
     let entries: Vec<_> = cache

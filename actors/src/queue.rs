@@ -15,7 +15,7 @@
 //! what was being removed is removed again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -24,7 +24,7 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_state::{
-    Lanes, SpanRef, Words,
+    Lanes, OpId, SpanRef, Words,
     queue::{Entry, Noted, QueueIndex, Refusal},
     store::{CallHeader, CallStore, DeadMark, Done, EVIDENCE_MAX, NewCall, Note, StoreError},
     write::{Repeat, WriteState},
@@ -129,6 +129,9 @@ impl Drop for Fated {
     }
 }
 
+/// The ends of so many pages are remembered.
+const PAGE_ENDS: usize = 256;
+
 /// Why a write was not queued.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
@@ -144,6 +147,9 @@ pub enum AppendError {
     /// It is a dead letter, and there is no room for one more.
     #[error("the dead letters are full")]
     DeadFull,
+    /// The backend got another address while it arrived.
+    #[error("the address of the backend was changed while the call arrived")]
+    Moved,
     /// It did not arrive whole.
     #[error("the call did not arrive completely: {0}")]
     BrokenOff(AttemptError),
@@ -194,6 +200,10 @@ pub struct Queue {
     in_doubt: Mutex<BTreeSet<u64>>,
     /// Dead letters whose marks the store did not take.
     unmarked: Mutex<BTreeMap<u64, DeadMark>>,
+    /// The last calls of the pages that were asked for lately, and their places: a call may be gone when the next page is.
+    page_ends: Mutex<VecDeque<(OpId, u64)>>,
+    /// Dead letters whose marks are not synced yet.
+    marking: Mutex<BTreeSet<u64>>,
     /// Requeues whose end is not known, by their new sequence: the dead letter's, and what it was.
     requeuing: Mutex<BTreeMap<u64, (u64, Entry)>>,
     /// The store's folder holds nothing, so no lane is occupied though the store is not open.
@@ -244,6 +254,8 @@ impl Queue {
             fates: Mutex::default(),
             in_doubt: Mutex::default(),
             unmarked: Mutex::default(),
+            page_ends: Mutex::default(),
+            marking: Mutex::default(),
             requeuing: Mutex::default(),
             holds_nothing: AtomicBool::new(false),
             dead_full: AtomicBool::new(false),
@@ -507,10 +519,34 @@ impl Queue {
     /// Takes changed settings.
     pub fn configure(&self, settings: &BackendSettings) {
         let blocks = settings.dead_letter_policy == DeadLetterPolicy::Block;
-        self.dead_blocks.store(blocks, Ordering::Relaxed);
+        let blocked = self.dead_blocks.swap(blocks, Ordering::Relaxed);
         let mut index = self.index.lock();
         index.set_limits(settings.queue);
+        if blocked && !blocks {
+            // Those whose marks are being synced let go of their lanes once that is done.
+            index.release_dead(&self.marking.lock());
+        }
         self.count(&index);
+        drop(index);
+        if blocked && !blocks {
+            self.freed.everybody();
+            self.stored.notify_waiters();
+            self.work.notify_one();
+        }
+    }
+
+    /// A page has ended with this call.
+    pub(crate) fn ends_page(&self, op_id: OpId, seq: u64) {
+        let mut ends = self.page_ends.lock();
+        ends.retain(|(other, _)| *other != op_id);
+        ends.push_front((op_id, seq));
+        ends.truncate(PAGE_ENDS);
+    }
+
+    /// Where the page that ended with this call did so. `None` if that is long ago.
+    pub(crate) fn page_end(&self, op_id: OpId) -> Option<u64> {
+        let ends = self.page_ends.lock();
+        ends.iter().find(|(other, _)| *other == op_id).map(|(_, seq)| *seq)
     }
 
     /// How many calls it holds, and their bytes; how many dead letters, and theirs.

@@ -275,13 +275,10 @@ impl BackendShared {
         let unix = self.circuit.clock.unix();
         let index = self.queue.index();
         let found = after.and_then(|op_id| index.find(op_id)).map(|(seq, _)| seq);
-        let start = found.unwrap_or(0);
-        // One that is gone meanwhile is looked past by its name: names rise with time.
-        let gone = after.filter(|_| found.is_none());
+        let start = found.or_else(|| self.queue.page_end(after?)).unwrap_or(0);
         let total = if dead { index.dead().0 } else { index.len() } as u64;
         let calls = index
             .page(dead, start)
-            .filter(|(_, entry)| gone.is_none_or(|gone| entry.header.op_id > gone))
             // A group is one dead letter.
             .filter(|(seq, entry)| !dead || entry.details().group.is_none_or(|first| first == *seq))
             .take(limit.saturating_add(1))
@@ -293,7 +290,11 @@ impl BackendShared {
         for call in &mut calls {
             call.lane = self.label_of(call.sequence);
         }
-        let next = calls.last().filter(|_| more).map(|call| call.op_id);
+        let last = calls.last().filter(|_| more);
+        let next = last.map(|call| {
+            self.queue.ends_page(call.op_id, call.sequence);
+            call.op_id
+        });
         QueuePage { total, calls, next }
     }
 

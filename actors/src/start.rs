@@ -12,6 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use fusebox_state::{Target, breaker::BreakerMemory, cache::Cache, store::OpenError};
+use parking_lot::Mutex;
 
 use crate::{
     alert::Alert,
@@ -69,6 +70,7 @@ pub(crate) fn lend(
         cache,
         start_up_file: OnceLock::new(),
         kept_is_loaded: AtomicBool::new(false),
+        saving: Mutex::default(),
         start_up_saved: AtomicU64::new(0),
         connector: ArcSwap::from_pointee(connector),
         system: flags.clone(),

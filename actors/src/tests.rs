@@ -813,6 +813,18 @@ async fn a_page_goes_on_though_the_call_that_it_follows_is_gone() {
     let rest = world.backend().queue_page(false, Some(after), 10).await;
     let lanes: Vec<_> = rest.calls.iter().map(|call| call.lane.as_str()).collect();
     assert_eq!((lanes, rest.next), (vec!["k2", "k3", "k4", "k5"], None));
+    // One that has a later name than those behind it: callers choose them.
+    let late = world.backend().queue_page(false, Some(after), 1).await.next.unwrap();
+    let op_id = Some(OpId::new(UnixMillis::new(1_000), 1));
+    world.call_with("SET k6 1", CallOptions { op_id, ..CallOptions::default() }).await.unwrap();
+    let op_id = Some(OpId::new(UnixMillis::new(7), 7));
+    world.call_with("SET k7 1", CallOptions { op_id, ..CallOptions::default() }).await.unwrap();
+    let page = world.backend().queue_page(false, Some(late), 4).await;
+    assert_eq!(page.calls.last().unwrap().lane, "k6");
+    world.backend().discard(page.next.unwrap()).await.unwrap();
+    let rest = world.backend().queue_page(false, page.next, 4).await;
+    let lanes: Vec<_> = rest.calls.iter().map(|call| call.lane.as_str()).collect();
+    assert_eq!(lanes, ["k7"]);
 }
 
 #[tokio::test]

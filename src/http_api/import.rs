@@ -219,7 +219,9 @@ fn import_of(text: &str, backend: &str, target: &Target, retarget: bool) -> Resu
         Ok(op_id) => op_id,
         Err(error) => return wrong("op_id", format!("{error}")),
     };
-    if let Some(other) = line.target.filter(|other| other != target && !retarget) {
+    let other = line.target.filter(|other| other != target);
+    let is_moved = other.is_some();
+    if let Some(other) = other.filter(|_| !retarget) {
         let why = format!("is {other}, but {backend} is {target}: --retarget sends the call there");
         return wrong("target", why);
     }
@@ -257,6 +259,7 @@ fn import_of(text: &str, backend: &str, target: &Target, retarget: bool) -> Resu
     let import = Import {
         op_id,
         label: line.lane,
+        is_moved,
         known,
         body: line.body.0.into(),
         accepted_at: line.accepted_at,

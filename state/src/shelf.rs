@@ -573,8 +573,9 @@ mod tests {
 
     #[test]
     fn what_this_run_has_put_there_stays() {
-        let dir = tempfile::tempdir().unwrap();
         for lasts in [true, false] {
+            // What goes with its last handle goes in the background.
+            let dir = tempfile::tempdir().unwrap();
             let shelf = Shelf::new(ShelfSettings { lasts, ..settings(dir.path()) });
             let held = put(&shelf, label("a", 1), value(10)).unwrap();
             assert!(shelf.restore(&"t".into()).is_empty());

@@ -258,3 +258,38 @@ fn what_was_salvaged_is_told_as_such() {
     fresh.wait_until_drained("redis", LONG);
     assert_eq!(redis.get("k").as_deref(), Some("v"));
 }
+
+#[test]
+fn calls_for_another_database_are_moved_by_an_import_and_keep_their_order() {
+    let redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    daemon.order("/admin/backends/redis/offline");
+    daemon.redis(&["SET", "k", "old"]).assert_queued();
+    daemon.kill_9();
+    let lines = export(&daemon);
+    assert_eq!(lines.lines().count(), 1, "{lines}");
+    daemon.set("backends.redis.url", format!("{}/3", redis.url()));
+    daemon.restart();
+    let refused = daemon.fusebox(&["backend", "accept-retarget", "redis"]);
+    assert!(!refused.status.success());
+    let why = err(&refused);
+    assert!(why.contains("another database") && why.contains("--retarget"), "{why}");
+    let op_id =
+        serde_json::from_str::<Value>(&lines).unwrap()["op_id"].as_str().unwrap().to_owned();
+    let discarded = daemon.fusebox(&["queue", "discard", &op_id]);
+    assert!(discarded.status.success(), "{}", err(&discarded));
+    daemon.order("/admin/backends/redis/offline");
+    let imported = import(&daemon, &lines, &["--retarget", "--force"]);
+    assert!(imported.status.success(), "{}", err(&imported));
+    // It waits in the lane that writes to the new database have.
+    daemon.redis(&["SET", "k", "new"]).assert_queued();
+    daemon.order("/admin/backends/redis/online");
+    daemon.wait_until_drained("redis", LONG);
+    let value: Option<String> = redis::cmd("GET").arg("k").query(&mut database(&redis, 3)).unwrap();
+    assert_eq!(value.as_deref(), Some("new"));
+}
+
+fn database(redis: &RedisServer, number: u32) -> redis::Connection {
+    let client = redis::Client::open(format!("{}/{number}", redis.url())).expect("an address");
+    client.get_connection().expect("a connection")
+}

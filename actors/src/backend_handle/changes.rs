@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fusebox_state::{Target, cache::Cache};
+use fusebox_state::{Lanes, Target, cache::Cache, store::CallHeader};
 
 use super::{AdminError, Backend, failed};
 use crate::{
@@ -12,6 +12,9 @@ use crate::{
     settings::BackendSettings,
     start::{BackendSpec, retarget_alert},
 };
+
+/// So many of the calls that wait are looked at before they go to another address.
+const LOOKED_AT: usize = 1_000;
 
 impl Backend {
     /// Lets calls that wait for the old target go to the new one.
@@ -29,6 +32,7 @@ impl Backend {
                 self.name()
             )));
         }
+        self.keeps_its_lanes().await?;
         let store = shared.queue.store().map_err(|error| AdminError::Failed(error.to_string()))?;
         let (sender, synced) = tokio::sync::oneshot::channel();
         // Before the target itself: a crash in between leaves the question open.
@@ -47,6 +51,36 @@ impl Backend {
         shared.queue.alert(Alert::Retarget, None);
         shared.queue.work.notify_one();
         Ok(())
+    }
+
+    /// Whether calls that wait for the old target are of the same lanes at the new one, as far as the oldest tell: all of
+    /// them are of one database, or of one project.
+    async fn keeps_its_lanes(&self) -> Result<(), AdminError> {
+        let shared = Arc::clone(&self.entry.shared);
+        let oldest: Vec<(u64, CallHeader)> = {
+            let index = shared.queue.index();
+            let calls = index.page(false, 0).filter(|(_, entry)| entry.header.lanes != Lanes::None);
+            calls.take(LOOKED_AT).map(|(seq, entry)| (seq, entry.header.clone())).collect()
+        };
+        let connector = self.connector();
+        let ground = shared.queue.ground().clone();
+        let looking = ground.run(move || {
+            let store = shared.queue.store().ok()?;
+            let moves = |(seq, header): &(u64, CallHeader)| {
+                let lanes = store.body(*seq).ok().and_then(|body| connector.stored_lanes(&body));
+                // Of a table whose calls are not ordered any more, nothing overtakes anything.
+                lanes.is_some_and(|lanes| {
+                    lanes != Lanes::None && !header.lanes.is_all() && lanes != header.lanes
+                })
+            };
+            oldest.into_iter().find(moves).map(|(_, header)| header.op_id)
+        });
+        let Some(op_id) = looking.await.ok().flatten() else { return Ok(()) };
+        Err(AdminError::Conflict(format!(
+            "calls of {} wait for another database or project, such as {op_id}: later writes would overtake them. \
+             Export them, discard them, and import them with --retarget",
+            self.name()
+        )))
     }
 
     /// Whether it may be given another target now.

@@ -8,6 +8,7 @@ use fusebox_state::{
     backoff::full_jitter,
     chaos::{Class, Seen},
     flight::Standing,
+    system::SystemState,
     write::Next,
 };
 
@@ -72,6 +73,14 @@ pub(crate) struct AttemptSpec {
 impl AttemptSpec {
     /// A read.
     pub(crate) const READ: Self = Self { write: false, token: None, queues: false };
+}
+
+/// Why a write is not sent in an EMERGENCY.
+pub(super) fn read_only() -> NoAnswer {
+    NoAnswer::Rejected {
+        code: "read_only",
+        detail: "the system state is EMERGENCY: writes are not sent to backends".to_owned(),
+    }
 }
 
 impl BackendShared {
@@ -220,6 +229,10 @@ impl BackendShared {
         // What takes its time because of its caller says nothing of how fast the backend is.
         let timed = context.call.upload.is_none();
         let (passed, began) = self.pass_in_time(context, began).await;
+        // It may have waited, or have been sent before, since the state was looked at first.
+        if spec.write && self.system.state() == SystemState::Emergency {
+            return Err(read_only());
+        }
         let waiting = match passed.map(|it| it.timed(timed).writing(spec.write)) {
             Ok(passage) => Waiting::for_it(passage),
             Err(barred) => {

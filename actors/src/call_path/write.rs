@@ -14,7 +14,7 @@ use fusebox_state::{
 
 use super::{
     Context, NoAnswer,
-    attempts::{Answered, AttemptSpec, Live},
+    attempts::{Answered, AttemptSpec, Live, read_only},
     error,
 };
 use crate::{
@@ -91,10 +91,7 @@ impl BackendShared {
             return self.queue_write(context, write, queueable, &why, op_id, digest, true).await;
         }
         if self.system.state() == SystemState::Emergency {
-            let why = NoAnswer::Rejected {
-                code: "read_only",
-                detail: "the system state is EMERGENCY: writes are not sent to backends".to_owned(),
-            };
+            let why = read_only();
             return self.queue_write(context, write, queueable, &why, op_id, digest, false).await;
         }
         context.flight = self.begin_flight(&context.plan.lanes);
@@ -263,6 +260,9 @@ impl BackendShared {
         let fate = if behind { Box::pin(self.fate(context, fate)).await } else { None };
         match fate {
             Some(Ok(Applied { reply, lost })) => {
+                // The reply to what was applied before says nothing, and is known beforehand if it is always the same.
+                let known = queued.value.filter(|_| lost && write.settled_reply);
+                let reply = known.unwrap_or(reply);
                 Ok(self.applied(context, reply, lost && !write.settled_reply, Some(op_id)))
             }
             Some(Err(reason)) => Err(CallError {
@@ -373,7 +373,10 @@ impl BackendShared {
             None => self.queue.append(new),
             Some(rest) => {
                 let left = context.left(self.clock().now());
-                let upload = self.queue.append_upload(new, rest);
+                let target = context.connector.target();
+                let is_for_us =
+                    || SharedConnector::clone(&self.connector.load()).target() == target;
+                let upload = self.queue.append_upload(new, rest, is_for_us);
                 tokio::time::timeout(left, upload).await.map_err(|_| CallError {
                     kind: CallErrorKind::TimedOut,
                     op_id: Some(op_id),
@@ -551,6 +554,7 @@ impl BackendShared {
             AppendError::NoStore(_) | AppendError::Store(_) | AppendError::DeadFull => {
                 (CallErrorKind::Full, "store_refuses")
             }
+            AppendError::Moved => (CallErrorKind::Unavailable, "moved"),
             AppendError::BrokenOff(_) => (CallErrorKind::Malformed, "body_broken_off"),
         };
         CallError {

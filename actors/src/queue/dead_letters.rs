@@ -70,6 +70,7 @@ impl Queue {
     pub(super) fn bury_in_order(self: &Arc<Self>, seq: u64, mark: DeadMark) {
         let Ok(store) = self.store() else { return };
         let (this, again) = (Arc::clone(self), mark.clone());
+        self.marking.lock().insert(seq);
         store.bury(
             seq,
             mark,
@@ -109,6 +110,7 @@ impl Queue {
             }
             store.append(call, done);
             let (queue, again) = (Arc::clone(&this), mark.clone());
+            this.marking.lock().insert(seq);
             store.bury(
                 seq,
                 mark,
@@ -116,7 +118,7 @@ impl Queue {
                     match &result {
                         Ok(()) => queue.marked(seq),
                         // It was not stored either, and is forgotten.
-                        Err(StoreError::NotFound { .. }) => {}
+                        Err(StoreError::NotFound { .. }) => drop(queue.marking.lock().remove(&seq)),
                         Err(_) => drop(queue.unmarked.lock().insert(seq, again)),
                     }
                     drop(sender.send(result));
@@ -127,10 +129,12 @@ impl Queue {
     }
 
     fn marked(&self, seq: u64) {
+        let mut index = self.index.lock();
+        // Under the index's lock: whoever changes the policy sees it marked, or is seen here.
+        self.marking.lock().remove(&seq);
         if self.dead_blocks.load(Ordering::Relaxed) {
             return;
         }
-        let mut index = self.index.lock();
         index.release(seq);
         self.count(&index);
         drop(index);

@@ -93,6 +93,10 @@ impl Queue {
         } else {
             fresh.set_limits(index.limits());
             *index = fresh;
+            // The policy may have changed while they were taken back.
+            if !self.dead_blocks.load(Ordering::Relaxed) {
+                index.release_dead(&self.marking.lock());
+            }
         }
         self.count(&index);
         let waits = !index.is_empty() || index.dead().0 > 0;
@@ -194,6 +198,15 @@ impl Queue {
                     );
                     index.removed(seq);
                 }
+            }
+        }
+        // Dead letters that were imported, and were not stored after all.
+        let dead: Vec<u64> = index.page(true, 0).map(|(seq, _)| seq).collect();
+        for seq in dead {
+            if self.in_doubt.lock().remove(&seq) && !held.contains_key(&seq) {
+                index.removed(seq);
+                self.unmarked.lock().remove(&seq);
+                self.marking.lock().remove(&seq);
             }
         }
         for (new, old, entry) in requeued {

@@ -67,6 +67,7 @@ impl Queue {
         self: &Arc<Self>,
         write: NewWrite,
         mut rest: Box<dyn Tail>,
+        is_for_us: impl Fn() -> bool,
     ) -> Result<Appending, AppendError> {
         let store = self.store()?;
         let (claim, _) = self.claim(&write.header.lanes);
@@ -84,6 +85,9 @@ impl Queue {
             next = rest.next().await;
         }
         let body = putting.finish().await?;
+        if !is_for_us() {
+            return Err(AppendError::Moved);
+        }
         let write = NewWrite { body: Bytes::new(), claim: Some(claim.seq()), ..write };
         let appending = self.enter(write, body.len, |store, call, done| {
             store.append_stored(call, body, done);

@@ -108,7 +108,20 @@ pub(crate) async fn run(shared: Arc<BackendShared>, bus: EventBus, flags: System
         replay.send(&mut attempts).await;
         replay.sleep(&mut attempts).await;
     }
-    // What is on the wire keeps its place there; its calls stay in the queue.
+    // Nothing new is sent. What is on the wire is heard for as long as the daemon waits for it: a group whose answer
+    // nobody hears may be in doubt for ever. What has no answer by then stays in the queue.
+    let _under_way = replay.shared.circuit.call_begins();
+    while !attempts.is_empty() && !flags.is_cut() {
+        tokio::select! {
+            biased;
+            ended = attempts.join_next() => {
+                if let Some(Ok(ended)) = ended {
+                    replay.ended(ended).await;
+                }
+            }
+            () = flags.cut_off() => {}
+        }
+    }
 }
 
 /// When to look again although nothing was heard. What is over already wakes nobody: it was seen, and what is held up

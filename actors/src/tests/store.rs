@@ -325,3 +325,31 @@ async fn a_stores_folder_is_private_wherever_it_is_and_somebody_elses_is_left_al
     let _world = world.restart(settings()).await;
     assert_eq!(mode(), 0o755);
 }
+
+#[tokio::test]
+async fn what_waits_behind_a_dead_letter_goes_on_once_dead_letters_do_not_block() {
+    let policy = DeadLetterPolicy::Block;
+    let world =
+        World::start(vec![BackendSettings { dead_letter_policy: policy, ..settings("one") }]).await;
+    bury(&world, "BAD a").await;
+    assert_eq!(world.call("SET a 1").await.unwrap().source, Source::Queued);
+    assert_eq!(world.server().get("a"), None);
+    world.backend().configure(settings("one"));
+    world.until("it is applied", |it| it.server().get("a").is_some()).await;
+    assert_eq!(world.backend().view().queue.dead_letters, 1, "and nothing became of the other");
+}
+
+#[tokio::test]
+async fn what_replay_has_on_the_wire_is_heard_before_the_daemon_stops() {
+    let world = World::one().await;
+    world.backend().set_offline(true).await.unwrap();
+    world.call_with("SET a 1", durable()).await.unwrap();
+    world.server().set(Mode::Slow);
+    world.backend().set_offline(false).await.unwrap();
+    // It is applied at once, and answered later.
+    world.until("it is on the wire", |world| world.server().get("a").is_some()).await;
+    assert_eq!(world.backend().view().queue.calls, 1);
+    world.fusebox.shutdown(PATIENCE).await;
+    let index = world.fusebox.0.entries[0].shared.queue.index();
+    assert!(index.is_empty(), "it was applied, and is known to be");
+}

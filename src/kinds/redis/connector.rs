@@ -33,7 +33,7 @@ use fusebox_actors::connector::{
     Answer, Attempt, AttemptError, Attempted, Connector, ConnectorStatus, Overlay, Plan,
     QueuedWrite, Refused, ResidueAfter, Said, Slot, Stored, UsualErrors,
 };
-use fusebox_state::{LaneId, OpId, Target, UnixMillis, Verdict, Words};
+use fusebox_state::{LaneId, Lanes, OpId, Target, UnixMillis, Verdict, Words};
 
 use super::{
     protocol::{
@@ -167,6 +167,24 @@ impl Connector for RedisConnector {
             deadlines: self.links.deadlines(),
         };
         plan::plan(body, &context)
+    }
+
+    fn stored_lanes(&self, body: &Bytes) -> Option<Lanes> {
+        let lane = |key: &[u8]| LaneId::of(self.links.namespace.as_bytes(), key);
+        let steps = match Form::of(body)? {
+            Form::Ends(ends) => {
+                return Some(Lanes::new(ends.keys.iter().map(|(key, _)| lane(key))));
+            }
+            Form::Multi(steps) => steps,
+            Form::Call(step) => vec![step],
+        };
+        let mut lanes = Vec::new();
+        for step in steps {
+            let spec = self.links.shared.commands.find(&step.args)?;
+            let places = spec.keys(&step.args)?;
+            lanes.extend(places.iter().filter_map(|at| Some(lane(step.args.get(*at)?))));
+        }
+        Some(Lanes::new(lanes))
     }
 
     fn operation(&self, body: &Bytes) -> Cow<'static, str> {

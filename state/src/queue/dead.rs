@@ -1,5 +1,7 @@
 //! Dead letters: how calls become some, and how they come back.
 
+use std::collections::BTreeSet;
+
 use super::{Entry, Phase, QueueIndex};
 use crate::{
     store::DeadReason,
@@ -56,6 +58,16 @@ impl QueueIndex {
         if self.calls.dead.contains_key(&seq) || self.calls.claims.contains_key(&seq) {
             self.step_out(seq);
             self.calls.claims.remove(&seq);
+        }
+    }
+
+    /// Dead letters hold no lane any more, but for those of `unmarked`, whose marks are not synced yet.
+    pub fn release_dead(&mut self, unmarked: &BTreeSet<u64>) {
+        let dead = self.calls.dead.keys().copied();
+        let held: Vec<u64> =
+            dead.filter(|seq| !unmarked.contains(seq) && self.lanes.stands(*seq)).collect();
+        for seq in held {
+            self.step_out(seq);
         }
     }
 

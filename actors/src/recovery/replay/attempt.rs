@@ -70,10 +70,12 @@ pub(super) async fn attempt(
     if ready.is_empty() {
         return ended;
     }
+    let prepared_at = circuit.clock.read();
     let notes = match prepare(connector, &ready, common).await {
         Ok(evidence) => note_sending(shared, &ready, token, evidence),
         Err((verdict, error)) => {
             let ended_at = circuit.clock.read();
+            passage.count(verdict, Some(error.fault), ended_at.since(prepared_at), None);
             passage.settle(verdict, Some(&error), None, ended_at.moment());
             let failed =
                 |(job, _): (Job, Cargo)| job.ends(Ok(Attempted::failed(verdict, error.clone())));

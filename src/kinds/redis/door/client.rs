@@ -370,7 +370,12 @@ impl Client {
 }
 
 impl Inner {
-    /// A write to `lanes` was executed.
+    /// Whether something waits that the server has refused.
+    fn has_refusals(&self) -> bool {
+        self.failed.iter().any(|failed| failed.refusal.is_some())
+    }
+
+    /// What is of `lanes` was executed behind it.
     fn passes(&mut self, lanes: &Lanes) {
         for failed in &mut self.failed {
             let meets = failed.onward.lanes().is_some_and(|its| its.meets(lanes));

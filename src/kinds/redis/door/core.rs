@@ -14,9 +14,9 @@ use std::{
 use bytes::Bytes;
 use fusebox_actors::{
     Backend, Fills, Outcome,
-    connector::{Access, Connector, Read},
+    connector::{Access, Connector, Read, Slot},
 };
-use fusebox_state::{LaneId, Moment};
+use fusebox_state::{LaneId, Lanes, Moment};
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep},
@@ -29,7 +29,7 @@ use super::{
     settings::Settings,
     slow::Asker,
     telling::{self, Answer, Protocol},
-    upstream::{Entry, Note, Turn, Upstream},
+    upstream::{Entry, Note, Turn, Unsettled, Upstream},
     whole::Whole,
 };
 use crate::{
@@ -37,7 +37,7 @@ use crate::{
     kinds::redis::{
         connector::RedisConnector,
         protocol::{outcome, resp},
-        transport::handshake::Protocol as Spoken,
+        transport::{carry::Noting, handshake::Protocol as Spoken},
     },
 };
 
@@ -445,9 +445,14 @@ impl Core {
         if links.deadlines().is_empty() {
             return None;
         }
-        let args = resp::arguments(request).ok()?;
-        let lately = links.shared.settings.timeout + Duration::from_secs(1);
-        let left = links.deadlines().left(args.get(1)?, lately)?;
+        // Of a command and one word, that is the key.
+        let left = if request.starts_with(b"*2\r\n") {
+            let lately = links.shared.settings.timeout + Duration::from_secs(1);
+            links.deadlines().left(resp::arguments(request).ok()?.get(1)?, lately)?
+        } else {
+            let slot = Slot { lane: LaneId(0), key: Bytes::copy_from_slice(request) };
+            connector.expires(&slot)?
+        };
         Some(self.backend.now().plus(left))
     }
 
@@ -455,8 +460,11 @@ impl Core {
     pub(super) fn note(&self, request: &[u8]) -> Note {
         let connector = self.connector.borrow();
         let now = self.backend.steady_unix();
-        let begun = connector.links().begins(request, now, now);
-        begun.map_or(Note::None, |begun| Note::Deadlines(Box::new(begun)))
+        match connector.links().begins(request, now, now) {
+            Noting::Nothing => Note::None,
+            Noting::Anything => Note::Writes(Unsettled::new(Arc::clone(&connector), Lanes::All)),
+            Noting::Keys(begun) => Note::Deadlines(Box::new(begun)),
+        }
     }
 
     /// What the answer to a read will be cached as.

@@ -29,6 +29,8 @@
 //!    of a client are not the connection's.
 //! 8. If a MULTI or a SELECT was not carried out, what follows would mean something else: it is refused until the
 //!    transaction ends, or a database is selected ([`Barred`]).
+//! 9. While something is watched, what is read is the server's own answer or an error: a client that decides by an
+//!    older value would have its transaction run all the same.
 
 use std::rc::Rc;
 
@@ -155,6 +157,11 @@ impl PinnedTo {
     /// The keys of these lanes are watched.
     pub(super) fn watch(&mut self, lanes: &Lanes) {
         self.watched.add(lanes);
+    }
+
+    /// Whether anything is watched.
+    pub(super) fn watches(&self) -> bool {
+        !self.watched.is_empty()
     }
 
     /// Nothing is watched any more.

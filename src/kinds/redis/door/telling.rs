@@ -165,23 +165,34 @@ pub(super) fn answer(ended: Result<Reply, CallError>, backend: &str, asked: Aske
         return not_executed(&why);
     }
     let is_live = reply.source == Source::Live;
+    if reply.reply_lost {
+        return applied(reply.op_id.as_ref());
+    }
     match (reply.value, reply.ack, reply.op_id) {
-        (Some(value), ..) => match in_protocol(&value, asked.protocol, is_live) {
-            Some(told) if *told == *value => Answer::Reply(value),
-            Some(told) => Answer::Reply(Bytes::copy_from_slice(&told)),
-            None => not_executed(&format!(
-                "{backend} does not answer, and the cached reply is in the other protocol version (RESP2 or RESP3)"
-            )),
-        },
+        (Some(value), ..) => {
+            match in_protocol(&value, asked.protocol, is_live && is_of_both(&value)) {
+                Some(told) if *told == *value => Answer::Reply(value),
+                Some(told) => Answer::Reply(Bytes::copy_from_slice(&told)),
+                // It was applied by replay, which has the reply in the newer protocol.
+                None if is_live && reply.ack.is_some() => applied(reply.op_id.as_ref()),
+                None => not_executed(&format!(
+                    "{backend} does not answer, and the cached reply is in the other protocol version (RESP2 or RESP3)"
+                )),
+            }
+        }
         (None, ..) if asked.assumed.is_some() => Answer::Reply(asked.assumed.unwrap_or_default()),
         (None, Some(AckLevel::Durable), Some(op_id)) => {
             Answer::Reply(error(&format!("FUSEBOX QUEUED {op_id} its reply is not known yet")))
         }
-        (None, _, Some(op_id)) => Answer::Reply(error(&format!(
-            "FUSEBOX APPLIED {op_id} it was applied, but its reply was lost"
-        ))),
-        (None, ..) => Answer::Reply(error("FUSEBOX APPLIED its reply was lost")),
+        (None, _, op_id) => applied(op_id.as_ref()),
     }
+}
+
+/// A write was applied, and nobody knows what the server has replied.
+fn applied(op_id: Option<&OpId>) -> Answer {
+    let op_id = op_id.map(|op_id| format!(" {op_id}")).unwrap_or_default();
+    let why = "it was applied, but its reply was lost";
+    Answer::Reply(error(&format!("FUSEBOX APPLIED{op_id} {why}")))
 }
 
 fn of_error(failed: CallError, backend: &str, asked: Asked) -> Answer {
@@ -225,6 +236,19 @@ fn in_protocol_of_error(frame: &Bytes, protocol: Protocol) -> Bytes {
     }
 }
 
+/// Whether a reply has nothing that only RESP3 has.
+fn is_of_both(frame: &[u8]) -> bool {
+    let mut left = vec![frame];
+    while let Some(frame) = left.pop() {
+        match (frame.first(), resp::Reply::of(frame)) {
+            (Some(b'$' | b':' | b'+' | b'-'), _) => {}
+            (Some(b'*'), Some(reply)) => left.extend(reply.items().into_iter().flatten()),
+            _ => return false,
+        }
+    }
+    true
+}
+
 /// A reply for a client of `protocol`. One that `is_live` has the client's protocol already, but for nils that were
 /// computed here. Others are of RESP3 and are given to a client of RESP2 only if they mean the same there: strings,
 /// numbers, nils, lists of these, and the map of nothing. `None` for what cannot be expressed.
@@ -244,6 +268,9 @@ pub(super) fn in_protocol(
     }
     if value == NIL {
         return Some(Cow::Borrowed(NIL_2));
+    }
+    if is_live && value == b"*-1\r\n" {
+        return Some(Cow::Borrowed(value));
     }
     if value == b"%0\r\n" {
         return Some(Cow::Borrowed(b"*0\r\n"));
@@ -332,6 +359,26 @@ mod tests {
         nil_on_miss: true,
         assumed: None,
     };
+
+    #[test]
+    fn what_replay_has_got_in_the_newer_protocol_is_not_told_in_the_older_one() {
+        let reply = |source, value| Reply { ack: Some(AckLevel::Applied), ..reply(source, value) };
+        for value in [&b",1.5\r\n"[..], b"~1\r\n$1\r\na\r\n", b"*1\r\n*1\r\n,1\r\n", b"%0\r\n,"] {
+            let told = answer(Ok(reply(Source::Live, value)), "redis", ASKED);
+            let Answer::Reply(told) = told else { panic!("it is answered") };
+            assert!(told.starts_with(b"-FUSEBOX APPLIED"), "{told:?}");
+        }
+        let plain = b"*2\r\n$1\r\na\r\n*1\r\n:1\r\n";
+        let told = answer(Ok(reply(Source::Live, plain)), "redis", ASKED);
+        assert!(matches!(told, Answer::Reply(told) if told == plain[..]));
+        let nothing = answer(Ok(reply(Source::Live, b"*-1\r\n")), "redis", ASKED);
+        assert!(matches!(nothing, Answer::Reply(told) if told == b"*-1\r\n"[..]));
+        let lost = Reply { reply_lost: true, ..reply(Source::Live, b":0\r\n") };
+        let Answer::Reply(told) = answer(Ok(lost), "redis", ASKED) else {
+            panic!("it is answered")
+        };
+        assert!(told.starts_with(b"-FUSEBOX APPLIED"), "{told:?}");
+    }
 
     fn reply(source: Source, value: &'static [u8]) -> Reply {
         Reply {

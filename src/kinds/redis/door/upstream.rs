@@ -42,7 +42,7 @@ mod listening;
 mod ring;
 
 use self::{
-    cause::{Cause, closed},
+    cause::{Cause, closed, not_fenced},
     listening::Subscriptions,
     ring::Ring,
 };
@@ -428,6 +428,25 @@ impl Inner {
                             if is_shared {
                                 return;
                             }
+                        }
+                        // Something was lost since its fence was begun: it needs another one.
+                        Ok(opened)
+                            if sharing == Sharing::Shared
+                                && opened.covers < self.connector.links().shared.losses() =>
+                        {
+                            self.state = State::Down { until: Instant::now(), failed: None };
+                            // What waits has its own time, however often that happens.
+                            let limit = self.connector.links().shared.settings.timeout;
+                            if self.ring.due(limit).is_some_and(|due| due <= Instant::now()) {
+                                return self.fail(not_fenced(), turn);
+                            }
+                        }
+                        Ok(_)
+                            if sharing == Sharing::Pinned
+                                && !self.connector.links().shared.is_fenced() =>
+                        {
+                            self.state = State::Down { until: Instant::now(), failed: None };
+                            return self.fail(not_fenced(), turn);
                         }
                         Ok(opened) => self.go_up(opened, sharing),
                         Err(failed) => {

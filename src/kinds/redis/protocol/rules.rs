@@ -36,7 +36,7 @@ pub(crate) fn kind(spec: &Spec) -> Kind {
         name if name.starts_with("script") || name.starts_with("function") => {
             Kind::Barrier("it changes the server's scripts for all clients")
         }
-        name if LOOKS.contains(&name) => Kind::Look,
+        name if LOOKS.contains(&name) || name.ends_with("|help") => Kind::Look,
         _ if spec.flags.has(Flags::WRITE) => Kind::Write,
         _ if spec.flags.has(Flags::READONLY) => Kind::Read,
         _ => Kind::Barrier("it changes the server"),
@@ -55,7 +55,7 @@ pub(crate) fn admin(spec: &Spec) -> bool {
 }
 
 /// Commands without keys that change nothing, though the server does not mark them as reads.
-const LOOKS: [&str; 56] = [
+const LOOKS: [&str; 62] = [
     "acl|cat",
     "acl|dryrun",
     "acl|genpass",
@@ -99,11 +99,15 @@ const LOOKS: [&str; 56] = [
     "info",
     "lastsave",
     "latency|doctor",
+    "latency|graph",
+    "latency|histogram",
     "latency|help",
     "latency|history",
     "latency|latest",
     "memory|doctor",
+    "memory|malloc-stats",
     "memory|stats",
+    "module|list",
     "ping",
     "pubsub|channels",
     "pubsub|numpat",
@@ -111,6 +115,8 @@ const LOOKS: [&str; 56] = [
     "pubsub|shardchannels",
     "pubsub|shardnumsub",
     "role",
+    "slowlog|get",
+    "slowlog|len",
     "time",
 ];
 

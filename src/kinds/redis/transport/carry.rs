@@ -22,7 +22,7 @@ use futures_util::future::{join, join_all};
 
 use super::{link::Link, shared::Shared};
 use crate::kinds::redis::protocol::{
-    commands::Spec,
+    commands::{Flags, Spec},
     deadlines::{self, Begun, Deadlines, Written},
     internal::{self, Ends, Form, Step},
     outcome::{self, Carrier},
@@ -44,6 +44,16 @@ pub(super) struct Read<'a> {
     pub(super) spec: Arc<Spec>,
     pub(super) args: Vec<&'a [u8]>,
     places: Vec<usize>,
+    /// It may write to keys that are not known.
+    touches_anything: bool,
+}
+
+/// What is to be noted of the deadlines of a live write's keys.
+pub(crate) enum Noting {
+    Nothing,
+    /// It may write to any: what is known of deadlines is not certain any more.
+    Anything,
+    Keys(Begun),
 }
 
 impl<'a> Read<'a> {
@@ -147,33 +157,39 @@ impl Links {
     }
 
     async fn carry_live(&self, attempt: Attempt<'_>) -> Attempted {
-        let begun = self.begins(attempt.body, attempt.accepted_at, attempt.now);
+        let noted = self.begins(attempt.body, attempt.accepted_at, attempt.now);
+        if matches!(noted, Noting::Anything) {
+            self.deadlines().forget(None);
+        }
         let ended = self.send(attempt.body, attempt.clone()).await;
-        if let (Some(begun), Ok(reply)) = (begun, &ended.result) {
-            self.answered(attempt.body, &begun, reply);
+        match (noted, &ended.result) {
+            // What was noted meanwhile may have been applied before it.
+            (Noting::Anything, _) => self.deadlines().forget(None),
+            (Noting::Keys(begun), Ok(reply)) => self.answered(attempt.body, &begun, reply),
+            (Noting::Keys(_), Err(_)) | (Noting::Nothing, _) => {}
         }
         ended
     }
 
     /// Notes the deadline that a live write carries. Most writes carry none while none is known.
-    pub(crate) fn begins(
-        &self,
-        body: &[u8],
-        accepted_at: UnixMillis,
-        now: UnixMillis,
-    ) -> Option<Begun> {
+    pub(crate) fn begins(&self, body: &[u8], accepted_at: UnixMillis, now: UnixMillis) -> Noting {
         const PLAIN_SET: &[u8] = b"*3\r\n$3\r\nSET\r\n";
         let head = body.get(..PLAIN_SET.len()).unwrap_or_default();
         if self.deadlines().is_empty() && head.eq_ignore_ascii_case(PLAIN_SET) {
-            return None;
+            return Noting::Nothing;
         }
-        let read = self.read(resp::arguments(body).ok()?)?;
+        let Some(read) = resp::arguments(body).ok().and_then(|args| self.read(args)) else {
+            return Noting::Nothing;
+        };
+        if read.touches_anything {
+            return Noting::Anything;
+        }
         let sets = ttl::carried(&read.spec.name, &read.args, 0).is_some();
         if self.deadlines().is_empty() && !sets {
-            return None;
+            return Noting::Nothing;
         }
         self.deadlines().tell(now);
-        Some(self.deadlines().begin(read.written(), accepted_at))
+        Noting::Keys(self.deadlines().begin(read.written(), accepted_at))
     }
 
     /// A live write whose deadlines were noted was answered.
@@ -185,8 +201,14 @@ impl Links {
 
     pub(super) fn read<'a>(&self, args: Vec<&'a [u8]>) -> Option<Read<'a>> {
         let spec = self.shared.commands.find(&args)?;
-        let places = spec.keys(&args).unwrap_or_default();
-        Some(Read { spec, args, places })
+        let places = spec.keys(&args);
+        let touches_anything = match &*spec.name {
+            "flushall" | "flushdb" | "swapdb" => true,
+            // Without STORE it writes nothing.
+            "sort" => args.iter().any(|arg| arg.eq_ignore_ascii_case(b"STORE")),
+            _ => spec.flags.has(Flags::WRITE) && places.is_none(),
+        };
+        Some(Read { spec, args, places: places.unwrap_or_default(), touches_anything })
     }
 
     async fn carry_queued(&self, attempt: Attempt<'_>) -> Attempted {

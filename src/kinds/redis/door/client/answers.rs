@@ -3,10 +3,13 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::{Outcome, Settled, Source, Ticket, connector::AttemptError};
+use fusebox_actors::{
+    Outcome, Settled, Source, Ticket,
+    connector::{AttemptError, Connector},
+};
 use fusebox_state::{ErrorClass, Verdict};
 
-use super::{Client, Ending, Failed, Refusal};
+use super::{Client, Ending, Failed, OWED_MIN, Refusal};
 use crate::kinds::redis::{
     connector::RedisConnector,
     door::{
@@ -42,6 +45,11 @@ impl Client {
             && !matches!(frame.first(), Some(b'-' | b'!'))
         {
             inner.passes(lanes);
+        } else if inner.has_refusals() && !matches!(frame.first(), Some(b'-' | b'!')) {
+            // It was read behind a write that the server has refused: that write was not executed, then.
+            if let Ok(plan) = connector.plan(Bytes::copy_from_slice(request)) {
+                inner.passes(&plan.lanes);
+            }
         }
         if let Note::Unit(unit) = &note {
             return inner.unit_answered(&self.core(), connector, (seq, ticket), unit);
@@ -155,6 +163,11 @@ impl Client {
         if self.gone.get() { 0 } else { self.core().settings.out_client }
     }
 
+    /// How large a reply may be that is needed whole, in bytes.
+    pub(in crate::kinds::redis::door) fn whole_max(&self) -> usize {
+        self.core().settings.out_client.max(OWED_MIN)
+    }
+
     /// How much it may be owed of a large reply, in bytes. One that is larger comes piece by piece.
     pub(in crate::kinds::redis::door) fn ahead(&self) -> usize {
         AHEAD.min(self.core().settings.out_client / 2)
@@ -204,12 +217,19 @@ impl Client {
         }
         drop(inner);
         let Some(ticket) = ticket else { return };
+        let may_be = error.class == ErrorClass::Unknown;
         if let Settled::GoOn(mut onward) = ticket.settle(Outcome::Failed { verdict, error })
             && !self.gone.get()
         {
             self.core().backend.hold(&mut onward);
+            let lanes = onward.lanes().filter(|_| may_be).cloned();
             let failed = Failed { seq, onward, body, commands: None, refusal: None };
-            self.inner.borrow_mut().failed.push_back(failed);
+            let mut inner = self.inner.borrow_mut();
+            // It has its place in its lanes by now: what the server refused before it must not go on behind it.
+            if let Some(lanes) = lanes {
+                inner.passes(&lanes);
+            }
+            inner.failed.push_back(failed);
         }
     }
 

@@ -18,7 +18,7 @@ use crate::kinds::redis::{
         counters::Closed,
         pin::PinnedTo,
         quick::{self, Does, Row},
-        request::Requests,
+        request::{Found, Requests},
         telling,
         upstream::Upstream,
     },
@@ -276,7 +276,15 @@ impl Inner {
         now: Instant,
     ) -> Option<Stuck> {
         let connector = client.core().connector();
-        let plan = match connector.plan(Bytes::copy_from_slice(request)) {
+        // What is cached is found by the name in upper case.
+        let mut canonical = request.to_vec();
+        let mut reader = Requests::default();
+        if matches!(reader.next(request, true), Found::Request(_)) {
+            reader.uppercase_name(&mut canonical);
+        }
+        let canonical = Bytes::from(canonical);
+        let request = &*canonical;
+        let plan = match connector.plan(canonical.clone()) {
             Ok(plan) => plan,
             Err(refused) => {
                 self.answer(&telling::error(&format!("ERR fusebox: {refused}")));

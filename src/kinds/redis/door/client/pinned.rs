@@ -269,7 +269,8 @@ impl Inner {
             let how = (None, Note::None, true);
             return self.send(client, &upstream, how, said.request, said.now).err().flatten();
         }
-        if pinned.database() == Some(client.core().database()) {
+        let is_seen = pinned.watches() && said.spec.flags.has(Flags::READONLY);
+        if pinned.database() == Some(client.core().database()) && !is_seen {
             return self.planned(client, &upstream, (said.spec, said.request), said.now);
         }
         let lanes = self.lanes_of(client, said);

@@ -141,7 +141,7 @@ impl Inner {
         };
         let unit = if block.reads {
             let fills = mget_of(within).and_then(|mget| core.begins_fills(mget));
-            Unit::that_reads(block.commands, fills)
+            Unit::that_reads(block.commands, block.lanes, fills)
         } else {
             let unsettled = Unsettled::of(core.connector(), block.lanes, block.exact);
             Unit::that_writes(block.commands, unsettled)
@@ -228,6 +228,10 @@ impl Inner {
         {
             core.backend.end_fills(fills, read, mget, &value);
         }
+        if unit.refusal().is_none() {
+            // What the server refused of this client before was not executed before it, and is not behind it.
+            self.passes(&unit.lanes);
+        }
         let exec = resp::command(&["EXEC"]);
         let failed = unit.refusal().and_then(|refusal| core.failed(connector, &exec, refusal));
         let outcome = failed.unwrap_or(Outcome::Answered { cached: None, until: None });
@@ -272,6 +276,9 @@ impl Inner {
         }
         if let Some(onward) = onward {
             core.backend.end(*onward);
+        }
+        if may_have_run {
+            self.passes(&unit.lanes);
         }
         let answer = if may_have_run {
             telling::unknown(&why, core.settings.close_on_unknown)

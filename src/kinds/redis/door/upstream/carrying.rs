@@ -210,11 +210,20 @@ fn hand_on(up: &mut Up, ring: &Ring, taken: usize, turn: &mut Turn, sharing: Sha
         // What a listener hears is not a reply; and what needs the whole of it has that first.
         let is_plain = match oldest.note {
             // A script whose reply is large is not kept.
-            Note::None | Note::Cache | Note::CacheAll(_) | Note::Script(_) | Note::MayWrite => true,
+            Note::None
+            | Note::Cache
+            | Note::CacheAll(_)
+            | Note::Script(_)
+            | Note::Writes(_)
+            | Note::MayWrite => true,
             _ => false,
         };
         let may = is_plain && !rest.starts_with(b">") && oldest.client.takes_pieces(oldest.seq);
-        if rest.len() < oldest.client.ahead() || !may {
+        let is_too_large = !is_plain && rest.len() > oldest.client.whole_max();
+        if is_too_large && !rest.starts_with(b">") {
+            // It would be needed whole, and is more than its client may be owed.
+            oldest.client.reads_too_slowly();
+        } else if rest.len() < oldest.client.ahead() || !may {
             return 0;
         }
     }

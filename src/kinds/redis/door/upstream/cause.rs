@@ -51,6 +51,13 @@ impl Cause {
     }
 }
 
+/// A write may still land that was left unanswered while the connection was opened.
+pub(super) fn not_fenced() -> Failed {
+    let why = "an earlier write of another connection may still be applied";
+    let error = AttemptError::own(ErrorClass::NotExecuted, OwnCode::Reset, why);
+    Failed { error, verdict: Verdict::Neutral }
+}
+
 /// What is sent after the connector was closed.
 pub(super) fn closed() -> Failed {
     let error =

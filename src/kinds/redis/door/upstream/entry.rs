@@ -129,8 +129,12 @@ pub(in crate::kinds::redis::door) struct Unit {
     first: usize,
     /// They are more than their client may be owed.
     pub(in crate::kinds::redis::door) is_too_large: bool,
+    /// Why the server has refused the first of its commands that it has.
+    inner: Option<Bytes>,
     /// The MGET as whose answer its own may be cached.
     pub(in crate::kinds::redis::door) fills: Option<(Bytes, Read, Fills)>,
+    /// What it touches.
+    pub(in crate::kinds::redis::door) lanes: Lanes,
     /// What it may write to.
     _unsettled: Option<Unsettled>,
 }
@@ -139,9 +143,10 @@ impl Unit {
     /// A transaction of nothing but reads.
     pub(in crate::kinds::redis::door) fn that_reads(
         commands: usize,
+        lanes: Lanes,
         fills: Option<(Bytes, Read, Fills)>,
     ) -> Self {
-        Self { fills, ..Self::of(commands, None) }
+        Self { fills, ..Self::of(commands, lanes, None) }
     }
 
     /// A transaction that may write.
@@ -149,11 +154,12 @@ impl Unit {
         commands: usize,
         unsettled: Unsettled,
     ) -> Self {
-        Self::of(commands, Some(unsettled))
+        Self::of(commands, unsettled.lanes().clone(), Some(unsettled))
     }
 
-    fn of(commands: usize, unsettled: Option<Unsettled>) -> Self {
+    fn of(commands: usize, lanes: Lanes, unsettled: Option<Unsettled>) -> Self {
         Self {
+            lanes,
             fills: None,
             _unsettled: unsettled,
             commands,
@@ -162,12 +168,17 @@ impl Unit {
             latest: 0,
             first: 0,
             is_too_large: false,
+            inner: None,
         }
     }
 
     /// A reply has come. True for the last one. If they are more than `max` bytes together, none is kept.
     pub(super) fn add(&mut self, frame: &[u8], max: usize) -> bool {
         self.left = self.left.saturating_sub(1);
+        let is_within = self.left > 0 && self.left + 1 < self.commands;
+        if is_within && self.inner.is_none() && matches!(frame.first(), Some(b'-' | b'!')) {
+            self.inner = Some(Bytes::copy_from_slice(frame));
+        }
         self.is_too_large |= self.replies.len().saturating_add(frame.len()) > max;
         if self.is_too_large {
             (self.replies, self.first, self.latest) = (Vec::new(), 0, 0);
@@ -186,10 +197,15 @@ impl Unit {
         self.replies.get(self.latest..).filter(|_| self.left == 0)
     }
 
-    /// What it was refused with: the error of its MULTI, else that of its EXEC.
+    /// What it was refused with: the error of its MULTI, else that of its EXEC, or the one that made it so.
     pub(in crate::kinds::redis::door) fn refusal(&self) -> Option<&[u8]> {
         let [multi, exec] = [self.replies.get(..self.first), self.replies.get(self.latest..)];
-        [multi, exec].into_iter().flatten().find(|reply| matches!(reply.first(), Some(b'-' | b'!')))
+        let refused = [multi, exec].into_iter().flatten();
+        let refused =
+            refused.into_iter().find(|reply| matches!(reply.first(), Some(b'-' | b'!')))?;
+        // Nothing was run because of that one: it says what the server is.
+        let inner = self.inner.as_deref().filter(|_| refused.starts_with(b"-EXECABORT"));
+        Some(inner.unwrap_or(refused))
     }
 }
 
@@ -204,5 +220,25 @@ impl Note {
     /// Whether no client waits for the reply.
     pub(in crate::kinds::redis::door) fn is_the_doors(&self) -> bool {
         matches!(self, Self::Own | Self::Speaks(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_that_was_not_run_is_judged_by_what_was_refused_in_it() {
+        let refused = |replies: &[&'static [u8]]| {
+            let mut unit = Unit::that_reads(replies.len(), Lanes::None, None);
+            for reply in replies {
+                unit.add(reply, 1_000);
+            }
+            unit.refusal().map(<[u8]>::to_vec)
+        };
+        let (readonly, abort) = (&b"-READONLY You can't write\r\n"[..], &b"-EXECABORT no\r\n"[..]);
+        assert_eq!(refused(&[b"+OK\r\n", readonly, b"+QUEUED\r\n", abort]).unwrap(), readonly);
+        assert_eq!(refused(&[b"+OK\r\n", b"+QUEUED\r\n", abort]).unwrap(), abort);
+        assert_eq!(refused(&[b"+OK\r\n", b"+QUEUED\r\n", b"*1\r\n+OK\r\n"]), None);
     }
 }

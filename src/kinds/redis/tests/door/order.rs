@@ -8,8 +8,9 @@ use tokio::{
 use super::*;
 
 /// Is in front of a server, and answers the first `SET k 1` itself: that it is loading. (A server that begins, or whose
-/// script ends, while a pipeline is read does that.) Returns its port.
-async fn one_that_is_loading(port: u16) -> u16 {
+/// script ends, while a pipeline is read does that.) If it `dies`, what the server answers after that is lost with the
+/// connection. Returns its port.
+async fn one_that_is_loading(port: u16, dies: bool) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let own = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -20,6 +21,8 @@ async fn one_that_is_loading(port: u16) -> u16 {
                 (door.into_split(), server.into_split());
             let (tell, mut told) = tokio::sync::mpsc::unbounded_channel::<Vec<u8>>();
             let say = tell.clone();
+            let has_lied = Arc::<std::sync::atomic::AtomicBool>::default();
+            let lied = Arc::clone(&has_lied);
             tokio::spawn(async move {
                 while let Some(bytes) = told.recv().await {
                     if to_door.write_all(&bytes).await.is_err() {
@@ -30,6 +33,9 @@ async fn one_that_is_loading(port: u16) -> u16 {
             tokio::spawn(async move {
                 let mut buffer = vec![0; 65_536];
                 while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
+                    if dies && has_lied.load(std::sync::atomic::Ordering::SeqCst) {
+                        break;
+                    }
                     drop(say.send(buffer[..count].to_vec()));
                 }
             });
@@ -43,6 +49,7 @@ async fn one_that_is_loading(port: u16) -> u16 {
                         bytes.drain(at..at + swallowed.len());
                         let loading = b"-LOADING Redis is loading the dataset in memory\r\n";
                         drop(tell.send(loading.to_vec()));
+                        lied.store(true, std::sync::atomic::Ordering::SeqCst);
                     }
                     if to_server.write_all(&bytes).await.is_err() {
                         break;
@@ -54,15 +61,15 @@ async fn one_that_is_loading(port: u16) -> u16 {
     own
 }
 
-async fn before_one_that_is_loading() -> World {
+async fn before_one_that_is_loading(dies: bool) -> World {
     let server = Server::start().await;
-    let port = one_that_is_loading(server.port).await;
+    let port = one_that_is_loading(server.port, dies).await;
     World::before(server, Some(port), Duration::from_secs(2), door(), &[("redis", 0)]).await
 }
 
 #[tokio::test]
 async fn a_write_that_was_not_executed_is_not_carried_out_behind_a_later_one_of_its_client() {
-    let world = before_one_that_is_loading().await;
+    let world = before_one_that_is_loading(false).await;
     let mut client = world.client();
     assert_eq!(client.ask("SET other 0").await, "+OK\r\n");
     client.send_now(&[&["SET", "k", "1"], &["SET", "k", "2"], &["SET", "other", "3"]]);
@@ -74,7 +81,7 @@ async fn a_write_that_was_not_executed_is_not_carried_out_behind_a_later_one_of_
 
 #[tokio::test]
 async fn one_that_nothing_has_passed_is_tried_again() {
-    let world = before_one_that_is_loading().await;
+    let world = before_one_that_is_loading(false).await;
     let mut client = world.client();
     assert_eq!(client.ask("SET other 0").await, "+OK\r\n");
     client.send_now(&[&["SET", "k", "1"], &["SET", "other", "3"], &["GET", "other"]]);
@@ -82,4 +89,104 @@ async fn one_that_nothing_has_passed_is_tried_again() {
     let first = client.reply().await;
     assert_eq!((first, client.reply().await), ("+OK\r\n".into(), "+OK\r\n".into()));
     assert_eq!(client.reply().await, "$1\r\n3\r\n");
+}
+
+#[tokio::test]
+async fn what_was_refused_is_not_queued_behind_what_was_lost_after_it() {
+    let world = before_one_that_is_loading(true).await;
+    let mut client = world.client();
+    assert_eq!(client.ask("SET other 0").await, "+OK\r\n");
+    client.send_now(&[&["SET", "k", "1"], &["SET", "k", "2"]]);
+    let first = client.reply().await;
+    assert!(first.starts_with(b"-LOADING Redis"), "the server's own words: {first:?}");
+    assert_eq!(client.reply().await, "+OK\r\n");
+    until("all is applied", async || world.waiting() == 0).await;
+    assert_eq!(world.server.ask(&["GET", "k"]).await, "$1\r\n2\r\n");
+}
+
+#[tokio::test]
+async fn a_write_that_a_later_read_has_not_seen_is_not_acknowledged() {
+    let world = before_one_that_is_loading(false).await;
+    let mut client = world.client();
+    assert_eq!(client.ask("SET k 0").await, "+OK\r\n");
+    client.send_now(&[&["SET", "k", "1"], &["GET", "k"]]);
+    let first = client.reply().await;
+    assert!(first.starts_with(b"-LOADING Redis"), "{first:?}");
+    assert_eq!(client.reply().await, "$1\r\n0\r\n");
+    assert_eq!(client.ask("GET k").await, "$1\r\n0\r\n");
+}
+
+/// Is in front of a server, and cuts the connection when the first answer to `request` comes. Returns its port.
+async fn one_that_loses_an_answer(port: u16, request: Bytes) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let left = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    tokio::spawn(async move {
+        loop {
+            let (mut door, _) = listener.accept().await.unwrap();
+            let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let (left, request) = (Arc::clone(&left), request.clone());
+            tokio::spawn(async move {
+                let (mut asked, mut told) = (vec![0; 65_536], vec![0; 65_536]);
+                let mut cuts = false;
+                loop {
+                    tokio::select! {
+                        Ok(count @ 1..) = door.read(&mut asked) => {
+                            let bytes = &asked[..count];
+                            let is_it = bytes.windows(request.len()).any(|part| part == request);
+                            cuts |= is_it && left.swap(false, std::sync::atomic::Ordering::SeqCst);
+                            if server.write_all(bytes).await.is_err() {
+                                return;
+                            }
+                        }
+                        Ok(count @ 1..) = server.read(&mut told) => {
+                            if cuts || door.write_all(&told[..count]).await.is_err() {
+                                return;
+                            }
+                        }
+                        else => return,
+                    }
+                }
+            });
+        }
+    });
+    own
+}
+
+#[tokio::test]
+async fn the_reply_to_a_repetition_is_not_told_as_the_first_ones() {
+    for (command, value) in [("SADD s m", ":1\r\n"), ("SREM t m", ":0\r\n")] {
+        let words: Vec<&str> = command.split(' ').collect();
+        let server = Server::start().await;
+        server.ask(&["SADD", "t", "m"]).await;
+        let port = one_that_loses_an_answer(server.port, resp::command(&words)).await;
+        let databases = [("redis", 0)];
+        let world =
+            World::before(server, Some(port), Duration::from_secs(2), door(), &databases).await;
+        let mut client = world.client();
+        assert_eq!(client.ask("SET other 0").await, "+OK\r\n");
+        let told = client.ask(command).await;
+        assert!(told.starts_with("-FUSEBOX APPLIED"), "{command}: {told}");
+        assert_eq!(world.server.ask(&["SISMEMBER", words[1], "m"]).await, value, "{command}");
+    }
+}
+
+#[tokio::test]
+async fn who_watches_a_key_reads_the_servers_own_value() {
+    let world = World::open().await;
+    let mut client = world.client();
+    assert_eq!(client.ask("SET k v").await, "+OK\r\n");
+    assert_eq!(client.ask("GET k").await, "$1\r\nv\r\n");
+    assert_eq!(client.ask("WATCH k").await, "+OK\r\n");
+    let backend = &world.fusebox.backends()[0];
+    backend.force(true, "test".into(), None).await.unwrap();
+    for key in ["k", "none"] {
+        let told = client.ask(&format!("GET {key}")).await;
+        assert!(told.starts_with("-LOADING"), "neither from the cache nor made up: {told}");
+    }
+    backend.release().await.unwrap();
+    client.until_told("GET k", "$1\r\nv\r\n").await;
+    assert_eq!(client.ask("UNWATCH").await, "+OK\r\n");
+    backend.force(true, "test".into(), None).await.unwrap();
+    assert_eq!(client.ask("GET k").await, "$1\r\nv\r\n", "the cache may answer again");
 }

@@ -85,7 +85,7 @@ async fn a_time_to_live_that_waits_leaves_what_was_read_before() {
 
 #[tokio::test]
 async fn a_queued_write_inherits_no_time_that_a_transaction_or_a_pop_has_ended() {
-    for how in ["whole", "in pieces", "popped"] {
+    for how in ["whole", "in pieces", "popped", "flushed"] {
         let mut world = World::open().await;
         let mut client = world.client();
         let (first, again) = if how == "popped" {
@@ -97,6 +97,7 @@ async fn a_queued_write_inherits_no_time_that_a_transaction_or_a_pop_has_ended()
         assert_eq!(client.ask("EXPIRE k 1000").await, ":1\r\n");
         match how {
             "popped" => assert_eq!(client.ask("BLPOP k 1").await, "*2\r\n$1\r\nk\r\n$1\r\nv\r\n"),
+            "flushed" => assert_eq!(client.ask("FLUSHDB").await, "+OK\r\n"),
             "whole" => {
                 client.send(b"MULTI\r\nDEL k\r\nEXEC\r\n").await;
                 for told in ["+OK\r\n", "+QUEUED\r\n", "*1\r\n:1\r\n"] {
@@ -450,4 +451,50 @@ async fn the_names_of_the_commands_are_known_without_the_server() {
         let told = client.ask(command).await;
         assert!(told.starts_with("-LOADING"), "{command}: {told}");
     }
+}
+
+#[tokio::test]
+async fn what_is_asked_in_small_letters_is_cached_as_what_it_is() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    client.ask("ZADD z 1 a").await;
+    let scores = "zrangebyscore z 0 1 withscores";
+    assert_eq!(client.ask(scores).await, "*2\r\n$1\r\na\r\n$1\r\n1\r\n");
+    assert_eq!(client.ask("exists z").await, ":1\r\n");
+    let mut newer = world.client();
+    assert!(newer.ask("HELLO 3").await.starts_with('%'));
+    world.server.kill();
+    assert_eq!(client.ask("exists z").await, ":1\r\n");
+    assert_eq!(client.ask("EXISTS z").await, ":1\r\n");
+    // The older protocol's list would be another thing in the newer one.
+    let told = newer.ask(scores).await;
+    assert!(told.starts_with("-LOADING"), "{told}");
+}
+
+#[tokio::test]
+async fn what_only_looks_leaves_the_cache_as_it_is() {
+    let mut world = World::open().await;
+    let mut admin = world.client_of(Some(Who { admin: true, ..CLIENT }));
+    admin.ask("SET k v").await;
+    assert_eq!(admin.ask("GET k").await, "$1\r\nv\r\n");
+    for looks in ["SLOWLOG GET", "SLOWLOG LEN", "MODULE LIST", "MEMORY MALLOC-STATS", "OBJECT HELP"]
+    {
+        let told = admin.ask(looks).await;
+        assert!(!told.starts_with('-'), "{looks}: {told}");
+    }
+    world.server.kill();
+    assert_eq!(admin.ask("GET k").await, "$1\r\nv\r\n");
+}
+
+#[tokio::test]
+async fn a_read_whose_key_is_not_its_first_word_is_not_cached_beyond_its_keys_end() {
+    let mut world = World::open().await;
+    let mut client = world.client();
+    client.ask("SADD s a").await;
+    let end = client.ask("PEXPIRE s 700").await;
+    assert_eq!(end, ":1\r\n");
+    assert_eq!(client.ask("SINTERCARD 1 s").await, ":1\r\n");
+    world.server.kill();
+    until("it has ended", async || client.ask("SINTERCARD 1 s").await.starts_with("-LOADING"))
+        .await;
 }

@@ -446,6 +446,10 @@ async fn what_is_held_on_connections_of_their_own_counts_at_the_door() {
         let set = set.clone();
         sending.spawn(async move { while client.stream.write_all(&set).await.is_ok() {} });
     }
+    until("the door is full", async || world.door.view().buffered_in >= 8 << 20).await;
+    // Those may all wait for their own connections. Who comes now has nothing to wait for but room.
+    let mut late = world.client();
+    sending.spawn(async move { while late.stream.write_all(&set).await.is_ok() {} });
     until("some were sent away", async || world.closed("no_room") > 0).await;
     world.server.signal("CONT");
 }
