@@ -57,6 +57,12 @@ impl BackendShared {
         self.circuit.clock
     }
 
+    /// Whether the backend has another address than that of `connector`.
+    pub(crate) fn has_moved(&self, connector: &SharedConnector) -> bool {
+        let current = SharedConnector::clone(&self.connector.load());
+        !Arc::ptr_eq(&current, connector) && current.target() != connector.target()
+    }
+
     /// Whether queued calls can be replayed at this moment.
     pub fn replay_can_run(&self) -> bool {
         self.circuit.replay_barred().is_none() && !self.system.is_draining()

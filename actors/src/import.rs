@@ -149,13 +149,20 @@ impl Backend {
         let mut results = Vec::with_capacity(imports.len());
         let mut ahead = Ahead::default();
         for import in imports {
+            let known = match self.known_of(&import) {
+                Ok(known) => known,
+                Err(refused) => {
+                    results.push(Imported::Refused(refused.to_string()));
+                    break;
+                }
+            };
             // A dead letter overtakes nothing.
-            let known = || self.known_of(&import).map_or(Lanes::All, |known| known.lanes);
-            let lanes = if import.dead.is_some() { Lanes::None } else { known() };
+            let is_dead = import.dead.is_some();
+            let lanes = if is_dead { Lanes::None } else { known.lanes.clone() };
             if ahead.meets(&lanes) && !ahead.synced(&mut results).await {
                 break;
             }
-            match self.begin_import(import, force) {
+            match self.begin_import(import, known, force) {
                 Ok((result, synced)) => {
                     if let Some(synced) = synced {
                         ahead.add(results.len(), lanes, synced);
@@ -203,10 +210,10 @@ impl Backend {
     fn begin_import(
         &self,
         import: Import,
+        known: Known,
         force: bool,
     ) -> Result<(Imported, Option<oneshot::Receiver<Result<(), StoreError>>>), String> {
         let queue = &self.entry.shared.queue;
-        let known = self.known_of(&import).map_err(|refused| refused.to_string())?;
         match queue.index().known(import.op_id, known.digest) {
             Some(Refusal::Known { .. }) => return Ok((Imported::Known, None)),
             Some(refusal) => return Err(refusal.to_string()),

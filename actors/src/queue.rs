@@ -529,10 +529,15 @@ impl Queue {
         self.count(&index);
         drop(index);
         if blocked && !blocks {
-            self.freed.everybody();
-            self.stored.notify_waiters();
-            self.work.notify_one();
+            self.lanes_moved();
         }
+    }
+
+    /// Something has left its lanes, or may: wakes whoever waits for that.
+    fn lanes_moved(&self) {
+        self.freed.everybody();
+        self.stored.notify_waiters();
+        self.work.notify_one();
     }
 
     /// A page has ended with this call.

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fusebox_actors::AUDIT;
 use parking_lot::Mutex;
 use tracing::{
     Event, Level, Metadata, Subscriber,
@@ -30,8 +31,6 @@ const WINDOW: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Fields that say what a fact is about.
 const SUBJECTS: [&str; 5] = ["backend", "store", "actor", "dir", "warning"];
-/// The target of what people look for afterwards, each line of it: who has given which order.
-pub(super) const AUDIT: &str = fusebox_actors::AUDIT;
 /// Letters of a message that are repeated.
 const MESSAGE_SHOWN: usize = 120;
 

@@ -1,6 +1,6 @@
 //! Writes: fence, live, queue.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fusebox_state::{
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     backend_shared::BackendShared,
     call::{AckLevel, CallError, CallErrorKind, Priority, Reply, Source},
-    connector::{Outage, SharedConnector, Stored, Write},
+    connector::{Outage, Stored, Write},
     queue::{AppendError, Appending, Applied, Claim, Fate, Fated, NewWrite},
     settings::WriteFallback,
     trace::StepKind,
@@ -91,8 +91,8 @@ impl BackendShared {
             return self.queue_write(context, write, queueable, &why, op_id, digest, true).await;
         }
         if self.system.state() == SystemState::Emergency {
-            let why = read_only();
-            return self.queue_write(context, write, queueable, &why, op_id, digest, false).await;
+            let why = &read_only();
+            return self.queue_write(context, write, queueable, why, op_id, digest, false).await;
         }
         context.flight = self.begin_flight(&context.plan.lanes);
         if context.flight.is_none() && self.flights.is_barred(&context.plan.lanes) {
@@ -225,10 +225,7 @@ impl BackendShared {
                 Self::rejected(context, refusal, None)
             });
         }
-        let current = SharedConnector::clone(&self.connector.load());
-        if !Arc::ptr_eq(&current, &context.connector)
-            && current.target() != context.connector.target()
-        {
+        if self.has_moved(&context.connector) {
             if context.state.is_in_doubt() {
                 return Err(timed_out(context, why, op_id));
             }
@@ -373,9 +370,7 @@ impl BackendShared {
             None => self.queue.append(new),
             Some(rest) => {
                 let left = context.left(self.clock().now());
-                let target = context.connector.target();
-                let is_for_us =
-                    || SharedConnector::clone(&self.connector.load()).target() == target;
+                let is_for_us = || !self.has_moved(&context.connector);
                 let upload = self.queue.append_upload(new, rest, is_for_us);
                 tokio::time::timeout(left, upload).await.map_err(|_| CallError {
                     kind: CallErrorKind::TimedOut,

@@ -60,9 +60,7 @@ impl Queue {
                 drop(fate.send(Err(told.clone())));
             }
         }
-        self.freed.everybody();
-        self.stored.notify_waiters();
-        self.work.notify_one();
+        self.lanes_moved();
         true
     }
 
@@ -138,9 +136,7 @@ impl Queue {
         index.release(seq);
         self.count(&index);
         drop(index);
-        self.freed.everybody();
-        self.stored.notify_waiters();
-        self.work.notify_one();
+        self.lanes_moved();
     }
 
     /// Puts a dead letter back at the tail of its lanes; resolves once that is synced. It keeps its doubt unless
@@ -218,9 +214,7 @@ impl Queue {
         if result.is_ok() {
             self.metrics.requeued.inc();
         }
-        self.freed.everybody();
-        self.stored.notify_waiters();
-        self.work.notify_one();
+        self.lanes_moved();
     }
 
     /// The requeue that gave a dead letter the place `new` has ended. If its outcome is unknown, the store tells
@@ -244,9 +238,7 @@ impl Queue {
         }
         self.count(&index);
         drop(index);
-        self.freed.everybody();
-        self.stored.notify_waiters();
-        self.work.notify_one();
+        self.lanes_moved();
     }
 
     /// Discards a call or dead letter that is not on the wire, with all that were sent with it as one; resolves

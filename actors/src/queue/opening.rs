@@ -116,9 +116,7 @@ impl Queue {
             *self.closed.lock() = None;
         }
         self.alert(Alert::Closed, None);
-        self.freed.everybody();
-        self.stored.notify_waiters();
-        self.work.notify_one();
+        self.lanes_moved();
     }
 
     /// Takes calls back, in rising order of sequence, with the groups that they were sent in.
@@ -243,9 +241,7 @@ impl Queue {
             self.bury_in_order(seq, mark);
         }
         drop(ordered);
-        self.freed.everybody();
-        self.stored.notify_waiters();
-        self.work.notify_one();
+        self.lanes_moved();
     }
 
     /// The requeues whose outcome only the store can tell, as it does now.

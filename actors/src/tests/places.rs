@@ -269,3 +269,22 @@ async fn a_body_weighs_for_as_long_as_it_is_on_the_wire() {
     assert!(Arc::strong_count(&weight) > 1, "its caller has left, and it has not");
     world.until("it has ended", |_| Arc::strong_count(&weight) == 1).await;
 }
+
+#[tokio::test]
+async fn a_write_that_has_waited_for_its_place_is_not_sent_in_an_emergency() {
+    let world = world(1).await;
+    world.server().set(Mode::Slow);
+    let backend = world.backend();
+    let first = tokio::spawn(async move { call(&backend, "GET a", hasty()).await });
+    world.until("it is on the wire", |world| in_flight(world) == 1).await;
+    let options =
+        CallOptions { awaits_place: true, deadline: Some(PATIENCE), ..CallOptions::default() };
+    let waits = |world: &World| world.backend().entry.shared.circuit.calls_under_way() == 2;
+    let (second, ()) = tokio::join!(world.call_with("INCR n", options), async {
+        world.until("it waits", waits).await;
+        world.fusebox.0.flags.set_state(SystemState::Emergency);
+    });
+    assert!(second.is_err(), "{second:?}");
+    assert_eq!(world.server().get("n"), None);
+    drop(first.await.unwrap());
+}

@@ -262,7 +262,7 @@ impl Client {
             pinned.close();
         }
         // What its own connection held is given back by now.
-        self.core().whole.holds((0, 0), (0, 0));
+        self.core().whole.shows_held();
         why
     }
 

@@ -128,6 +128,11 @@ impl Whole {
     pub(super) fn holds(&self, held: (usize, usize), owed: (usize, usize)) {
         self.held.set((self.held.get() + held.1).saturating_sub(held.0));
         self.owed.set((self.owed.get() + owed.1).saturating_sub(owed.0));
+        self.shows_held();
+    }
+
+    /// Shows what is held now.
+    pub(super) fn shows_held(&self) {
         self.counters.holds(self.held.get() + self.ringed.get(), self.owed.get());
     }
 

@@ -136,8 +136,13 @@ impl Client {
     /// A piece of the reply that is next.
     pub(in crate::kinds::redis::door) fn has_piece(&self, piece: &[u8]) {
         self.piecewise.set(true);
-        if !self.gone.get() {
-            self.inner.borrow_mut().slots.piece(piece);
+        if self.gone.get() {
+            return;
+        }
+        let mut inner = self.inner.borrow_mut();
+        // Of one that is disconnected for its size, nothing is sent: it may not be the next that the client gets.
+        if inner.ending != Ending::Reset {
+            inner.slots.piece(piece);
         }
     }
 
@@ -150,7 +155,9 @@ impl Client {
         if let Some(ticket) = entry.ticket {
             self.core().over(ticket.settle(Outcome::Answered { cached: None, until: None }));
         }
-        inner.reply(entry.seq, rest);
+        if inner.ending != Ending::Reset {
+            inner.reply(entry.seq, rest);
+        }
     }
 
     /// Whether it is owed so much that the rest of a reply has to wait.
