@@ -144,6 +144,32 @@ pub(crate) fn after_step<'a>(commands: &Commands, ends: Ends<'a>, step: &Step<'a
     Ends { keys: left, sure }
 }
 
+/// What a command that inherited `deadlines` may have given its keys: no far time to one that it has moved away. `done`
+/// says whether it has done its work, if that is known.
+pub(crate) fn given<'a>(
+    written: Written<'_, 'a>,
+    deadlines: &[(&'a [u8], u64)],
+    done: Option<bool>,
+) -> Ends<'a> {
+    let leaves = |key: &[u8]| {
+        let mut touches = written.touches();
+        touches.find_map(|(other, touch)| match touch.fate {
+            Fate::Leaves(_) if other == key => Some(touch.sure),
+            _ => None,
+        })
+    };
+    let mut ends = Ends { keys: Vec::new(), sure: true };
+    for (key, at) in deadlines {
+        match leaves(key) {
+            Some(sure) if sure || done == Some(true) => continue,
+            Some(_) => ends.sure &= done.is_some(),
+            None => {}
+        }
+        ends.keys.push((*key, *at));
+    }
+    ends
+}
+
 /// What a command does to the time to live of a key.
 enum Settling {
     /// It may take it along to another key (RENAME, COPY), and does not settle it there.
@@ -259,9 +285,30 @@ mod tests {
         left("k", "FUSEBOX.UNTIL 1 5 k HSET k f v", "", true);
         left("k", "FUSEBOX.UNTIL 1 6 k HSET k f v", "k", true);
         left("k", "FUSEBOX.DEADLINE 9 k", "k", true);
+        left("k", "FUSEBOX.UNTIL 1 5 k RENAME k j", "j", true);
         left("k i", "FUSEBOX.MULTI 3 0 RENAME k j 3 0 RENAME j i 3 0 SET j v", "i", true);
         left("k", "FUSEBOX.MULTI 2 0 DEL k 4 0 HSET k f v", "", true);
         left("k", "FUSEBOX.MULTI 2 0 LPOP k 4 1 5 j HSET j f v", "k", false);
+    }
+
+    #[test]
+    fn a_key_that_was_moved_away_is_given_nothing() {
+        for (command, done, expected, sure) in [
+            ("APPEND k x", None, Some(5), true),
+            ("COPY k j", Some(true), Some(5), true),
+            ("RENAME k j", Some(true), None, true),
+            ("RENAME k j", None, None, true),
+            ("RENAMENX k j", Some(true), None, true),
+            ("RENAMENX k j", Some(false), Some(5), true),
+            ("RENAMENX k j", None, Some(5), false),
+        ] {
+            let args: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+            let spec = Commands::default().find(&args).unwrap();
+            let places = spec.keys(&args).unwrap();
+            let written = Written { name: &spec.name, args: &args, places: &places };
+            let ends = given(written, &[(b"k", 5)], done);
+            assert_eq!((ends.of(b"k"), ends.sure), (expected, sure), "{command}, {done:?}");
+        }
     }
 
     #[test]

@@ -246,6 +246,32 @@ async fn a_key_of_a_refused_transaction_takes_no_week_along_to_another_name() {
     }
 }
 
+/// Its first name is another key's by now, which does not end then.
+#[tokio::test]
+async fn a_deadline_leaves_a_name_with_its_key() {
+    let server = Server::start().await;
+    let redis = RedisConnector::new(server.settings("i", "r"));
+    let transaction = "FUSEBOX.MULTI 3 0 RENAME k j 3 0 APPEND k y";
+    for (number, writes) in
+        [(1, &["APPEND k x", "RENAME k j", "APPEND k y"][..]), (2, &["APPEND k x", transaction])]
+    {
+        server.ask(&["FLUSHALL"]).await;
+        reply(call(&redis, "SET k 1 PX 300").await);
+        let mut line = Line::new(&redis, number);
+        for write in writes {
+            line.accept(words(write), now());
+        }
+        until("it has expired", || async { server.ask(&["EXISTS", "k"]).await == ":0\r\n" }).await;
+        for _ in writes {
+            assert!(line.step().await);
+        }
+        assert_eq!(line.overlay(&words("GET k"), now()), None, "{writes:?}");
+        line.drain().await;
+        assert_eq!(seen(&server, "k").await, ("y".into(), -1), "{writes:?}");
+        assert_eq!(seen(&server, "j").await.1, -2, "{writes:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_crash_between_a_write_and_its_residue_leaves_nothing_behind() {
     let server = Server::start().await;

@@ -284,11 +284,11 @@ impl Links {
     async fn carry_inheriting(
         &self,
         args: Vec<&[u8]>,
-        deadlines: &[(&[u8], u64)],
+        inherited: &[(&[u8], u64)],
         attempt: Attempt<'_>,
     ) -> Attempted {
         let Some(read) = self.read(args) else { return self.send(attempt.body, attempt).await };
-        if let Some(ended) = self.carry_past_its_end(&read, deadlines, &attempt).await {
+        if let Some(ended) = self.carry_past_its_end(&read, inherited, &attempt).await {
             return ended;
         }
         match self.knows_far_times(&attempt).await {
@@ -298,7 +298,7 @@ impl Links {
         }
         let keys = read.keys();
         let far: Vec<(&[u8], u64)> =
-            deadlines.iter().map(|(key, at)| (*key, residue::far(*at))).collect();
+            inherited.iter().map(|(key, at)| (*key, residue::far(*at))).collect();
         let token = attempt.token.map(|token| (token, attempt.digest));
         let wrapped = Wrapped { args: &read.args, keys: &keys, token, deadlines: &far };
         let mut ended = self.run(wrapped, attempt.clone()).await;
@@ -309,8 +309,9 @@ impl Links {
             // Without a script it is sent as it is.
             ended = self.send(&resp::command(&read.args), attempt.clone()).await;
         }
-        if ended.result.is_ok() {
-            ended.residue = self.residue(&Ends { keys: deadlines.to_vec(), sure: true });
+        if let Ok(reply) = &ended.result {
+            let done = deadlines::work_done(read.written(), reply).filter(|_| !ended.reply_lost);
+            ended.residue = self.residue(&residue::given(read.written(), inherited, done));
         }
         ended
     }

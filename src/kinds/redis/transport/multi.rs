@@ -108,7 +108,14 @@ impl Links {
                 continue;
             }
             ends.sure &= far.is_empty() || !sets || done.is_some();
-            ends.keys.extend(far);
+            match read {
+                Some((read, _)) => {
+                    let given = residue::given(read.written(), far, done);
+                    ends.sure &= given.sure;
+                    ends.keys.extend(given.keys);
+                }
+                None => ends.keys.extend(far),
+            }
         }
         ended.residue = self.residue(&ends);
         ended
