@@ -103,29 +103,41 @@ impl StateDir {
         &self.path
     }
 
-    /// Reads the origin of the directory. A copy takes a new name, and its replay is paused.
+    /// Reads the origin of the directory. A copy, and what may be one, takes a new name, and its replay is paused.
     fn find_origin(&mut self) {
         let now = Place::of(&self.path);
-        let anew = || Origin { place: now.clone(), ..Origin::default() };
-        let (mut found, mut is_new) = match origin::read(&self.path) {
-            origin::Read::Found(found) => (found, false),
-            origin::Read::Nothing => (anew(), true),
+        let (mut found, is_kept, doubt) = match origin::read(&self.path) {
+            origin::Read::Found { origin, is_sealed } => {
+                let why = origin.place.differs(&now);
+                let why = why.map(|why| format!("this state directory is a copy ({why})"));
+                (origin, is_sealed, why)
+            }
+            origin::Read::Nothing => {
+                (Origin { place: now.clone(), ..Origin::default() }, false, None)
+            }
             origin::Read::Garbage(why) => {
                 set_aside(&self.path, origin::FILE, &why);
-                (anew(), true)
+                let why = format!(
+                    "it cannot be told whether this state directory is a copy (its file `origin` is damaged: {why})"
+                );
+                // Until the new name is saved, the next start finds that out again.
+                (Origin { place: Place::nowhere(), ..Origin::default() }, false, Some(why))
             }
         };
-        if let Some(why) = found.place.differs(&now) {
-            (found.place, is_new) = (now, true);
-            let why = format!("this state directory is a copy ({why})");
-            self.former = Some(std::mem::replace(&mut self.instance, new_name()));
-            if let Err(error) = write_name(&self.path, &self.instance) {
-                tracing::error!(%error, "the new instance name of the copy could not be saved: the next start chooses another one");
-            }
+        let is_doubted = doubt.is_some();
+        if let Some(why) = doubt {
             found.paused = Some(why);
+            self.former = Some(std::mem::replace(&mut self.instance, new_name()));
+            match write_name(&self.path, &self.instance) {
+                Ok(()) => found.place = now,
+                // The other daemon's name is still there: the place stays, by which the next start finds that out.
+                Err(error) => {
+                    tracing::error!(%error, "the new instance name of the copy could not be saved: the next start chooses another one");
+                }
+            }
         }
         *self.origin.get_mut() = found;
-        if is_new {
+        if is_doubted || !is_kept {
             self.keep();
         }
     }
@@ -153,7 +165,12 @@ impl StateDir {
     /// It cannot be written down, and is as it was.
     pub(crate) fn accept_clone(&self) -> std::io::Result<bool> {
         let mut origin = self.origin.lock();
-        let accepted = Origin { paused: None, ..origin.clone() };
+        let place = Place::of(&self.path);
+        if origin.place.differs(&place).is_some() {
+            // Its new name could not be saved when it was found.
+            write_name(&self.path, &self.instance)?;
+        }
+        let accepted = Origin { paused: None, place, ..origin.clone() };
         origin::write(&self.path, &accepted)?;
         Ok(std::mem::replace(&mut *origin, accepted).paused.is_some())
     }
@@ -371,10 +388,12 @@ fn write_name(dir: &Path, name: &str) -> std::io::Result<()> {
     origin::replace(dir, INSTANCE, format!("{name}\n").as_bytes())
 }
 
-/// Renames what is in the place of the file `name` and is not such a file.
+/// Keeps what is in the place of the file `name`, and is not such a file, under another name. It stays in its place, too,
+/// until a new file replaces it: after a crash in between it must be found again. Only a folder has to be moved.
 fn set_aside(dir: &Path, name: &str, why: &str) {
+    let from = dir.join(name);
     let to = fusebox_state::file::free_path(dir, &format!("{name}.damaged-{}", unix_millis()));
-    match std::fs::rename(dir.join(name), &to) {
+    match std::fs::hard_link(&from, &to).or_else(|_| std::fs::rename(&from, &to)) {
         Ok(()) => tracing::error!(
             file = name,
             why,
@@ -398,178 +417,4 @@ pub(crate) fn new_name() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_second_daemon_gets_one_clear_error_and_the_name_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("deep").join("state");
-        let first = StateDir::open(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
-        let error = StateDir::open(&path).map(|_| ()).unwrap_err().to_string();
-        let expected = format!("(process {}) runs on the state directory", std::process::id());
-        assert!(error.contains(&expected), "{error}");
-        let name = first.instance.clone();
-        drop(first);
-        assert_eq!(StateDir::open(&path).unwrap().instance, name);
-    }
-
-    #[test]
-    fn what_a_killed_run_may_have_left_on_the_wire_has_its_timeout_and_not_the_next_ones() {
-        let dir = tempfile::tempdir().unwrap();
-        let seconds = Duration::from_secs;
-        let begin = |run: &StateDir, timeout| {
-            let longest =
-                run.begin_with_timeouts([("db".to_owned(), seconds(timeout))].into_iter());
-            longest.get("db").copied()
-        };
-        let first = StateDir::open(dir.path()).unwrap();
-        assert_eq!(begin(&first, 10), Some(seconds(10)));
-        // A reload.
-        assert_eq!(begin(&first, 60), Some(seconds(60)));
-        assert_eq!(begin(&first, 10), Some(seconds(60)));
-        drop(first);
-        let second = StateDir::open(dir.path()).unwrap();
-        assert_eq!(begin(&second, 5), Some(seconds(60)));
-        drop(second);
-        let third = StateDir::open(dir.path()).unwrap();
-        assert_eq!(begin(&third, 7), Some(seconds(60)), "the second was killed early");
-        third.forget_earlier_timeouts();
-        drop(third);
-        assert_eq!(begin(&StateDir::open(dir.path()).unwrap(), 5), Some(seconds(7)));
-    }
-
-    #[test]
-    fn what_is_no_name_is_set_aside_and_a_new_one_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let name = StateDir::open(dir.path()).unwrap().instance;
-        let file = dir.path().join(INSTANCE);
-        for garbage in [&b"rubbish"[..], b"", b"\xff\xfe\x00"] {
-            std::fs::write(&file, garbage).unwrap();
-            let again = StateDir::open(dir.path()).unwrap();
-            assert_ne!(again.instance, name);
-            assert_eq!(again.copied(), None, "a lost name makes no copy");
-            assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), again.instance);
-        }
-        std::fs::remove_file(&file).unwrap();
-        std::fs::create_dir_all(file.join("a folder")).unwrap();
-        assert!(StateDir::open(dir.path()).is_ok());
-        let entries = std::fs::read_dir(dir.path()).unwrap();
-        let kept = entries.filter(|entry| {
-            entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("instance.damaged-")
-        });
-        assert!(kept.count() >= 1);
-        assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn an_open_directory_is_closed_only_where_all_in_it_is_ours() {
-        let dir = tempfile::tempdir().unwrap();
-        let mode = || std::fs::metadata(dir.path()).unwrap().mode() & 0o777;
-        std::fs::write(dir.path().join("somebody's"), "").unwrap();
-        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-        drop(StateDir::open(dir.path()).unwrap());
-        assert_eq!(mode(), 0o755);
-        std::fs::remove_file(dir.path().join("somebody's")).unwrap();
-        drop(StateDir::open(dir.path()).unwrap());
-        assert_eq!(mode(), 0o700);
-    }
-
-    /// What `cp -a` makes of a directory that holds files alone.
-    fn copy(from: &Path, to: &Path) {
-        std::fs::create_dir(to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_copy_takes_a_new_name_and_is_paused_until_it_is_accepted() {
-        let dir = tempfile::tempdir().unwrap();
-        let (first, second) = (dir.path().join("first"), dir.path().join("second"));
-        let original = StateDir::open(&first).unwrap();
-        copy(&first, &second);
-        let clone = StateDir::open(&second).unwrap();
-        assert_ne!(clone.instance, original.instance);
-        assert_eq!(clone.former.as_ref(), Some(&original.instance));
-        assert!(clone.copied().unwrap().contains("is a copy (it is not the folder"));
-        let name = clone.instance.clone();
-        drop(clone);
-        let again = StateDir::open(&second).unwrap();
-        assert_eq!((&again.instance, &again.former), (&name, &None), "once");
-        assert!(again.copied().is_some(), "until an operator says so");
-        assert!(again.accept_clone().unwrap() && !again.accept_clone().unwrap());
-        drop(again);
-        assert_eq!(StateDir::open(&second).unwrap().copied(), None);
-        assert_eq!(original.copied(), None);
-
-        // One that is moved is the same; one of an earlier release has no origin, and is not a copy.
-        let moved = dir.path().join("moved");
-        drop(original);
-        std::fs::rename(&first, &moved).unwrap();
-        assert_eq!(StateDir::open(&moved).unwrap().copied(), None);
-        std::fs::remove_file(moved.join(origin::FILE)).unwrap();
-        let third = dir.path().join("third");
-        copy(&moved, &third);
-        assert_eq!(StateDir::open(&third).unwrap().copied(), None);
-    }
-
-    #[test]
-    fn a_twin_leaves_the_old_name_to_the_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = StateDir::open(dir.path()).unwrap();
-        let name = first.take_new_name();
-        assert_ne!(name, first.instance);
-        assert!(first.copied().unwrap().contains("has the same instance name"));
-        drop(first);
-        let again = StateDir::open(dir.path()).unwrap();
-        assert_eq!((again.instance.clone(), again.copied().is_some()), (name, true));
-    }
-
-    #[test]
-    fn a_store_that_is_gone_is_told_until_it_is_accepted_and_a_new_one_never() {
-        let dir = tempfile::tempdir().unwrap();
-        let backends: [(String, Option<PathBuf>); 2] =
-            [("a".into(), None), ("b".into(), Some(dir.path().join("elsewhere")))];
-        let make = |path: &Path| std::fs::create_dir_all(path.join("db")).unwrap();
-        let (a, b) = (dir.path().join("backends/a"), dir.path().join("elsewhere"));
-        let look = || {
-            let state = StateDir::open(dir.path()).unwrap();
-            state.look_for_stores(&backends);
-            state
-        };
-        let state = look();
-        assert!(state.lost().is_empty(), "a first start");
-        make(&a);
-        make(&b);
-        state.remember_stores(backends.iter().cloned());
-        drop(state);
-        assert!(look().lost().is_empty());
-        std::fs::remove_dir_all(dir.path().join("backends")).unwrap();
-        let lost = look().lost();
-        assert_eq!(lost.keys().collect::<Vec<_>>(), ["a"]);
-        assert!(lost["a"].starts_with("the store is gone: it was in"), "{lost:?}");
-        make(&a);
-        assert_eq!(look().lost(), lost, "that it was made anew brings nothing back");
-        let state = look();
-        assert!(state.accept_loss("a").unwrap() && !state.accept_loss("a").unwrap());
-        drop(state);
-        assert!(look().lost().is_empty());
-
-        // A folder that is emptied, and one that the settings leave behind.
-        std::fs::remove_dir_all(b.join("db")).unwrap();
-        assert_eq!(look().lost().keys().collect::<Vec<_>>(), ["b"]);
-        let state = StateDir::open(dir.path()).unwrap();
-        state.look_for_stores(&[("a".into(), Some(dir.path().join("new")))]);
-        assert!(state.lost()["a"].starts_with("the store is missing"), "{:?}", state.lost());
-        drop(state);
-        // What no backend is for is no loss of a backend's.
-        let state = look();
-        state.accept_loss("b").unwrap();
-        state.look_for_stores(&[]);
-        state.look_for_stores(&backends[1..]);
-        assert!(!state.lost().contains_key("b"), "{:?}", state.lost());
-    }
-}
+mod tests;

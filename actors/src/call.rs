@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use fusebox_state::{OpId, Words, chaos::Strike};
+use fusebox_state::{OpId, Target, Words, chaos::Strike};
 use tokio::sync::Notify;
 
 use crate::{
@@ -63,6 +63,9 @@ pub struct CallOptions {
     pub is_audited: bool,
     /// What strikes its first attempt, if that was decided before.
     pub struck: Option<Strike>,
+    /// The target that its body was made for: if the backend has another one by now, it is not carried. `None` if the
+    /// body means the same everywhere.
+    pub made_for: Option<Target>,
 }
 
 /// One request of a program.

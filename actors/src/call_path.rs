@@ -197,6 +197,12 @@ impl BackendShared {
     pub async fn call(&self, mut call: Call) -> Result<Reply, CallError> {
         let _under_way = self.circuit.call_begins();
         let connector = SharedConnector::clone(&self.connector.load());
+        if call.options.made_for.as_ref().is_some_and(|target| *target != connector.target()) {
+            return Err(CallError {
+                retry_after: Some(Duration::ZERO),
+                ..error("address_changed", "its address was changed in the meantime")
+            });
+        }
         let plan = connector.plan(call.body.clone()).map_err(refused)?;
         if plan.admin && !call.admin {
             return Err(CallError {

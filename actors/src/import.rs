@@ -244,7 +244,8 @@ impl Backend {
                 uid: import.uid,
                 lanes: known.lanes,
                 token: TokenKind::of(repeat, own_name),
-                // What is left to do of a call goes by its place now, not by when it is due.
+                // What is left to do of a call goes by its place now, not by when it is due: an export has it behind
+                // those that come before it.
                 traits: known.traits.due().map_or(known.traits, |_| Traits::default()),
                 accepted_at: import.accepted_at,
             },

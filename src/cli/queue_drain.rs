@@ -4,6 +4,10 @@
 //! given configuration, and what is left is reported. Only stores within the directory itself are opened, and
 //! only of backends that the configuration has: stores elsewhere are this host's own.
 //!
+//! A store also holds what the daemon that is gone was ordered and had found: that a backend is offline, that its
+//! breaker is forced or open. None of that is to hold replay back here. It is in effect once the store is open, which
+//! for a large one is some time after the start: only then is it lifted, and only then does patience count.
+//!
 //! A crash, or an interruption, leaves what a daemon's would: the rest waits.
 
 use std::{
@@ -15,7 +19,7 @@ use std::{
 };
 
 use fusebox_actors::{Backend, Fusebox, view::QueuedCallView};
-use fusebox_state::Words;
+use fusebox_state::{Words, breaker::State};
 use serde_json::{Value, json};
 
 use super::args::DrainArgs;
@@ -81,9 +85,8 @@ pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArg
     let fusebox = Fusebox::start(config.system(identity.instance.clone()), specs, None).await;
     let fusebox = fusebox.map_err(|error| Failure::failed(error.to_string()))?;
     let mut signals = Signals::new().map_err(anyhow::Error::from)?;
-    release(&fusebox, wanted.accept_retarget).await;
     tokio::select! {
-        () = until_still(&fusebox, wanted.patience) => {}
+        () = until_still(&fusebox, &wanted) => {}
         () = identity.twins.proven() => complain(
             "another daemon uses the instance name of this directory: the directory was copied, and the copy is in use"
         ),
@@ -133,41 +136,63 @@ fn stores(dir: &Path) -> Result<Vec<String>, Failure> {
     Ok(names)
 }
 
-/// An order of the daemon that is gone holds nothing back any more: to drain is to replay.
-async fn release(fusebox: &Fusebox, accept_retarget: bool) {
-    for backend in fusebox.backends() {
-        let name = backend.name().to_owned();
-        if let Err(error) = backend.set_offline(false).await {
-            complain(&format!("{name}: {error}"));
+/// What the daemon that is gone was ordered, or had found, holds nothing back any more: to drain is to replay. The
+/// store is open, so all of it is in effect.
+async fn release(backend: &Backend, accept_retarget: bool) {
+    let name = backend.name();
+    let mut failed = Vec::new();
+    failed.extend(backend.set_offline(false).await.err());
+    // If it still is, its calls wait for another address.
+    if accept_retarget && backend.view().offline {
+        match backend.accept_retarget().await {
+            Ok(()) => {
+                complain(&format!("{name}: the waiting calls go to {}", backend.view().target));
+            }
+            Err(error) => failed.push(error),
         }
-        if accept_retarget && backend.accept_retarget().await.is_ok() {
-            complain(&format!("{name}: the waiting calls go to {}", backend.view().target));
-        }
+    }
+    let breaker = backend.view().breaker;
+    if breaker.forced.is_some() || breaker.state.known() == Some(State::Open) {
+        failed.extend(backend.reset().await.err());
+    }
+    for error in failed {
+        complain(&format!("{name}: {error}"));
     }
 }
 
-/// Waits until nothing waits, or nothing has moved for as long as `patience`.
-async fn until_still(fusebox: &Fusebox, patience: Duration) {
+/// Waits until nothing waits, or nothing has moved for as long as the patience. A store that is being opened moves; once
+/// it is open, what holds its backend back is lifted.
+async fn until_still(fusebox: &Fusebox, wanted: &DrainArgs) {
     let backends = fusebox.backends();
+    let mut held: Vec<&Arc<Backend>> = backends.iter().collect();
     let (mut last, mut moved) = (None, Instant::now());
     let mut waiting = progress::Waiting::of("replay");
     let mut poll = tokio::time::interval(LOOK_EVERY);
     loop {
         poll.tick().await;
-        let mut now: Vec<(u64, u64)> = Vec::with_capacity(backends.len());
-        let mut over = true;
-        for backend in &backends {
-            let queue = backend.view().queue;
-            over &= queue.calls == 0 && backend.is_stored();
-            now.push((queue.calls, queue.dead_letters));
+        let (open, closed): (Vec<_>, Vec<_>) =
+            held.into_iter().partition(|backend| backend.is_stored() && !backend.view().opening);
+        held = closed;
+        for backend in open {
+            release(backend, wanted.accept_retarget).await;
         }
-        waiting.left(now.iter().map(|(calls, _)| calls).sum());
+        let mut now: Vec<(bool, u64, u64)> = Vec::with_capacity(backends.len());
+        let (mut over, mut is_opening) = (true, false);
+        for backend in &backends {
+            // Asked first: once it is open, what it holds has been counted.
+            let is_stored = backend.is_stored();
+            let view = backend.view();
+            over &= is_stored && view.queue.calls == 0;
+            is_opening |= view.opening;
+            now.push((is_stored, view.queue.calls, view.queue.dead_letters));
+        }
+        waiting.left(now.iter().map(|(_, calls, _)| calls).sum());
         if over {
             return;
         }
-        if last.as_ref() != Some(&now) {
+        if is_opening || last.as_ref() != Some(&now) {
             (last, moved) = (Some(now), Instant::now());
-        } else if moved.elapsed() >= patience {
+        } else if moved.elapsed() >= wanted.patience {
             return;
         }
     }

@@ -258,8 +258,8 @@ pub(crate) struct RawBackend {
     /// Whether the system is at least CRITICAL while this backend is down.
     #[schemars(extend("setting" = reload()))]
     pub(crate) critical: bool,
-    /// The names of the backends that this backend cannot do without. If this backend goes down while one of them is
-    /// down, its outage is shown as a consequence of the other outage.
+    /// The names of the backends that this backend cannot do without. If one of those backends is already down when
+    /// this backend goes down, fusebox shows the outage of this backend as a consequence of that backend's outage.
     #[schemars(extend("setting" = reload().default(Vec::<String>::new())))]
     pub(crate) depends_on: Vec<String>,
     /// The names of the backends that this backend uses but can do without. Reports of an outage of this backend

@@ -240,10 +240,10 @@ fn import_of(text: &str, backend: &str, target: &Target, retarget: bool) -> Resu
         }),
         _ => None,
     };
+    // A call that was salvaged is a dead letter if it was one in the damaged store.
     let dead = match (line.state, line.dead) {
         (ExportedState::Dead, None) => return wrong("dead", "is missing".to_owned()),
-        (ExportedState::Dead, Some(dead)) => Some(dead.mark()),
-        _ => None,
+        (_, dead) => dead.map(Dead::mark),
     };
     // Of a call that was salvaged, and of a dead letter of a release that did not tell, it is not known.
     let in_doubt = match (line.state, &line.sent) {
@@ -483,8 +483,14 @@ mod tests {
         for state in ["sending", "salvaged"] {
             assert!(read(&with("state", json!(state))).unwrap().in_doubt, "{state}");
         }
+        let mark = json!({ "why": "no", "at": "2026-11-23T16:00:00Z", "reason": "rejected", "attempts": 3 });
+        let mut salvaged = with("state", json!("salvaged"));
+        salvaged["dead"] = mark.clone();
+        let import = read(&salvaged).unwrap();
+        let reason = import.dead.map(|mark| mark.reason);
+        assert_eq!(reason, Some(DeadReason::Rejected), "it is not sent again of itself");
         let mut dead = with("state", json!("dead"));
-        dead["dead"] = json!({ "why": "no", "at": "2026-11-23T16:00:00Z", "reason": "rejected", "attempts": 3 });
+        dead["dead"] = mark;
         let import = read(&dead).unwrap();
         let mark = import.dead.unwrap();
         assert_eq!(

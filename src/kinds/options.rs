@@ -45,6 +45,7 @@ impl CallOptionsJson {
             awaits_place: false,
             is_audited: false,
             struck: None,
+            made_for: None,
         })
     }
 

@@ -1,15 +1,21 @@
 //! A connected socket, plain or under TLS.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 use fusebox_state::dependencies::{Fault, Shared};
 use nix::errno::Errno;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
 };
 
 use super::tls::{self, TlsError};
+
+/// When nothing has come for so long, the kernel asks whether the server is still there, and then again and again. That
+/// it is gone without a word is known after a minute, with as many questions as Linux asks by default (nine).
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
 
 /// A connected socket of any kind.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -83,10 +89,7 @@ impl Dial<'_> {
         let nowhere = |error| DialError::Connect(address.clone(), error, Fault::Here(Shared::Dns));
         let found: Vec<_> = lookup_host((host, port)).await.map_err(nowhere)?.collect();
         let stream = TcpStream::connect(&*found).await.map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
-        if resets {
-            stream.set_zero_linger().map_err(failed)?;
-        }
+        prepare(&stream, resets).map_err(failed)?;
         if !tls {
             return Ok(Box::new(stream));
         }
@@ -98,9 +101,24 @@ impl Dial<'_> {
     }
 }
 
+/// Sends without delay, notices that the server is gone without a word, and resets what is closed if it is to.
+fn prepare(stream: &TcpStream, resets: bool) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_keepalive(&KEEPALIVE)?;
+    if resets { stream.set_zero_linger() } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_is_gone_without_a_word_is_noticed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        prepare(&stream, false).unwrap();
+        assert!(SockRef::from(&stream).keepalive().unwrap());
+    }
 
     #[test]
     fn an_error_of_the_system_blames_this_host_or_the_other() {

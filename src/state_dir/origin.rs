@@ -16,13 +16,19 @@
 //! | event | order | a crash in between leaves |
 //! | --- | --- | --- |
 //! | first start | `instance`, `origin` | a name without an origin, which is taken from its place then |
-//! | a copy is found | `instance` with a new name, `origin` with the pause | a copy, which is found again |
+//! | a copy is found, or what may be one | `instance` with a new name, `origin` with the pause and the new place | a copy, which is found again |
 //! | a twin is found | the same | a new name, and no pause: the twin has the old one |
 //! | accept-clone, accept-loss | `origin`, then what it holds back goes on | it goes on at the next start |
 //! | a store is gone | `origin`, then a new store is made | the loss, reported again |
 //!
-//! A file that is no origin is set aside, reported, and replaced by a new one: what it had to say of copies and losses
-//! is gone.
+//! # Damage
+//! A file that is no origin, or cannot be read, is set aside, reported, and replaced by a new one. What it had to say of
+//! losses is gone. Whether the directory is a copy, and was paused as one, is not known any more, so it is treated as
+//! a copy, be its stores here or elsewhere. A directory without the file is new, or of a release that had none.
+//!
+//! One flipped bit in the name of a value would end a pause unnoticed, so the file begins with a checksum of all that
+//! follows. A file without one is of an earlier release: it is read, and gets one at the next start. Those releases
+//! pass over it.
 
 use std::{
     collections::BTreeMap,
@@ -71,6 +77,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Of no directory: each differs from it.
+    pub(super) fn nowhere() -> Self {
+        Self { machine: None, inode: Some(0), born: None }
+    }
+
     /// Of the directory `dir` on this machine.
     pub(super) fn of(dir: &Path) -> Self {
         let machine = std::fs::read_to_string("/etc/machine-id").ok();
@@ -100,9 +111,19 @@ impl Place {
     }
 }
 
+/// How a file with a checksum begins.
+const SUM: &str = "{\n  \"checksum\": \"";
+/// What is between the checksum and all that it is of.
+const END_OF_SUM: &str = "\",\n";
+
 /// What was found at the origin's place.
+#[derive(Debug)]
 pub(super) enum Read {
-    Found(Origin),
+    Found {
+        origin: Origin,
+        /// It has a checksum.
+        is_sealed: bool,
+    },
     Nothing,
     /// It is none, or cannot be read: why.
     Garbage(String),
@@ -111,13 +132,24 @@ pub(super) enum Read {
 /// Reads the origin in `dir`.
 pub(super) fn read(dir: &Path) -> Read {
     match fusebox_state::file::read(&dir.join(FILE)) {
-        Ok(bytes) => match serde_json::from_slice(&bytes) {
-            Ok(origin) => Read::Found(origin),
-            Err(error) => Read::Garbage(error.to_string()),
-        },
+        Ok(bytes) => parse(&bytes).unwrap_or_else(Read::Garbage),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Read::Nothing,
         Err(error) => Read::Garbage(error.to_string()),
     }
+}
+
+fn parse(bytes: &[u8]) -> Result<Read, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    let sealed = text.strip_prefix(SUM).and_then(|rest| rest.split_once(END_OF_SUM));
+    if sealed.is_some_and(|(sum, rest)| sum != checksum(rest)) {
+        return Err("its checksum is wrong".to_owned());
+    }
+    let origin = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    Ok(Read::Found { origin, is_sealed: sealed.is_some() })
+}
+
+fn checksum(text: &str) -> String {
+    format!("{:032x}", xxh3_128(text.as_bytes()))
 }
 
 /// Writes the origin in `dir`, in the place of the one before.
@@ -125,9 +157,11 @@ pub(super) fn read(dir: &Path) -> Read {
 /// # Errors
 /// What the file system says; the one before stays.
 pub(super) fn write(dir: &Path, origin: &Origin) -> std::io::Result<()> {
-    let mut text = serde_json::to_vec_pretty(origin).map_err(std::io::Error::other)?;
-    text.push(b'\n');
-    replace(dir, FILE, &text)
+    let text = serde_json::to_string_pretty(origin).map_err(std::io::Error::other)? + "\n";
+    // The checksum is one more of its values, before all others.
+    let rest = text.strip_prefix("{\n").unwrap_or(&text);
+    let sealed = format!("{SUM}{}{END_OF_SUM}{rest}", checksum(rest));
+    replace(dir, FILE, sealed.as_bytes())
 }
 
 /// Replaces the file `name` in `dir`, synced; only its owner may read it.
@@ -204,15 +238,40 @@ mod tests {
             timeouts: BTreeMap::from([("db".to_owned(), 5_000)]),
         };
         write(dir.path(), &origin).unwrap();
-        let Read::Found(found) = read(dir.path()) else { panic!("it was written") };
-        assert_eq!(found, origin);
+        let found = read(dir.path());
+        assert!(
+            matches!(&found, Read::Found { origin: it, is_sealed: true } if *it == origin),
+            "{found:?}"
+        );
         assert_eq!(std::fs::metadata(dir.path().join(FILE)).unwrap().mode() & 0o777, 0o600);
         for garbage in ["", "{", "[1]", "\u{0}\u{1}"] {
             std::fs::write(dir.path().join(FILE), garbage).unwrap();
             assert!(matches!(read(dir.path()), Read::Garbage(_)), "{garbage:?}");
         }
-        // A later version's.
+        // A later version's, or one of a release that knew of no checksum.
         std::fs::write(dir.path().join(FILE), r#"{"inode":1,"more":{}}"#).unwrap();
-        assert!(matches!(read(dir.path()), Read::Found(_)));
+        assert!(matches!(read(dir.path()), Read::Found { is_sealed: false, .. }));
+    }
+
+    #[test]
+    fn no_bit_of_it_says_anything_else_unnoticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let written = Origin {
+            place: Place::of(dir.path()),
+            paused: Some("a copy".into()),
+            ..Origin::default()
+        };
+        write(dir.path(), &written).unwrap();
+        let bytes = std::fs::read(dir.path().join(FILE)).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let Ok(found) = parse(&flipped) else { continue };
+            // It was in the name of the checksum, and all else is as it was.
+            assert!(
+                matches!(&found, Read::Found { origin, .. } if *origin == written),
+                "bit {bit}: {found:?}"
+            );
+        }
     }
 }

@@ -51,6 +51,7 @@ mod figures;
 mod folds;
 mod kept;
 mod left;
+mod letters;
 mod order;
 mod stuck;
 mod turn;
@@ -153,7 +154,7 @@ pub struct QueueIndex {
 #[derive(Debug, Default)]
 struct Calls {
     entries: Dense<Entry>,
-    dead: BTreeMap<u64, Entry>,
+    dead: letters::DeadLetters,
     /// Places taken for live writes in doubt, which may yet become calls, and those of dead letters that are being
     /// requeued.
     claims: BTreeMap<u64, Lanes>,
@@ -448,7 +449,7 @@ impl QueueIndex {
         self.step_out(seq);
         if let Some(entry) = self.calls.entries.remove(seq) {
             self.bytes -= u64::from(entry.bytes);
-        } else if let Some(entry) = self.calls.dead.remove(&seq) {
+        } else if let Some(entry) = self.calls.dead.remove(seq) {
             self.dead_bytes -= u64::from(entry.bytes);
             self.count_out(&entry);
         }

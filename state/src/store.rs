@@ -17,7 +17,7 @@
 //! | `db.partial`, `db.ready`, `db.discard` | a rebuild under way (`rebuild.rs`) |
 //! | `db.before`, `db.first` | the log as it was before sled opened it, or a copy that it opens instead (`shield.rs`) |
 //! | `untold` | losses that were found and not reported yet (`untold.rs`) |
-//! | `db.damaged-…` | stores set aside; the newest is kept, older ones as far as there is room |
+//! | `db.damaged-…` | stores set aside; only an operator's order deletes them |
 //!
 //! and within sled, numbers big-endian so that they sort:
 //!
@@ -49,11 +49,13 @@
 //! 1. No value exceeds 4,096 bytes, so `db/blobs/` is empty: blob files are never synced.
 //! 2. At most about 64 KiB of values are written between two syncs: more, written back out of order
 //!    by a power cut, can leave a store that does not open.
-//! 3. One thread writes; the order of its channel is the order of commits and of completions.
+//! 3. One thread writes; the order of its channel is the order of commits and of completions. Only what is sent in
+//!    answer to `Reopened` goes before it (`outage.rs`).
 //! 4. A header in the store proves that all chunks of its body are.
 //! 5. The mark is never ahead of what is synced.
 //! 6. After a failed sync nothing is acknowledged until the store is rebuilt into new files.
-//! 7. Nothing is deleted that could not be read: it is set aside.
+//! 7. Nothing is deleted that could not be read: it is set aside, and stays there however full the disk is.
+//! 8. Nothing is written to `db` while a copy may stand ready to replace it (`rebuild.rs`).
 //!
 //! # What a crash leaves
 //! | crash | the next open finds |
@@ -236,6 +238,7 @@ impl Store {
             commits: AtomicU64::new(ready.head.commit),
             last_seq: AtomicU64::new(ready.head.last_seq),
             lock: Mutex::new(Some(lock)),
+            answering: Mutex::default(),
             settings,
         });
         let (commands, receiver) = mpsc::channel();
@@ -260,8 +263,10 @@ impl Backed for Store {
     type Map = Sled;
 
     fn send(&self, command: Command) {
-        // An error drops the command, whose ticket then says `Closed`.
-        drop(self.0.commands.send(command));
+        if let Some(command) = self.0.shared.unless_answering(command) {
+            // An error drops the command, whose ticket then says `Closed`.
+            drop(self.0.commands.send(command));
+        }
     }
 
     fn target(&self) -> &RwLock<Target> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::daemon::{Builder, Client, Daemon};
-use crate::support::outage::operated;
+use crate::support::outage::{begin_outage, operated};
 use crate::support::redis::RedisServer;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -103,6 +103,52 @@ fn what_a_drain_leaves_is_named() {
     let absent = drain(&daemon, &daemon.folder().join("absent"), &[]);
     assert_eq!(absent.status.code(), Some(1));
     assert!(err(&absent).contains("there are no stores in"), "{}", err(&absent));
+}
+
+#[test]
+fn nothing_that_the_dead_daemon_was_ordered_or_had_found_holds_a_drain_back() {
+    let mut redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    let dir = daemon.state_dir();
+    let drained = |daemon: &Daemon, redis: &RedisServer, key: &str| {
+        let drained = drain(daemon, &dir, &["--patience", "20s"]);
+        assert_eq!(drained.status.code(), Some(0), "{drained:?}");
+        let told = &json_of(&drained)["backends"]["redis"];
+        assert_eq!((&told["waiting"], &told["dead"]), (&json!(0), &json!([])), "{told}");
+        assert_eq!(redis.get(key).as_deref(), Some("v"));
+    };
+    daemon.order("/admin/circuit-breaker/redis/force-open");
+    daemon.redis(&["SET", "forced", "v"]).assert_queued();
+    assert!(daemon.terminate().success());
+    drained(&daemon, &redis, "forced");
+
+    // Its breaker would stay open for minutes.
+    daemon.restart();
+    begin_outage(&mut redis, &daemon);
+    daemon.redis(&["SET", "outage", "v"]).assert_queued();
+    assert!(daemon.terminate().success());
+    redis.restart();
+    drained(&daemon, &redis, "outage");
+}
+
+#[test]
+fn a_large_store_is_waited_for_before_what_holds_it_back_is_lifted() {
+    let (old, new) = (RedisServer::start(), RedisServer::start());
+    let mut daemon = operated(&old.url()).start();
+    let dir = daemon.state_dir();
+    daemon.order("/admin/backends/redis/offline");
+    let value = "v".repeat(1 << 20);
+    for key in 0..40 {
+        daemon.redis(&["SET", &format!("k{key}"), &value]).assert_queued();
+    }
+    daemon.kill_9();
+    let log = fs::metadata(dir.join("backends/redis/db/db")).unwrap().len();
+    assert!(log > 32 << 20, "it opens behind the start: {log}");
+    daemon.set("backends.redis.url", new.url());
+    let drained = drain(&daemon, &dir, &["--accept-retarget", "--patience", "20s"]);
+    assert_eq!(drained.status.code(), Some(0), "{drained:?}");
+    assert!(err(&drained).contains("the waiting calls go to"), "{}", err(&drained));
+    assert_eq!((new.get("k39").map(|it| it.len()), old.get("k39")), (Some(1 << 20), None));
 }
 
 #[test]

@@ -44,7 +44,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    LaneId, Lanes, UnixMillis, Verdict,
+    LaneId, Lanes, Target, UnixMillis, Verdict,
     cache::{Cache, Fill, Hit, Withdrawn},
     chaos::{Class, Seen, Strike},
     flight::Flight,
@@ -427,6 +427,11 @@ impl BackendShared {
 }
 
 impl Ticket {
+    /// Whether it is leave for what was made for `target`. The backend may have got another one since.
+    pub fn is_for(&self, target: &Target) -> bool {
+        self.connector.target() == *target
+    }
+
     /// The id of its attempt's span, to be passed on to the backend; zero if it is not recorded.
     pub fn span_id(&self) -> u64 {
         self.span_id

@@ -68,7 +68,8 @@ impl Queue {
                 }
             }
         }
-        // Not synced before the next sending is noted, which it precedes.
+        // Not synced before the next sending is noted, which it precedes. If it is lost, because the store is down, that
+        // newer note says the same to the next open, for the calls of a group too.
         store.take_back_note(seq, Box::new(|_| ()));
         drop(ordered);
     }

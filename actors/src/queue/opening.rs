@@ -163,7 +163,9 @@ impl Queue {
         }
     }
 
-    /// Puts the index in step with what the store holds; see the module's page.
+    /// Puts the index in step with what the store holds; see the module's page. What others sent during an outage was
+    /// refused, and what is sent here, on the thread that tells of the end, goes before whatever waits by now. So the
+    /// removals that are sent again are committed in their order, and that of no later call before them.
     fn reconcile(self: &Arc<Self>, calls: Vec<StoredCall>) {
         let mut held: BTreeMap<u64, StoredCall> =
             calls.into_iter().map(|call| (call.seq, call)).collect();
@@ -176,7 +178,7 @@ impl Queue {
         for (seq, phase) in known {
             let in_doubt = self.in_doubt.lock().remove(&seq);
             match (held.remove(&seq), phase) {
-                // Its append was sent after the store failed, and waits for its turn.
+                // Its append was sent since the store serves again, and waits for its turn.
                 (None, Phase::Committing) if !in_doubt => {}
                 (Some(_), Phase::Committing) => index.committed(seq),
                 (Some(_), Phase::Removing) => again.push(seq),

@@ -183,7 +183,8 @@ async fn pings_are_struck_only_by_name() {
 #[tokio::test]
 async fn a_call_of_a_door_takes_the_other_way_and_meets_there_what_strikes_it() {
     let world = World::one().await;
-    always(&world, r#""kind":"error""#).await;
+    // What is queued is not to be sent meanwhile.
+    always(&world, r#""kind":"error","rate":1},{"kind":"error","class":"replay""#).await;
     let (server, backend) = (world.server(), world.backend());
     let plan = server.plan(Bytes::from_static(b"SET a 1")).unwrap();
     let Access::Write(write) = &plan.access else { panic!("a write") };

@@ -379,6 +379,21 @@ async fn only_the_last_whole_write_of_a_key_is_sent() {
 }
 
 #[tokio::test]
+async fn what_a_write_was_sent_in_place_of_leaves_with_it_if_something_is_left_to_do_of_that() {
+    let world = World::one().await;
+    world.server().wholes.store(true, Ordering::Relaxed);
+    world.server().set(Mode::Down);
+    // The last of them is to meet the second alive.
+    held(&world, ["SET k a", "KEEP k b", "ADD k w"].map(str::to_owned)).await;
+    world.server().set(Mode::Up);
+    world.drained().await;
+    let world = world.restart(vec![settings("one")]).await;
+    assert_eq!(world.backend().view().queue.calls, 0);
+    assert_eq!(times(&world, "SET k a"), 0, "{:?}", world.server().applied.lock());
+    assert_eq!(world.server().get("k"), None, "its life was over");
+}
+
+#[tokio::test]
 async fn what_a_write_was_sent_in_place_of_does_not_come_back_over_it_when_it_is_given_up() {
     let world = World::one().await;
     world.server().wholes.store(true, Ordering::Relaxed);

@@ -59,15 +59,17 @@ impl ClickHouseConnector {
     pub fn new(settings: ClickHouseSettings) -> Arc<Self> {
         let settings = Arc::new(settings);
         let target = Target::new("clickhouse", &settings.url, &settings.database);
+        let endings = Arc::default();
         let shared = Shared {
             http: Http::new(Arc::clone(&settings)),
             servers: Servers::default(),
             tables: Tables::default(),
-            fence: Arc::new(Fence::new(&settings)),
+            fence: Arc::new(Fence::new(&settings, Arc::clone(&endings))),
             sessions: Sessions::open(settings.sessions.as_ref()),
             usual_database: UsualDatabase::of(&settings),
-            endings: Arc::default(),
+            endings,
             is_describing: AtomicBool::new(false),
+            is_raising: AtomicBool::new(false),
             settings,
         };
         Arc::new(Self { target, shared: Arc::new(shared), learnt: empty::Learnt::default() })
@@ -99,6 +101,15 @@ impl ClickHouseConnector {
                 Attempted::failed(fusebox_state::Verdict::Failure, failed.error)
             }
         }
+    }
+}
+
+impl ClickHouseConnector {
+    /// Whether something may be in the session of a client's own request.
+    fn is_in_dirty_session(&self, body: &Bytes) -> bool {
+        let Some(Ok(request)) = HttpRequest::of(body) else { return false };
+        let session = door_read::session_of(&request);
+        session.is_some_and(|(id, timeout)| self.shared.sessions.is_dirty(&id, timeout))
     }
 }
 
@@ -184,7 +195,8 @@ impl Connector for ClickHouseConnector {
     fn split(&self, body: &Bytes, slots: &[Slot], reply: &Bytes) -> Option<Vec<Bytes>> {
         let [slot] = slots else { return None };
         if let Some(kept) = door_read::kept(body, reply) {
-            return Some(vec![kept]);
+            // Something may have been put into its session since it was planned, and be in its answer.
+            return (!self.is_in_dirty_session(body)).then(|| vec![kept]);
         }
         if http_form::is_answer(reply) {
             return None;

@@ -144,7 +144,7 @@ impl FirestoreConnector {
     }
 
     async fn carry(&self, attempt: Attempt<'_>) -> Attempted {
-        if *self.shared.client.closed.borrow() {
+        if self.shared.client.closed.is_cancelled() {
             return closed().ended();
         }
         let call = match wire::decode::<Call>(attempt.body) {
@@ -179,11 +179,10 @@ impl FirestoreConnector {
         let whole =
             urgent || time + Duration::from_millis(25) >= self.shared.client.settings.timeout;
         let verdict = if whole { Verdict::Failure } else { Verdict::Neutral };
-        let mut closes = self.shared.client.closed.subscribe();
         tokio::select! {
             biased;
             answered = asked => answered.map_or_else(Failed::ended, Attempted::answered),
-            _ = closes.wait_for(|closed| *closed) => {
+            () = self.shared.client.closed.cancelled() => {
                 let message = "the connection was closed";
                 Failed::own(Verdict::Neutral, ErrorClass::Unknown, OwnCode::Reset, message).ended()
             }
@@ -195,7 +194,7 @@ impl FirestoreConnector {
     }
 
     async fn carry_all(&self, attempts: Vec<Attempt<'_>>) -> Vec<Attempted> {
-        if *self.shared.client.closed.borrow() {
+        if self.shared.client.closed.is_cancelled() {
             return attempts.iter().map(|_| closed().ended()).collect();
         }
         let time = attempts.first().map_or(Duration::ZERO, |attempt| attempt.timeout);

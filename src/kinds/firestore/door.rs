@@ -48,13 +48,17 @@
 //! 3. Writes wait for the fence and enter it, as those of the connector do. One that is not answered in time closes the
 //!    connection that took it.
 //! 4. Nothing is read of a client that its door has no room for, and nothing of the server that the client does not
-//!    read: HTTP/2's flow control says so to both.
+//!    read: HTTP/2's flow control says so to both. How much may come before it is read is bounded: [`windows`].
 //! 5. What may be answered by the cache or stored by the queue has been read whole: see
 //!    [`stock`](super::protocol::stock).
 //! 6. `Bearer owner` is nobody's credential, and goes nowhere.
 //! 7. No message goes on before it is whole, and before every name in it is one that its caller may name: [`scope`].
+//! 8. Nothing is admitted by one connector and sent over the connections of another: once a connector is closed nothing
+//!    more goes over its [`pool`]. What is under way there is answered there; then what lasts moves, or ends.
+//! 9. A failure is the server's only if nobody else has ended the call: [`blame`].
 
 mod answer;
+mod blame;
 mod busy;
 mod call;
 mod carrying;
@@ -84,6 +88,7 @@ mod telling;
 mod times;
 mod understood;
 mod who;
+mod windows;
 
 pub(crate) use self::port::open;
 #[cfg(test)]

@@ -76,7 +76,7 @@ impl QueueIndex {
     /// group see [`QueueIndex::revive`]. A place that the dead letter held in its lanes is claimed until the end of
     /// the requeue is known: then [unclaim](QueueIndex::unclaim) it, or [take it back](QueueIndex::not_requeued).
     pub fn requeue(&mut self, seq: u64, forget_doubt: bool) -> Option<u64> {
-        let mut entry = self.calls.dead.remove(&seq)?;
+        let mut entry = self.calls.dead.remove(seq)?;
         self.unname(entry.header.op_id, seq);
         entry.state.asked_again();
         if forget_doubt {
@@ -113,10 +113,6 @@ impl QueueIndex {
 
     /// Something is written to `lanes`: dead letters there can no longer be requeued unthinkingly.
     pub fn note_written(&mut self, lanes: &Lanes) {
-        for entry in self.calls.dead.values_mut() {
-            if !entry.details().written_since && entry.header.lanes.meets(lanes) {
-                entry.details_mut().written_since = true;
-            }
-        }
+        self.calls.dead.written(lanes);
     }
 }

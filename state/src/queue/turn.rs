@@ -64,8 +64,7 @@ impl QueueIndex {
         for seq in &members {
             if let Some(entry) = self.calls.entries.get_mut(*seq) {
                 entry.details_mut().group = Some(id);
-            } else if let Some(entry) = self.calls.dead.get_mut(seq) {
-                entry.details_mut().group = Some(id);
+            } else if self.calls.dead.join_group(*seq, id) {
                 dead += 1;
             }
         }
@@ -99,7 +98,7 @@ impl QueueIndex {
     pub fn revive(&mut self, id: u64) -> Option<Vec<u64>> {
         let members = self.groups.get(&id)?.members.clone();
         for seq in &members {
-            let Some(mut entry) = self.calls.dead.remove(seq) else { continue };
+            let Some(mut entry) = self.calls.dead.remove(*seq) else { continue };
             self.dead_bytes -= u64::from(entry.bytes);
             self.count_out(&entry);
             self.bytes += u64::from(entry.bytes);

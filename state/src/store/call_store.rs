@@ -25,10 +25,10 @@ use crate::target::Target;
 ///
 /// # Promise
 /// A command whose completion says `Ok` is durable: it will be found after any crash, as will every command before it.
-/// Commands return at once and end in their completion, exactly once, in the order in which they were sent. A
-/// completion that says nothing was stored means that; one whose [outcome is unknown](StoreError::outcome_unknown) is
-/// settled by what a [`StoreEvent::Reopened`](super::StoreEvent::Reopened) says. Reads are safe on any thread and see
-/// what was sent and written, durable or not.
+/// Commands return at once and end in their completion, exactly once, in the order in which they were sent; only those
+/// that are sent in answer to a [`StoreEvent::Reopened`](super::StoreEvent::Reopened) go before what waits. A completion
+/// that says nothing was stored means that; one whose [outcome is unknown](StoreError::outcome_unknown) is settled by
+/// what that event says. Reads are safe on any thread and see what was sent and written, durable or not.
 ///
 /// | crash | the next open finds |
 /// | --- | --- |

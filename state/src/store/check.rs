@@ -8,6 +8,7 @@
 //! it and an export has it.
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -18,7 +19,7 @@ use rustix::fs::{FlockOperation, flock};
 pub use super::raw::RawCounts;
 use super::{
     Counts, Finding,
-    calls::StoredCall,
+    calls::{CallHeader, StoredCall},
     dead_letters,
     mark::{self, Reading},
     open::{Look, UNREACHED, count_entries, look},
@@ -29,6 +30,7 @@ use super::{
     scan::{self, ScanFailure, Scanned},
     space,
 };
+use crate::units::{LaneId, Lanes};
 
 /// What a check came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -318,6 +320,7 @@ pub fn export(
         }
         Look::Unprovable(_, why) => return Err(CheckError::NotProven(why)),
     };
+    let mut in_turn = InTurn { each, held: Vec::new(), lanes: HashSet::new() };
     let scanned = scan_plan(&raw, &plan)?;
     let lost = plan.lost.calls.len() as u64;
     let mut summary = ExportSummary { calls: 0, bad: scanned.counts.bad + lost };
@@ -338,12 +341,52 @@ pub fn export(
             (None, None) => ExportedState::Pending,
         };
         summary.calls += 1;
-        each(ExportedCall { call, body, state });
+        in_turn.next(ExportedCall { call, body, state });
     }
+    in_turn.end();
     Ok(summary)
 }
 
-/// Hands every whole call in the raw log of a set-aside store to `each`, ascending by sequence, each
+/// Hands calls on in an order in which they may be applied one after the other, whatever the time: what is left to do of
+/// a call comes behind those of its lanes that were accepted before it is due, as it does in the queue.
+struct InTurn<'a> {
+    each: &'a mut dyn FnMut(ExportedCall),
+    held: Vec<ExportedCall>,
+    /// Those of the calls that are held.
+    lanes: HashSet<LaneId>,
+}
+
+impl InTurn<'_> {
+    fn next(&mut self, call: ExportedCall) {
+        let CallHeader { lanes, traits, accepted_at, .. } = &call.call.header;
+        if traits.due().is_some() && call.call.dead.is_none() {
+            self.lanes.extend(lanes.as_slice());
+            self.held.push(call);
+            return;
+        }
+        if lanes.is_all() || lanes.as_slice().iter().any(|lane| self.lanes.contains(lane)) {
+            let meets = |other: &Lanes| {
+                let mut both = other.as_slice().iter().filter(|it| lanes.as_slice().contains(it));
+                lanes.is_all() || both.next().is_some()
+            };
+            let goes_first = |held: &mut ExportedCall| {
+                let CallHeader { lanes, traits, .. } = &held.call.header;
+                traits.due().is_some_and(|due| due <= *accepted_at) && meets(lanes)
+            };
+            self.held.extract_if(.., goes_first).for_each(&mut *self.each);
+            self.lanes.clear();
+            let left = self.held.iter().flat_map(|held| held.call.header.lanes.as_slice());
+            self.lanes.extend(left);
+        }
+        (self.each)(call);
+    }
+
+    fn end(self) {
+        self.held.into_iter().for_each(self.each);
+    }
+}
+
+/// Hands every whole call in the raw log of a set-aside store to `each`, in an order in which they may be applied, each
 /// once. `db` is the folder that was set aside (`db.damaged-…`). Calls that were delivered or
 /// removed long ago are among them, so nothing of this may be replayed without an operator. Before the first of them,
 /// `progress` hears bytes read and bytes in all.
@@ -359,6 +402,7 @@ pub fn repair(
         return Err(CheckError::NoStore(db.to_owned()));
     }
     let raw = Raw::read(db, progress)?;
+    let mut in_turn = InTurn { each, held: Vec::new(), lanes: HashSet::new() };
     let mut summary = RepairSummary { scarred: raw.counts.scarred, ..RepairSummary::default() };
     for Value { key, place, .. } in raw.newest_of_each(u64::MAX).iter() {
         let Key::Call(seq) = key else { continue };
@@ -377,8 +421,9 @@ pub fn repair(
             call.dead = dead_letters::decode(*seq, &raw.load(mark.place)?).map(Box::new);
         }
         summary.calls += 1;
-        each(ExportedCall { call, body, state: ExportedState::Salvaged });
+        in_turn.next(ExportedCall { call, body, state: ExportedState::Salvaged });
     }
+    in_turn.end();
     Ok(summary)
 }
 

@@ -1,5 +1,7 @@
 //! What callers ask of the committing thread, and how they hear of the end.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{error::StoreError, guard::caught, keys, ledger::Says, record::Draft, settings::Done};
@@ -70,6 +72,22 @@ impl Command {
             _ => Vec::new(),
         };
         keys.into_iter()
+    }
+
+    /// Answers it while the store is down: it is definitely not stored, but for a removal over several groups, of which
+    /// a part may be. A record for the history is handed back: it waits until the store is up.
+    pub(super) fn refuse(self, detail: &Arc<str>) -> Option<Vec<u8>> {
+        match self {
+            Self::History(record) => Some(record),
+            other => {
+                let unknown = matches!(other, Self::Remove { from: 1.., .. });
+                if let Some(ticket) = other.into_ticket() {
+                    let detail = Arc::clone(detail);
+                    ticket.complete(Err(StoreError::Failed { unknown, detail }));
+                }
+                None
+            }
+        }
     }
 
     /// The ticket of whoever waits for it.

@@ -51,7 +51,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Committer {
     pub(super) shared: Arc<Shared>,
     pub(super) commands: Receiver<Command>,
-    /// Taken from the channel and not finished: the rest of an append that spans groups.
+    /// What goes before the channel: the rest of a command that spans groups, and what is sent again after an outage.
     pub(super) unfinished: VecDeque<Command>,
     pub(super) applier: Applier,
     pub(super) log: File,

@@ -144,7 +144,8 @@ pub enum Finding {
     },
     /// The store was brought from the first format to this one. Harmless.
     Upgraded,
-    /// A store that was set aside earlier was deleted, because the disk has little room. The newest is kept.
+    /// A store that was set aside was deleted for room. Only earlier releases did that; their notes of what is not
+    /// reported yet (`untold.rs`) know the findings by their places in this list.
     AsideRemoved {
         /// Its place.
         path: PathBuf,

@@ -20,6 +20,7 @@ struct Plan {
     flush_in: AtomicU64,
     sync_in: AtomicU64,
     lie_in: AtomicU64,
+    promises_left: AtomicU64,
     free_is_faked: AtomicBool,
     free: AtomicU64,
 }
@@ -52,10 +53,19 @@ impl Faults {
         }
     }
 
+    /// Lets the next `times` of these fail with EIO: giving a copy the name by which the next start knows it, once it has
+    /// that name, and taking the name back; 0 disarms.
+    pub fn fail_promises(&self, times: u64) {
+        if let Some(plan) = &self.0 {
+            plan.promises_left.store(times, Relaxed);
+        }
+    }
+
     /// Whether a fault is still to come.
     pub fn is_armed(&self) -> bool {
         let Some(plan) = &self.0 else { return false };
-        [&plan.flush_in, &plan.sync_in, &plan.lie_in].iter().any(|it| it.load(Relaxed) > 0)
+        let counters = [&plan.flush_in, &plan.sync_in, &plan.lie_in, &plan.promises_left];
+        counters.iter().any(|it| it.load(Relaxed) > 0)
     }
 
     /// Lets the disk appear to have `free` bytes free; `None` tells the truth again.
@@ -91,13 +101,27 @@ impl Faults {
         }
     }
 
+    pub(super) fn promise(&self) -> io::Result<()> {
+        match &self.0 {
+            Some(plan) if count_down(&plan.promises_left).is_some() => {
+                Err(io::Error::other("injected EIO"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn free_space(&self) -> Option<u64> {
         let plan = self.0.as_ref()?;
         plan.free_is_faked.load(Relaxed).then(|| plan.free.load(Relaxed))
     }
 }
 
-/// Counts down; true on the step from 1 to 0.
+/// True on the step from 1 to 0.
 fn due(counter: &AtomicU64) -> bool {
-    counter.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)) == Ok(1)
+    count_down(counter) == Some(1)
+}
+
+/// Counts down; what was left before, unless nothing was.
+fn count_down(counter: &AtomicU64) -> Option<u64> {
+    counter.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).ok()
 }

@@ -8,8 +8,9 @@
 //!            a group fails ([`MemoryCommitter::fail`])
 //! serving ─────────────────────────────────────────────▶ down: steps refuse ──reopen──▶ serving
 //! ```
-//! As on the disk, only the group that failed has an unknown outcome, and what an open finds then is the truth about
-//! it.
+//! As on the disk, only the group that failed has an unknown outcome, what an open finds then is the truth about it, and
+//! whatever was sent before is refused. The caller of [`MemoryCommitter::reopen`] tells that truth before anybody sends
+//! anything, so that nothing has to be put in order.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -339,15 +340,7 @@ impl MemoryCommitter {
         let detail: Arc<str> = self.shared.refusing.lock().clone().unwrap_or_default().into();
         let mut history = VecDeque::new();
         for command in waiting {
-            if matches!(command, Command::History(_)) {
-                history.push_back(command);
-                continue;
-            }
-            let unknown = matches!(command, Command::Remove { from: 1.., .. });
-            if let Some(ticket) = command.into_ticket() {
-                let detail = Arc::clone(&detail);
-                ticket.complete(Err(StoreError::Failed { unknown, detail }));
-            }
+            history.extend(command.refuse(&detail).map(Command::History));
         }
         history.extend(self.shared.waiting.lock().drain(..));
         *self.shared.waiting.lock() = history;

@@ -252,8 +252,9 @@ impl Opening<'_> {
                     rebuild::swap(self.settings, None).map_err(at(dir))?;
                     return Ok(None);
                 }
-                // A large log is no reason not to serve.
+                // A large log is no reason not to serve, but a copy that may replace it later is.
                 Err(error) => {
+                    rebuild::take_back(self.settings).map_err(at(dir))?;
                     tracing::warn!(%error, "the log has grown and could not be compacted");
                 }
             }
@@ -312,7 +313,6 @@ impl Opening<'_> {
         rebuild::from_plan(self.settings, raw, plan)?;
         rebuild::swap(self.settings, kept.as_deref()).map_err(at(dir))?;
         self.findings = findings;
-        space::prune_asides(self.settings, &mut self.findings);
         Ok(())
     }
 
@@ -328,7 +328,6 @@ impl Opening<'_> {
         if is_there {
             space::rename(&path, &aside).map_err(at(&path))?;
         }
-        space::prune_asides(self.settings, &mut self.findings);
         let last_seq = match self.marked {
             Reading::At(head) => head.last_seq,
             Reading::First(head) => head.last_seq,

@@ -10,9 +10,14 @@
 //! acknowledged commit), and, after a failed sync, writes it into new files. An error that has passed by then heals so
 //! without a restart; one that has not leaves everything as it is, and the next second tries again.
 //!
-//! While down, every command is refused as definitely not stored; only the group that failed has an
-//! unknown outcome. Back in service, `Reopened` carries what the store holds: that is the truth about
-//! the failed group as well.
+//! While down, every command is refused as definitely not stored, and so are those that wait when an open has succeeded;
+//! only the group that failed has an unknown outcome. Back in service, `Reopened` carries what the store holds: that is
+//! the truth about the failed group as well.
+//!
+//! **Nothing passes what failed.** If two calls are to be removed, and the removal of the first fails, that of the
+//! second must not be committed before it is sent again: after a crash the older of two writes to a key would be
+//! replayed, and the newer would not. So whatever waits is refused before `Reopened` is emitted, and what the listener sends
+//! in answer, on the committing thread, goes before what others have sent by then.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -52,10 +57,7 @@ impl Committer {
         }
         let emitted = reason.to_string();
         self.outage = Some(Outage { reason, is_untrusted });
-        // Not begun, or begun and without a header: none of these is stored.
-        for command in std::mem::take(&mut self.unfinished) {
-            self.refuse(command);
-        }
+        self.refuse_unfinished();
         self.tried_at = self.now();
         if is_untrusted {
             rebuild::suspect(&self.shared.settings.dir);
@@ -77,28 +79,34 @@ impl Committer {
     pub(super) fn refuse(&mut self, command: Command) {
         let detail =
             self.outage.as_ref().map_or_else(|| "down".into(), |it| Arc::clone(&it.reason));
-        match command {
-            Command::Close => self.closing = true,
-            Command::Compacted => {}
-            Command::History(record) => {
-                self.held_history.push_back(record);
-                if self.held_history.len() as u64 > history::KEPT {
-                    self.held_history.pop_front();
-                }
-            }
-            other => {
-                // A removal over several groups may have been committed in part.
-                let unknown = matches!(other, Command::Remove { from: 1.., .. });
-                if let Some(ticket) = other.into_ticket() {
-                    ticket.complete(Err(StoreError::Failed { unknown, detail }));
-                }
-            }
+        if matches!(command, Command::Close) {
+            self.closing = true;
+        }
+        let Some(record) = command.refuse(&detail) else { return };
+        self.held_history.push_back(record);
+        if self.held_history.len() as u64 > history::KEPT {
+            self.held_history.pop_front();
+        }
+    }
+
+    /// Not begun, or begun and without a header: none of these is stored.
+    fn refuse_unfinished(&mut self) {
+        for command in std::mem::take(&mut self.unfinished) {
+            self.refuse(command);
+        }
+    }
+
+    /// What waits by now is refused; what those who hear of that send next finds a store that serves.
+    fn refuse_waiting(&mut self) {
+        let waiting: Vec<Command> = self.commands.try_iter().collect();
+        for command in waiting {
+            self.refuse(command);
         }
     }
 
     /// Tries to get the store back into service.
     pub(super) fn recover(&mut self) {
-        let Some(outage) = self.outage.take() else { return };
+        let Some(outage) = self.outage.clone() else { return };
         match open::open(&self.shared.settings) {
             Ok(mut ready) => {
                 // An event of its own says that it was rebuilt.
@@ -112,10 +120,7 @@ impl Committer {
                 self.adopt(ready);
                 self.resume();
             }
-            Err(error) => {
-                tracing::warn!(%error, "the store stays down");
-                self.outage = Some(outage);
-            }
+            Err(error) => tracing::warn!(%error, "the store stays down"),
         }
     }
 
@@ -124,6 +129,7 @@ impl Committer {
         self.shared.set_refusing(Some(reason.to_string()));
         self.shared.emit(StoreEvent::Refusing { reason: reason.to_string() });
         self.outage = Some(Outage { reason, is_untrusted: false });
+        self.refuse_unfinished();
     }
 
     /// Works on the handle of a store that was opened again.
@@ -160,6 +166,7 @@ impl Committer {
 
     /// Back in service: says so, with what the store holds.
     fn resume(&mut self) {
+        self.refuse_waiting();
         self.outage = None;
         self.applier.group.refusal = None;
         self.has_ballast = space::make_ballast(&self.shared.settings);
@@ -178,7 +185,8 @@ impl Committer {
             self.shared.emit(StoreEvent::Found { findings });
         }
         if always || damaged {
-            self.shared.emit(StoreEvent::Reopened { calls });
+            let answers = self.shared.emit_reopened(calls);
+            self.unfinished.extend(answers);
         }
     }
 }

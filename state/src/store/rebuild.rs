@@ -6,8 +6,8 @@
 //!
 //! 1. the new store is written to `db.partial`, synced, read back raw and compared with what it was made from: the old
 //!    store is untouched; the next open deletes `db.partial`;
-//! 2. `db.partial` becomes `db.ready`: the next open proves that it is whole, and goes on at step 3 (nothing was
-//!    acknowledged in between);
+//! 2. `db.partial` becomes `db.ready`: the next open proves that it is whole and a copy of `db` as that is by then, and
+//!    goes on at step 3;
 //! 3. `db` becomes `db.<why>-<unix ms>` if something in it was not carried over, or else `db.discard`: the next open
 //!    goes on at step 4, or takes `db.discard` back if `db.ready` is not whole;
 //! 4. `db.ready` becomes `db`: done; the next open deletes `db.discard`.
@@ -16,6 +16,11 @@
 //! after each renaming, before anything else is done. So a power cut falls between two steps and not among them, also
 //! on a file system that does not keep the order of two renamings, and step 4, which deletes the old store, is never
 //! there without the ones before.
+//!
+//! From step 2 on nothing is written to `db` any more. If that step fails it may have been done all the same: whoever
+//! goes on with `db` takes the name back first ([`take_back`]), and if that fails, too, only an open goes on. A
+//! `db.ready` that is found beside a `db` that has changed since counts for nothing: it lacks what was acknowledged
+//! after it was made.
 //!
 //! What is lost is noted before step 2 (`untold.rs`), with the name that step 3 gives to the old store, so that an open
 //! that goes on there keeps it and tells the loss.
@@ -42,11 +47,12 @@ use super::{
     ledger::{Ledger, Says},
     mark::Reading,
     note::{self, Note},
-    plan::{self, Plan},
+    plan::{self, NoPlan, Plan},
     queue,
     raw::{Key, Raw, Value},
     record::{self, FORMAT, Kind, Unreadable},
     settings::StoreSettings,
+    shield,
     space::{self, at, remove_folder},
     untold,
 };
@@ -57,7 +63,7 @@ const SUSPECT: &str = "suspect";
 /// Bytes written between two flushes.
 const FLUSH_BYTES: usize = 1 << 20;
 
-/// Steps 1 and 2 for a plan.
+/// Steps 1 and 2 for a plan. After an error only an open goes on, or whoever has the name taken back.
 pub(super) fn from_plan(settings: &StoreSettings, raw: &Raw, plan: &Plan) -> Result<(), OpenError> {
     write(settings, plan.bytes(), plan.head.commit, plan.head.last_seq, &mut |writer| {
         for Value { key, commit, place } in plan.values.iter() {
@@ -69,23 +75,32 @@ pub(super) fn from_plan(settings: &StoreSettings, raw: &Raw, plan: &Plan) -> Res
             let says = if place.is_residue { Says::Residue } else { Says::Itself };
             writer.insert(&key.to_bytes(), value, says, *commit)?;
         }
-        let mut expected = plan::digests(plan);
         for seq in &plan.lost.notes {
-            expected.notes.add(Class::Notes.hash(*seq));
             let note = note::encode(*seq, &Note::default()).map_err(io::Error::other)?;
             let value = note.stamp(plan.head.commit);
             writer.insert(&Key::Note(*seq).to_bytes(), value, Says::Itself, plan.head.commit)?;
         }
         for seq in &plan.lost.dead {
-            expected.dead.add(Class::Dead.hash(*seq));
             let value = lost_mark(*seq, settings.unix_now.as_ref()())?.stamp(plan.head.commit);
             writer.insert(&Key::Dead(*seq).to_bytes(), value, Says::Itself, plan.head.commit)?;
         }
-        if writer.ledger.digests() == expected {
+        if writer.ledger.digests() == carried(plan) {
             return Ok(());
         }
         Err(io::Error::other("the rebuilt store differs from the plan"))
     })
+}
+
+/// What a store that is rebuilt by a plan holds: other notes and marks stand for those that are lost.
+fn carried(plan: &Plan) -> Digests {
+    let mut carried = plan::digests(plan);
+    for seq in &plan.lost.notes {
+        carried.notes.add(Class::Notes.hash(*seq));
+    }
+    for seq in &plan.lost.dead {
+        carried.dead.add(Class::Dead.hash(*seq));
+    }
+    carried
 }
 
 fn lost_mark(seq: u64, at: UnixMillis) -> io::Result<record::Draft> {
@@ -140,7 +155,7 @@ fn write(
         writer.end(commit, last_seq, None)
     });
     let written = written.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-    match written.and_then(|head| promise(&settings.dir, &head)) {
+    match written.and_then(|head| promise(settings, &head)) {
         Ok(()) => Ok(()),
         Err(error) => {
             drop(fs::remove_dir_all(&partial));
@@ -149,11 +164,28 @@ fn write(
     }
 }
 
-/// The proof of step 1, and step 2: nothing takes the store's place that was not read back.
-pub(super) fn promise(dir: &Path, head: &Head) -> io::Result<()> {
-    let partial = dir.join("db.partial");
+/// The proof of step 1, and step 2: nothing takes the store's place that was not read back. After an error step 2 may
+/// have been done: see [`take_back`].
+pub(super) fn promise(settings: &StoreSettings, head: &Head) -> io::Result<()> {
+    let partial = settings.dir.join("db.partial");
     prove(&partial, head)?;
-    space::rename(&partial, &dir.join("db.ready"))
+    space::rename(&partial, &Standing::Ready.folder(&settings.dir))?;
+    settings.faults.promise()
+}
+
+/// Undoes step 2, for certain, so that the old store may be written to again. After an error a later open may find the
+/// new one, so that only an open may go on.
+pub(super) fn take_back(settings: &StoreSettings) -> io::Result<()> {
+    let partial = settings.dir.join("db.partial");
+    let ready = Standing::Ready.folder(&settings.dir);
+    // It was not there before, for certain. If it is not there now, step 2 was not done.
+    if ready.try_exists()? {
+        settings.faults.promise()?;
+        remove_folder(&partial)?;
+        space::rename(&ready, &partial)?;
+    }
+    drop(remove_folder(&partial));
+    Ok(())
 }
 
 /// Reads a new store raw: it must hold what its head says.
@@ -164,8 +196,8 @@ fn prove(db: &Path, head: &Head) -> io::Result<()> {
         Ok(plan) => {
             Err(io::Error::other(format!("the new store lacks {:?} {:?}", plan.lost, raw.scars)))
         }
-        Err(plan::NoPlan::Io(error)) => Err(error),
-        Err(plan::NoPlan::Unprovable(why)) => Err(io::Error::other(why)),
+        Err(NoPlan::Io(error)) => Err(error),
+        Err(NoPlan::Unprovable(why)) => Err(io::Error::other(why)),
     }
 }
 
@@ -275,7 +307,7 @@ pub(super) fn swap(settings: &StoreSettings, aside: Option<&Path>) -> io::Result
 pub(super) enum Standing {
     /// In its place.
     Db,
-    /// The new one, proven whole, waits to be swapped in.
+    /// The new one, proven whole and a copy of the one in its place, waits to be swapped in.
     Ready,
     /// The old one was moved away, and the new one is not whole.
     Discard,
@@ -299,20 +331,58 @@ pub(super) fn standing(dir: &Path, marked: Reading) -> io::Result<Standing> {
         _ => 0,
     };
     let ready = Standing::Ready.folder(dir);
-    if ready.try_exists()? {
-        let raw = Raw::read(&ready, &mut |_, _| {})?;
-        let head = raw.heads.values().next_back().map(|seen| seen.head);
-        if let Some(head) = head.filter(|head| head.commit >= oldest && raw.scars.is_empty()) {
-            match plan::plan(&raw, head) {
-                Ok(plan) if plan.is_exact() => return Ok(Standing::Ready),
-                // That it cannot be read now does not say that it is not whole.
-                Err(plan::NoPlan::Io(error)) => return Err(error),
-                Ok(_) | Err(plan::NoPlan::Unprovable(_)) => {}
-            }
+    let head = if ready.try_exists()? { head_of_whole(&ready)? } else { None };
+    let is_away = !dir.join("db").try_exists()?;
+    // Only step 3 moves the old one away.
+    if let Some(head) = head.filter(|head| head.commit >= oldest)
+        && (is_away || is_copy(dir, marked, &head)?)
+    {
+        return Ok(Standing::Ready);
+    }
+    let is_discarded = is_away && Standing::Discard.folder(dir).try_exists()?;
+    Ok(if is_discarded { Standing::Discard } else { Standing::Db })
+}
+
+/// The head of the store in `db` if it is whole.
+fn head_of_whole(db: &Path) -> io::Result<Option<Head>> {
+    let raw = Raw::read(db, &mut |_, _| {})?;
+    let head = raw.heads.values().next_back().map(|seen| seen.head);
+    let Some(head) = head.filter(|_| raw.scars.is_empty()) else { return Ok(None) };
+    match plan::plan(&raw, head) {
+        Ok(plan) => Ok(plan.is_exact().then_some(head)),
+        // That it cannot be read now does not say that it is not whole.
+        Err(NoPlan::Io(error)) => Err(error),
+        Err(NoPlan::Unprovable(_)) => Ok(None),
+    }
+}
+
+/// Whether a new store with `head` is the copy of the one in its place, as that is now or was before sled opened it.
+fn is_copy(dir: &Path, marked: Reading, head: &Head) -> io::Result<bool> {
+    for old in [Standing::Db.folder(dir), shield::folder(dir)] {
+        if old.try_exists()? && is_copy_of(&old, marked, head)? {
+            return Ok(true);
         }
     }
-    let is_away = !dir.join("db").try_exists()? && Standing::Discard.folder(dir).try_exists()?;
-    Ok(if is_away { Standing::Discard } else { Standing::Db })
+    Ok(false)
+}
+
+/// Whether a rebuild of the store in `db` would end with this commit, this last sequence and these values.
+fn is_copy_of(db: &Path, marked: Reading, head: &Head) -> io::Result<bool> {
+    let raw = Raw::read(db, &mut |_, _| {})?;
+    let was_first = raw.first.is_some() || matches!(marked, Reading::First(_));
+    if raw.heads.is_empty() && was_first {
+        // One commit is that of its values, the next that of its head.
+        let FirstHead { commit, last_seq } = raw.first.unwrap_or_default();
+        return Ok((head.commit, head.last_seq) == (commit + 2, last_seq));
+    }
+    let plan = match plan::choose(&raw, marked.head()) {
+        Ok(plan) => plan,
+        Err(NoPlan::Io(error)) => return Err(error),
+        Err(NoPlan::Unprovable(_)) => return Ok(false),
+    };
+    let is_next = (head.commit, head.last_seq) == (plan.head.commit + 1, plan.head.last_seq);
+    // A copy that was made while it served may have what cannot be read of it any more.
+    Ok(is_next && [carried(&plan), plan.head.digests].contains(&head.digests))
 }
 
 /// Continues a rebuild that a crash interrupted.
@@ -338,7 +408,13 @@ pub(super) fn finish(
     }
     let ready = Standing::Ready.folder(dir);
     if ready.try_exists()? {
+        tracing::warn!(
+            store = %dir.display(),
+            "an unfinished copy of the store, or one of an earlier state of it, is deleted"
+        );
+        // For good, before the store is written to.
         remove_folder(&ready)?;
+        space::sync_folder(dir)?;
     }
     remove_folder(&dir.join("db.discard"))
 }

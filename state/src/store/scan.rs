@@ -202,7 +202,10 @@ struct Scan<'a> {
     headers: SeqSet,
     pieces: HashMap<u64, Pieces>,
     marks: Vec<(u64, IVec, IVec)>,
-    groups: Vec<(u64, Note)>,
+    /// Notes of groups: the commit that wrote each, the call that it is beside, and the note.
+    groups: Vec<(u64, u64, Note)>,
+    /// Calls with a note of their own, and the commit that wrote it.
+    noted: Vec<(u64, u64)>,
 }
 
 impl Scan<'_> {
@@ -351,8 +354,9 @@ impl Scan<'_> {
         for (seq, key, value) in std::mem::take(&mut self.marks) {
             let is_note = key.first() == Some(&keys::SENDING);
             let note = if is_note { note::decode(seq, &value).ok() } else { None };
+            let commit = || record::peel(&value).map_or(0, |sealed| sealed.commit);
             if let Some(note) = note.as_ref().filter(|note| note.group.is_some()) {
-                self.groups.push((seq, note.clone()));
+                self.groups.push((commit(), seq, note.clone()));
                 continue;
             }
             if !self.headers.contains(seq) {
@@ -364,8 +368,10 @@ impl Scan<'_> {
                 call.noted(&note.clone().unwrap_or_default());
                 // A note that was lost and made again knows nothing, not even a time.
                 let knows = note.as_ref().filter(|it| it.first_sent_at > UnixMillis::default());
-                if let (None, Some(gather)) = (knows, call.header.traits.gather()) {
-                    illegible.push((seq, gather));
+                match (knows, call.header.traits.gather()) {
+                    (Some(_), _) => self.noted.push((seq, commit())),
+                    (None, Some(gather)) => illegible.push((seq, gather)),
+                    (None, None) => {}
                 }
                 note.is_some()
             } else {
@@ -397,9 +403,19 @@ impl Scan<'_> {
     }
 
     /// Gives the calls of a group its note, or removes them if it was applied; see `note.rs`.
+    ///
+    /// A call of a group is noted again, alone or in another group, only once its group was dissolved because it had
+    /// written nothing. So a newer note that names one of its calls says that the group's was taken back, though the
+    /// store may never have heard of that, as it was down: each of its calls is judged without it.
     fn settle_groups(&mut self) {
-        for (seq, note) in std::mem::take(&mut self.groups) {
+        let groups = std::mem::take(&mut self.groups);
+        let newest = newest_commits(&groups, std::mem::take(&mut self.noted));
+        for (commit, seq, note) in groups {
             let Some(group) = &note.group else { continue };
+            let is_newer = |member: &u64| newest.get(member).is_some_and(|other| *other > commit);
+            if !group.applied && group.members.iter().any(is_newer) {
+                continue;
+            }
             let present: Vec<u64> =
                 group.members.iter().copied().filter(|it| self.calls.get(*it).is_some()).collect();
             if group.applied || present.is_empty() {
@@ -488,6 +504,23 @@ impl Scan<'_> {
             self.sweep_call(seq);
         }
     }
+}
+
+/// The newest commit that wrote a note of each call, be it one of its own or of a group. Empty if there are no groups.
+fn newest_commits(groups: &[(u64, u64, Note)], own: Vec<(u64, u64)>) -> HashMap<u64, u64> {
+    let mut newest = HashMap::new();
+    if groups.is_empty() {
+        return newest;
+    }
+    let of_groups = groups.iter().flat_map(|(commit, _, note)| {
+        let members = note.group.iter().flat_map(|group| &group.members);
+        members.map(move |member| (*member, *commit))
+    });
+    for (seq, commit) in own.into_iter().chain(of_groups) {
+        let newest: &mut u64 = newest.entry(seq).or_default();
+        *newest = commit.max(*newest);
+    }
+    newest
 }
 
 /// The finding for a value that is not what was written under `key`.

@@ -52,7 +52,9 @@ pub enum StoreEvent {
     /// There is room above the floor again: appends are taken. The store was open all the time.
     Accepting,
     /// The store serves again after an outage. `calls` is what it holds, ascending by sequence, dead
-    /// letters included: the truth about every command that ended with an unknown outcome.
+    /// letters included: the truth about every command that ended with an unknown outcome. What was sent during the
+    /// outage was refused. What the listener sends while it hears of this is committed before what others send by
+    /// then, so that it can send again what failed.
     Reopened {
         /// Every whole call.
         calls: Vec<StoredCall>,

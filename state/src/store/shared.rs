@@ -4,7 +4,7 @@ use std::{
     fs::{File, OpenOptions},
     path::Path,
     sync::{Arc, atomic::AtomicU64},
-    thread,
+    thread::{self, ThreadId},
     time::Duration,
 };
 
@@ -12,6 +12,8 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
+    calls::StoredCall,
+    command::Command,
     error::{Finding, OpenError},
     guard::caught,
     settings::{StoreEvent, StoreSettings},
@@ -32,6 +34,8 @@ pub(super) struct Shared {
     pub(super) commits: AtomicU64,
     pub(super) last_seq: AtomicU64,
     pub(super) lock: Mutex<Option<File>>,
+    /// While the store says what it holds: the thread on which it does so, and what its listener has sent there.
+    pub(super) answering: Mutex<Option<(ThreadId, Vec<Command>)>>,
 }
 
 impl Shared {
@@ -39,6 +43,24 @@ impl Shared {
         let on_event = Arc::clone(&self.settings.on_event);
         if let Err(panic) = caught(move || on_event(event)) {
             tracing::error!(panic, "a listener of the store panicked");
+        }
+    }
+
+    /// Says what the store holds. Returns what the listener has sent meanwhile.
+    pub(super) fn emit_reopened(&self, calls: Vec<StoredCall>) -> Vec<Command> {
+        *self.answering.lock() = Some((thread::current().id(), Vec::new()));
+        self.emit(StoreEvent::Reopened { calls });
+        self.answering.lock().take().map(|(_, sent)| sent).unwrap_or_default()
+    }
+
+    /// Keeps a command if it is one of those; hands back any other.
+    pub(super) fn unless_answering(&self, command: Command) -> Option<Command> {
+        match &mut *self.answering.lock() {
+            Some((teller, sent)) if *teller == thread::current().id() => {
+                sent.push(command);
+                None
+            }
+            _ => Some(command),
         }
     }
 

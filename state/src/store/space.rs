@@ -8,10 +8,7 @@ use std::{
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use super::{
-    error::{Finding, OpenError},
-    settings::StoreSettings,
-};
+use super::{error::OpenError, settings::StoreSettings};
 
 /// Size of the ballast: what removals and marks are written from when the disk is full.
 pub(super) const BALLAST_BYTES: u64 = 8 * 1024 * 1024;
@@ -41,7 +38,8 @@ pub(super) fn require(settings: &StoreSettings, needed: u64) -> Result<(), OpenE
     if free >= needed { Ok(()) } else { Err(OpenError::DiskFull { free, needed }) }
 }
 
-/// The folders that were set aside, oldest first.
+/// The folders that were set aside, oldest first. They may hold calls that were acknowledged, so nothing but an
+/// operator's order deletes one.
 pub(super) fn asides(dir: &Path) -> Vec<PathBuf> {
     let kept =
         ["db.damaged-", "db.failed-sync-", "db.replaced-", "db.first-format-", "db.snapshots-"];
@@ -55,22 +53,6 @@ pub(super) fn asides(dir: &Path) -> Vec<PathBuf> {
         .collect();
     found.sort_unstable();
     found.into_iter().map(|(_, path)| path).collect()
-}
-
-/// Keeps the newest store that was set aside, and of the older ones as many as take a quarter of what is free.
-pub(super) fn prune_asides(settings: &StoreSettings, findings: &mut Vec<Finding>) {
-    let mut older = asides(&settings.dir);
-    older.pop();
-    let mut room = free(settings).unwrap_or_default() / 4;
-    for path in older.into_iter().rev() {
-        let size = folder_bytes(&path);
-        if let Some(left) = room.checked_sub(size) {
-            room = left;
-        } else if fs::remove_dir_all(&path).is_ok() {
-            room = 0;
-            findings.push(Finding::AsideRemoved { path });
-        }
-    }
 }
 
 /// Deletes every store that was set aside in the store's folder `dir`, for good. Returns their names, and the bytes that
@@ -145,10 +127,12 @@ pub(super) fn aside(settings: &StoreSettings, why: &str) -> PathBuf {
     crate::file::free_path(&settings.dir, &format!("db.{why}-{now}"))
 }
 
-/// Renames within the store's folder, durably.
+/// Renames within the store's folder, durably. After an error it may have been done, for good or not. The folder is
+/// opened before, so that only its sync can fail after that.
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    let folder = to.parent().map(File::open).transpose()?;
     fs::rename(from, to)?;
-    to.parent().map_or(Ok(()), sync_folder)
+    folder.map_or(Ok(()), |folder| folder.sync_all())
 }
 
 /// The error of a file operation on `path`.

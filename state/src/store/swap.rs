@@ -125,9 +125,16 @@ impl Committer {
             writer.end(self.applier.head.commit, self.applier.head.last_seq, arriving)
         });
         let written = written.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-        if let Err(error) = written.and_then(|head| rebuild::promise(dir, &head)) {
-            drop(remove_folder(&dir.join("db.partial")));
-            return Err(at(dir)(error));
+        if let Err(error) = written.and_then(|head| rebuild::promise(&settings, &head)) {
+            let error = at(dir)(error);
+            // The old one goes on if nothing can replace it any more. Otherwise an open decides between the two.
+            if let Err(why) = rebuild::take_back(&settings) {
+                tracing::warn!(%why, "the copy may still replace the store, so the store is opened again");
+                let old = self.shared.db.write().take();
+                rebuild::close(dir, old);
+                self.go_down(error.to_string().into());
+            }
+            return Err(error);
         }
         // From here on the new one is the store, whatever happens.
         let old = self.shared.db.write().take();

@@ -96,24 +96,39 @@ impl Replay {
                 false
             }
         };
-        // What was overtaken is taken out with it, or put back with it.
+        // What was overtaken has been taken out with it, or put back with it.
         job.settled();
         was_applied
     }
 
-    /// Settles calls that were sent as one: their ends are the same. Returns how many were applied, and whether
-    /// the attempt failed.
+    /// Settles calls that were sent as one: their ends are the same. If it was not sent, each of them has its own
+    /// reason. Returns how many were applied, and whether the attempt failed.
     fn group_ended(&mut self, ended: Vec<Ended>) -> (u64, bool) {
         let mut jobs: Vec<Job> = Vec::with_capacity(ended.len());
         let mut first = None;
-        for Ended { job, result } in ended {
-            first.get_or_insert(result);
-            jobs.push(job);
+        let was_sent = ended.iter().any(|it| it.job.entry.details().group.is_some());
+        let is_unread = ended.iter().any(|it| matches!(it.result, Err(NotSent::Store(_))));
+        for Ended { mut job, result } in ended {
+            match result {
+                Ok(attempted) => {
+                    first.get_or_insert(attempted);
+                    jobs.push(job);
+                }
+                // It can only be sent again with the one that cannot be read: it backs off, too.
+                Err(NotSent::Barred) if was_sent && is_unread => {
+                    self.retry(&job, &"another call that was sent with it cannot be read".into());
+                    job.settled();
+                }
+                Err(why) => {
+                    self.not_sent(&job, why);
+                    job.settled();
+                }
+            }
         }
         jobs.sort_by_key(|job| job.taken.seq);
-        let Some((result, leader)) = first.zip(jobs.first()) else { return (0, false) };
-        let (applied, failed) = match result {
-            Ok(Attempted { result: Ok(reply), .. }) => {
+        let Some((attempted, leader)) = first.zip(jobs.first()) else { return (0, true) };
+        let (applied, failed) = match attempted.result {
+            Ok(reply) => {
                 let seqs: Vec<u64> = jobs.iter().map(|job| job.taken.seq).collect();
                 let unix = self.shared.circuit.clock.unix();
                 for job in &jobs {
@@ -128,14 +143,8 @@ impl Replay {
                 self.progress();
                 (count, false)
             }
-            Ok(Attempted { result: Err(error), .. }) => {
+            Err(error) => {
                 self.group_failed(&jobs, &error);
-                (0, true)
-            }
-            Err(why) => {
-                for job in &jobs {
-                    self.not_sent(job, why.clone());
-                }
                 (0, true)
             }
         };
@@ -211,7 +220,11 @@ impl Replay {
         let answered = !entry.state.is_in_doubt();
         let token: Option<OpId> =
             (!entry.is_absolute() && !entry.own_name && answered).then_some(entry.header.op_id);
+        // What it was sent in place of goes first, oldest first: found without it after a crash, that would come back
+        // over it.
+        let overtaken = job.overtaken.iter().map(|taken| (taken.seq, None));
         if let Some(residue) = residue {
+            self.shared.queue.applied_together(overtaken.collect(), || ());
             self.shared.queue.replace(seq, residue, Some(applied), move || {
                 if let Some(token) = token {
                     connector.forget_tokens(vec![token]);
@@ -219,8 +232,7 @@ impl Replay {
             });
             return;
         }
-        // What it was sent in place of goes first, oldest first.
-        gone.applied.extend(job.overtaken.iter().map(|taken| (taken.seq, None)));
+        gone.applied.extend(overtaken);
         gone.applied.push((seq, Some(applied)));
         gone.tokens.extend(token);
     }

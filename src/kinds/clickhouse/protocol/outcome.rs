@@ -4,6 +4,8 @@
 //! | --- | --- | --- |
 //! | no exception | | success |
 //! | 202, 203, 252, 225, 242, 243, 364, 439, 745, 749, 762, 1019; HTTP 429 and 503 | not executed (a write: see below) | failure |
+//! | 209 if the query says how long the server waits for its client | unknown | neutral |
+//! | 341 of a mutation that fails by its own expressions | unknown | success |
 //! | 74–76 (the server's disk), 159 (its time was up), 209, 210, 236, 279, 285, 286, 289, 319, 999, 1017 … | unknown | failure |
 //! | 285, 286 (too few replicas for the quorum of an insert) if nothing was written | not executed; in replay blocked: object | success |
 //! | 241 (memory) of the whole server or user | unknown | failure |
@@ -271,6 +273,10 @@ fn named_by(code: u32) -> &'static [&'static str] {
     }
 }
 
+/// The settings by which a query says how long the server waits for its client.
+const OWN_PATIENCE: &[&str] =
+    &["http_receive_timeout", "http_send_timeout", "receive_timeout", "send_timeout"];
+
 /// Whether the message of a code that blames a setting names one of the call's own.
 fn names_own(code: u32, message: &str, own: &[String]) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
@@ -294,8 +300,15 @@ fn class_alone(
     let is_own = asked.own.iter().any(|name| named_by(code).contains(&name.as_str()))
         || names_own(code, message, &asked.own);
     let of_query = message.contains("(for query)") || message.contains("Query memory limit");
+    let is_in = |wanted: &[&str]| asked.own.iter().any(|name| wanted.contains(&name.as_str()));
     let (class, verdict) = match code {
         _ if is_own => (ErrorClass::Rejected, Verdict::Success),
+        // Its own patience with its client's connection.
+        209 if is_in(OWN_PATIENCE) => (ErrorClass::Unknown, Verdict::Neutral),
+        // A mutation that fails by its own expressions, and its client waits for that.
+        341 if message.contains("during execution of mutation") => {
+            (ErrorClass::Unknown, Verdict::Success)
+        }
         // One block over more partitions than the server lets it be: it will always be.
         252 if message.contains("partitions for single INSERT block") => {
             (ErrorClass::Rejected, Verdict::Success)
@@ -462,6 +475,11 @@ mod tests {
             assert_eq!(ends(code, "", &[name], true), (Rejected, Success, false), "{name}");
         }
         assert_eq!(ends(159, "", &[], false), (Unknown, Neutral, false));
+        assert_eq!(ends(209, "", &["http_receive_timeout"], true), (Unknown, Neutral, false));
+        let of_mutation =
+            "Exception happened during execution of mutation 'mutation_3.txt' with part";
+        assert_eq!(ends(341, of_mutation, &[], true), (Unknown, Success, false));
+        assert_eq!(ends(341, "", &[], true), (Unknown, Failure, false));
         let query = "Memory limit (for query) exceeded: would use";
         assert_eq!(ends(241, query, &[], true), (Rejected, Success, false));
         assert_eq!(

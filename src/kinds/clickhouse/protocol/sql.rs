@@ -338,6 +338,11 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unread> {
     if first.is_any(READS) {
         return rest_of_read(lexer, first, brackets, statement);
     }
+    if first.is("SET") && after(lexer.clone(), &[])?.is_some_and(|next| next.is("DEFAULT")) {
+        // SET DEFAULT ROLE: of users, not of the session.
+        statement.verb = Verb::Other(Other { barrier: false, admin: true, session: true });
+        return Ok(statement);
+    }
     if first.is_any(SESSION) {
         statement.verb = Verb::Refused(
             "there is no session: send settings and the database with each call, in `settings` and `database`",

@@ -7,7 +7,7 @@ use fusebox_state::Verdict;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
-    fence::{Obstacle, PAUSE},
+    fence::{Obstacle, PAUSE, Waits},
     http::Failed,
     question,
     server::{Server, described},
@@ -40,21 +40,20 @@ pub(crate) async fn server(
     }
 }
 
-/// Waits until a write may be sent: until nothing old can land behind it; `first` is one that commutes and was never
-/// sent before. A round goes on when who waits for it leaves.
+/// Waits until a write may be sent: until nothing old can land behind it. A round goes on when who waits for it leaves.
 ///
 /// # Errors
 /// Not before `until`, or the server cannot be asked. The write was not sent.
-pub(crate) async fn pass(
+pub(super) async fn pass(
     shared: &Arc<Shared>,
     aboard: impl Fn() -> Aboard,
-    first: bool,
+    waits: Waits,
     until: Instant,
 ) -> Result<(), Failed> {
     let fence = &shared.fence;
     loop {
         let changed = fence.changed.notified();
-        let Some(obstacle) = fence.obstacle(first) else { return Ok(()) };
+        let Some(obstacle) = fence.obstacle(waits) else { return Ok(()) };
         let step = async {
             match obstacle {
                 Obstacle::Departed => changed.await,
@@ -66,7 +65,7 @@ pub(crate) async fn pass(
                         async move { own.fence.round(&own.http, Instant::now() + limit).await };
                     let asked = fence.asking.ask((), &shared.http, &aboard, round).await;
                     asked.unwrap_or_else(|| Err(Failed::closed()))?;
-                    if fence.obstacle(first).is_some() {
+                    if fence.obstacle(waits).is_some() {
                         sleep(PAUSE).await;
                     }
                 }

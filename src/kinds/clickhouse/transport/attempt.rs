@@ -21,10 +21,10 @@ use tokio::{
 
 use super::{
     asking,
-    bounds::{GRACE, ambiguous, check_open, commutes, is_whole, neutral_unless},
+    bounds::{GRACE, ambiguous, check_open, commutes, is_whole, neutral_unless, waits},
     doubt::{by_proof, in_views_alone, note, unanswered},
     exchange::{self, Exchanged, Sending},
-    fence::Place,
+    fence::{Place, Waits},
     http::Failed,
     opaque,
     reading::Reading,
@@ -144,9 +144,8 @@ async fn write(
     let attempt = &ready.attempt;
     let commutes = commutes(attempt);
     let neutral = |failed| neutral_unless(ready.whole, failed);
-    let first = commutes && attempt.doubt.is_none();
     let patience = until.min(Instant::now() + attempt.fence_patience);
-    asking::pass(shared, || attempt.board(), first, patience).await.map_err(neutral)?;
+    asking::pass(shared, || attempt.board(), waits(attempt), patience).await.map_err(neutral)?;
     let noted = match (attempt.doubt, &ready.target) {
         (Some(doubt), Some((target, token))) => {
             let (token, now, prefix) = (*token, attempt.now, shared.fence.prefix());
@@ -280,8 +279,8 @@ pub(crate) async fn prepare(
     shared.http.connect(time).await.map_err(neutral)?;
     let board = || attempts.first().map(Attempt::board).unwrap_or_default();
     let server = asking::server(shared, board, left(until)).await.map_err(neutral)?;
-    let first = attempts.iter().all(commutes);
-    asking::pass(shared, board, first, until).await.map_err(neutral)?;
+    let waits = if attempts.iter().all(commutes) { Waits::First } else { Waits::Any };
+    asking::pass(shared, board, waits, until).await.map_err(neutral)?;
     let mut evidence = Vec::with_capacity(attempts.len());
     // One answer for all that go to one table: it is from before each of them.
     let mut of_table: HashMap<Target, Bytes> = HashMap::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fusebox_actors::connector::{Attempt, AttemptError, OwnCode};
 use fusebox_state::{ErrorClass, Verdict};
 
-use super::{http::Failed, shared::Shared};
+use super::{fence::Waits, http::Failed, shared::Shared};
 
 /// How much longer than its full time a caller waits, so that the exchange itself says what became of it.
 pub(super) const GRACE: Duration = Duration::from_millis(25);
@@ -29,6 +29,15 @@ pub(super) fn is_whole(shared: &Shared, time: Duration) -> bool {
 /// Whether inserts may overtake it, and it them.
 pub(super) fn commutes(attempt: &Attempt<'_>) -> bool {
     !attempt.lanes.is_all() && attempt.lanes.as_slice().is_empty()
+}
+
+/// What an attempt waits for at the fence.
+pub(super) fn waits(attempt: &Attempt<'_>) -> Waits {
+    match (commutes(attempt), attempt.doubt) {
+        (true, None) => Waits::First,
+        (true, Some(_)) => Waits::Repetition,
+        (false, _) => Waits::Any,
+    }
 }
 
 /// A deadline shorter than the backend's own says nothing of the backend.

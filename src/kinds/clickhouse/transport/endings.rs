@@ -1,17 +1,19 @@
-//! Abandoned reads under names that their clients gave them.
+//! Abandoned requests under names that their clients gave them.
 //!
 //! The server finds a read by its query id, and runs no second one under the same id or in the same session. Those of
 //! our own are new each time. Under a name that its client gave it, a read is sent again only once the one before it has
-//! been killed or is over: else the server would refuse it, or the kill would end it.
+//! been killed or is over: else the server would refuse it, or the kill would end it. The same holds for what follows a
+//! write in doubt under that write's query id.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::sleep};
 
-use super::fence::SETTLE;
+/// How long after a look that found nothing a second one proves it.
+pub(super) const SETTLE: Duration = Duration::from_millis(200);
 
-/// What a client calls its query, or where it sends it: one runs under each at the server.
+/// What a client calls its query, or the session that it is in: one runs under each at the server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Name {
     /// By its id.
@@ -20,7 +22,7 @@ pub(crate) enum Name {
     Session(String),
 }
 
-/// Abandoned reads under names of their clients', until they have ended.
+/// Abandoned requests under names of their clients', until they have ended.
 #[derive(Debug, Default)]
 pub(crate) struct Endings {
     names: Mutex<HashMap<Name, u32>>,
@@ -65,7 +67,8 @@ impl Endings {
     }
 }
 
-/// An abandoned read that is being ended.
+/// An abandoned request that is being ended: a read, or a write in doubt.
+#[derive(Debug)]
 pub(super) struct Ending {
     endings: Arc<Endings>,
     names: Vec<Name>,

@@ -12,9 +12,9 @@
 //!    │ answered                │ answered                                    killed, or twice not found
 //!    └─────────────────────────┴──▶ gone
 //! ```
-//! **Who waits for what.** Inserts commute, so a first insert waits only for what does not: an abandoned
-//! ALTER, say. Everything else, and every repetition of a write with a token, waits until nothing is
-//! Departed or Doubted. At the first write of a connector's life everything that an earlier run, or an earlier
+//! **Who waits for what** ([`Waits`]). Inserts commute, so a first insert waits only for what does not: an abandoned
+//! ALTER, say. Everything else waits until nothing is Departed or Doubted. So does a repetition, but for inserts that
+//! were looked for once: its token makes it one with the sending before it, whichever comes first. At the first write of a connector's life everything that an earlier run, or an earlier
 //! connector of this run, left under the instance's name counts as Doubted.
 //!
 //! **A round** reads which queries of the instance run, leaves out those that live by our own account, and
@@ -42,6 +42,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    endings::{Ending, Endings, Name, SETTLE},
     http::{Failed, Http},
     question::Questions,
 };
@@ -50,8 +51,6 @@ use crate::kinds::{
     twins::{Twins, since_start},
 };
 
-/// How long after a look that found nothing a second one proves it.
-pub(super) const SETTLE: Duration = Duration::from_millis(200);
 /// Between two rounds.
 pub(super) const PAUSE: Duration = Duration::from_millis(50);
 /// Ids in one statement.
@@ -92,6 +91,21 @@ struct Entry {
     commutes: bool,
     /// The query's id, if its client gave it another one.
     given: Option<String>,
+    /// The last round has looked for that.
+    asked: bool,
+    /// Keeps what has the same id from being sent while the write is in doubt: it would be killed instead of it.
+    ending: Option<Ending>,
+}
+
+/// Which writes in doubt another one waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// One that commutes with others of its kind, and was never sent: for those that do not commute.
+    First,
+    /// One that commutes and may have been applied, with a token: for all, but one look for what commutes is enough.
+    Repetition,
+    /// For all.
+    Any,
 }
 
 /// Whether what an earlier run left is gone.
@@ -111,6 +125,7 @@ pub(crate) struct Fence {
     /// Twice the backend's `timeout`.
     patience: Duration,
     entries: Mutex<BTreeMap<String, Entry>>,
+    endings: Arc<Endings>,
     earlier: Mutex<Earlier>,
     pub(super) changed: Notify,
     rounds: tokio::sync::Mutex<()>,
@@ -129,7 +144,7 @@ pub(super) enum Obstacle {
 
 impl Fence {
     /// A fence that has yet to look for what earlier runs left.
-    pub(crate) fn new(settings: &ClickHouseSettings) -> Self {
+    pub(crate) fn new(settings: &ClickHouseSettings, endings: Arc<Endings>) -> Self {
         Self {
             prefix: format!("fusebox:{}:", word(&settings.instance)),
             former: settings.former.as_ref().map(|former| format!("fusebox:{}:", word(former))),
@@ -137,6 +152,7 @@ impl Fence {
             twins: Arc::clone(&settings.twins),
             patience: settings.timeout * 2,
             entries: Mutex::default(),
+            endings,
             earlier: Mutex::new(Earlier::Doubted(Instant::now(), None)),
             changed: Notify::new(),
             rounds: tokio::sync::Mutex::default(),
@@ -172,16 +188,28 @@ impl Fence {
         given: Option<String>,
         commutes: bool,
     ) -> Place {
-        let entry = Entry { state: State::OnWire, commutes, given };
+        let state = State::OnWire;
+        let entry = Entry { state, commutes, given, asked: false, ending: None };
         self.entries.lock().insert(id.0.clone(), entry);
         Place { fence: Arc::clone(self), id, known: false }
     }
 
-    /// The ids that clients gave to writes in doubt. Nothing else says that such a query is ours.
+    /// The ids that clients gave to writes in doubt, as many as one round asks for. Nothing else says that such a
+    /// query is ours.
     fn given(&self) -> BTreeSet<String> {
-        let entries = self.entries.lock();
-        let doubted = entries.values().filter(|entry| matches!(entry.state, State::Doubted(..)));
-        doubted.filter_map(|entry| entry.given.clone()).take(IDS_MAX).collect()
+        let (mut entries, mut given) = (self.entries.lock(), BTreeSet::new());
+        for entry in entries.values_mut() {
+            let id = entry.given.as_ref().filter(|_| matches!(entry.state, State::Doubted(..)));
+            let id = id.filter(|id| given.len() < IDS_MAX || given.contains(*id));
+            entry.asked = id.is_some();
+            given.extend(id.cloned());
+        }
+        given
+    }
+
+    /// Whether a write is in doubt under an id of its client's, which nothing else may have until it is settled.
+    pub(super) fn keeps_names(&self) -> bool {
+        self.entries.lock().values().any(|entry| entry.ending.is_some())
     }
 
     /// Nobody waits for this write any more; it keeps its place.
@@ -216,14 +244,18 @@ impl Fence {
         }))
     }
 
-    /// What `first` waits for; see [`super::asking::pass`].
-    pub(super) fn obstacle(&self, first: bool) -> Option<Obstacle> {
+    /// What a write waits for; see [`super::asking::pass`].
+    pub(super) fn obstacle(&self, waits: Waits) -> Option<Obstacle> {
         if *self.earlier.lock() != Earlier::Gone {
             return Some(Obstacle::Doubt);
         }
         let entries = self.entries.lock();
         let mut obstacle = None;
-        for entry in entries.values().filter(|entry| !first || !entry.commutes) {
+        let counts = |entry: &&Entry| match (waits, entry.state) {
+            (Waits::First, _) | (Waits::Repetition, State::Doubted(_, Some(_))) => !entry.commutes,
+            _ => true,
+        };
+        for entry in entries.values().filter(counts) {
             match entry.state {
                 State::OnWire => {}
                 State::Departed => obstacle = obstacle.or(Some(Obstacle::Departed)),
@@ -315,26 +347,24 @@ impl Fence {
     /// Draws the conclusions of a round that begun `begun`: `found` is what it found, `None` if it was
     /// refused.
     fn settle(&self, begun: Instant, found: Option<&BTreeMap<String, bool>>) {
-        let gone =
-            |since: Instant, looked: &mut Option<Instant>, ended: Option<bool>, commutes: bool| {
-                if found.is_none() {
-                    return begun.saturating_duration_since(since) >= self.patience;
-                }
-                match ended {
-                    Some(ended) => ended,
-                    // A repetition is recognised by its token, whichever of the two comes first.
-                    None if commutes => true,
-                    None => {
-                        let first = *looked.get_or_insert(begun);
-                        begun.saturating_duration_since(first) >= SETTLE
-                    }
-                }
-            };
+        let gone = |since: Instant, looked: &mut Option<Instant>, ended: Option<bool>| {
+            if found.is_none() {
+                return begun.saturating_duration_since(since) >= self.patience;
+            }
+            ended.unwrap_or_else(|| {
+                let first = *looked.get_or_insert(begun);
+                begun.saturating_duration_since(first) >= SETTLE
+            })
+        };
         self.entries.lock().retain(|id, entry| match &mut entry.state {
+            // It was in doubt only after this round had begun to look.
+            State::Doubted(since, _) if found.is_some() && begun < *since => true,
+            // It was not asked for.
+            State::Doubted(..) if found.is_some() && entry.given.is_some() && !entry.asked => true,
             State::Doubted(since, looked) => {
                 let id = entry.given.as_ref().unwrap_or(id);
                 let ended = found.and_then(|found| found.get(id).copied());
-                !gone(*since, looked, ended, entry.commutes)
+                !gone(*since, looked, ended)
             }
             _ => true,
         });
@@ -344,7 +374,7 @@ impl Fence {
             let nothing = found.is_none_or(BTreeMap::is_empty);
             if !nothing {
                 *looked = None;
-            } else if gone(*since, looked, None, false) {
+            } else if gone(*since, looked, None) {
                 *earlier = Earlier::Gone;
             }
         }
@@ -356,6 +386,8 @@ impl Fence {
             entries.remove(id);
         } else if let Some(entry) = entries.get_mut(id) {
             entry.state = State::Doubted(Instant::now(), None);
+            let name = entry.given.clone().map(Name::Query);
+            entry.ending = name.map(|name| Ending::begin(&self.endings, vec![name]));
         }
         drop(entries);
         self.changed.notify_waiters();
@@ -440,7 +472,8 @@ mod tests {
 
     fn fence() -> Arc<Fence> {
         let url = "http://127.0.0.1:1".parse().unwrap();
-        Arc::new(Fence::new(&ClickHouseSettings::new(url, "host a:b", "run")))
+        let settings = ClickHouseSettings::new(url, "host a:b", "run");
+        Arc::new(Fence::new(&settings, Arc::default()))
     }
 
     fn nothing() -> BTreeMap<String, bool> {
@@ -462,59 +495,96 @@ mod tests {
         assert_eq!(list_of(&doubted), "'it\\'s\\\\mine\t'");
         assert_eq!(unescaped("it\\'s\\\\mine\\t"), Some(given.clone()));
         assert_eq!((unescaped("\\x"), unescaped("\\")), (None, None));
-        assert!(fence.obstacle(false).is_some());
+        assert!(fence.obstacle(Waits::Any).is_some());
+        let same = [Name::Query(given.clone())];
+        let over = || futures_util::FutureExt::now_or_never(fence.endings.over(&same)).is_some();
+        assert!(!over(), "a query of the same id would be killed instead of it");
         fence.settle(now + SETTLE, Some(&BTreeMap::from([(given, true)])));
-        assert!(fence.obstacle(false).is_none());
+        assert!(fence.obstacle(Waits::Any).is_none() && over() && !fence.keeps_names());
+    }
+
+    #[test]
+    fn of_many_ids_of_clients_a_round_settles_those_that_it_asked_for() {
+        let fence = fence();
+        *fence.earlier.lock() = Earlier::Gone;
+        for number in 0..IDS_MAX + 2 {
+            drop(fence.enter_under(fence.id(), Some(format!("{number}")), false));
+        }
+        let (mut now, mut left) = (Instant::now() + SETTLE, IDS_MAX + 2);
+        while left > 0 {
+            assert_eq!(fence.given().len(), left.min(IDS_MAX));
+            fence.settle(now, Some(&nothing()));
+            now += SETTLE;
+            fence.settle(now, Some(&nothing()));
+            left -= left.min(IDS_MAX);
+            assert_eq!(fence.entries.lock().len(), left);
+        }
     }
 
     #[test]
     fn what_an_earlier_run_left_is_gone_after_two_looks_that_found_nothing() {
         let fence = fence();
         let mut now = Instant::now();
-        assert!(fence.obstacle(true).is_some());
+        assert!(fence.obstacle(Waits::First).is_some());
         fence.settle(now, Some(&nothing()));
-        assert!(fence.obstacle(true).is_some(), "one look proves nothing");
+        assert!(fence.obstacle(Waits::First).is_some(), "one look proves nothing");
         now += SETTLE;
         let one = BTreeMap::from([("fusebox:host_a_b:before:1".to_owned(), true)]);
         fence.settle(now, Some(&one));
         now += SETTLE;
         fence.settle(now, Some(&nothing()));
-        assert!(fence.obstacle(true).is_some(), "something was found in between");
+        assert!(fence.obstacle(Waits::First).is_some(), "something was found in between");
         now += SETTLE;
         fence.settle(now, Some(&nothing()));
-        assert!(fence.obstacle(true).is_none() && fence.obstacle(false).is_none());
+        assert!(fence.obstacle(Waits::First).is_none() && fence.obstacle(Waits::Any).is_none());
     }
 
     #[test]
     fn an_insert_waits_for_what_does_not_commute_and_a_repetition_for_everything() {
-        let (fence, mut now) = (fence(), Instant::now());
+        let fence = fence();
         *fence.earlier.lock() = Earlier::Gone;
+        let before = Instant::now();
         let insert = fence.enter(fence.id(), true);
-        assert!(fence.obstacle(false).is_none(), "its caller waits: they overlap");
+        assert!(fence.obstacle(Waits::Any).is_none(), "its caller waits: they overlap");
         fence.depart(insert.id());
-        assert!(matches!(fence.obstacle(false), Some(Obstacle::Departed)));
-        assert!(fence.obstacle(true).is_none());
+        for waits in [Waits::Any, Waits::Repetition] {
+            assert!(matches!(fence.obstacle(waits), Some(Obstacle::Departed)));
+        }
+        assert!(fence.obstacle(Waits::First).is_none());
         drop(insert);
-        assert!(matches!(fence.obstacle(false), Some(Obstacle::Doubt)) && fence.is_in_doubt());
+        assert!(fence.is_in_doubt());
+        fence.settle(before, Some(&nothing()));
+        for waits in [Waits::Any, Waits::Repetition] {
+            let obstacle = fence.obstacle(waits);
+            assert!(matches!(obstacle, Some(Obstacle::Doubt)), "that look had begun before");
+        }
+        let mut now = Instant::now();
         fence.settle(now, Some(&nothing()));
-        assert!(fence.obstacle(false).is_none(), "a token does the rest");
-        drop(fence.enter(fence.id(), false));
-        assert!(fence.obstacle(true).is_some());
-        fence.settle(now, Some(&nothing()));
-        assert!(fence.obstacle(true).is_some());
+        assert!(fence.obstacle(Waits::Repetition).is_none(), "a token does the rest");
+        assert!(fence.obstacle(Waits::Any).is_some(), "a TRUNCATE has none");
         now += SETTLE;
         fence.settle(now, Some(&nothing()));
-        assert!(fence.obstacle(true).is_none());
+        assert!(fence.obstacle(Waits::Any).is_none());
+        drop(fence.enter(fence.id(), false));
+        now += SETTLE;
+        assert!(fence.obstacle(Waits::First).is_some());
+        fence.settle(now, Some(&nothing()));
+        assert!(fence.obstacle(Waits::First).is_some());
+        assert!(fence.obstacle(Waits::Repetition).is_some());
+        now += SETTLE;
+        fence.settle(now, Some(&nothing()));
+        assert!(fence.obstacle(Waits::First).is_none());
     }
 
     #[test]
     fn an_id_that_was_killed_is_gone_and_one_that_cannot_be_is_waited_for() {
-        let (fence, mut now) = (fence(), Instant::now());
+        let fence = fence();
         *fence.earlier.lock() = Earlier::Gone;
         let place = fence.enter(fence.id(), false);
         let id = place.id().to_owned();
         assert!(id.starts_with("fusebox:host_a_b:run:"));
         drop(place);
+        let mut now = Instant::now();
         fence.settle(now, Some(&BTreeMap::from([(id.clone(), false)])));
         assert!(fence.is_in_doubt());
         fence.settle(now, Some(&BTreeMap::from([(id, true)])));

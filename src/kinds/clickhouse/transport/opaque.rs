@@ -51,7 +51,7 @@ use tokio::{
 
 use super::{
     asking,
-    bounds::{GRACE, ambiguous, commutes, is_whole, neutral_unless},
+    bounds::{GRACE, ambiguous, commutes, is_whole, neutral_unless, waits},
     doubt::note,
     endings::Name,
     exchange::{self, Bounds, Exchanged},
@@ -145,9 +145,9 @@ fn not_kept() -> Failed {
     Failed::not_executed(ErrorCode::OfKind("session_not_kept"), message, Verdict::Neutral)
 }
 
-/// An abandoned read has the same name, and the server takes no second.
+/// An abandoned request has the same name, and the server takes no second.
 fn not_over() -> Failed {
-    let message = "an abandoned read with the same query_id or session has not ended yet";
+    let message = "an abandoned request with the same query_id or session has not ended yet";
     Failed::not_executed(ErrorCode::OfKind("read_not_over"), message, Verdict::Neutral)
 }
 
@@ -165,8 +165,7 @@ async fn write(
         return Err(ambiguous("it has no token"));
     }
     let patience = until.min(Instant::now() + attempt.fence_patience);
-    let first = commutes && attempt.doubt.is_none();
-    asking::pass(shared, || attempt.board(), first, patience).await.map_err(neutral)?;
+    asking::pass(shared, || attempt.board(), waits(&attempt), patience).await.map_err(neutral)?;
     let given = request.head.query_id.clone();
     let mut noted = None;
     if let Some(protected) = &protected {

@@ -11,8 +11,8 @@ use fusebox_state::Verdict;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    endings::{Ending, Name},
-    fence::{PAUSE, QueryId, SETTLE, quoted},
+    endings::{Ending, Name, SETTLE},
+    fence::{PAUSE, QueryId, quoted},
     http::Failed,
     shared::Shared,
 };

@@ -19,10 +19,12 @@ pub(crate) struct Shared {
     pub(crate) sessions: Arc<Sessions>,
     /// The database that the server takes for us if none is named.
     pub(crate) usual_database: UsualDatabase,
-    /// Abandoned reads under names that their clients gave them.
+    /// Abandoned requests under names that their clients gave them.
     pub(crate) endings: Arc<Endings>,
     /// The server is being asked who it is, and for that.
     pub(crate) is_describing: AtomicBool,
+    /// Somebody raises the fence until it keeps no id of a client's from being used.
+    pub(crate) is_raising: AtomicBool,
 }
 
 impl Shared {

@@ -1,10 +1,17 @@
 //! A write on the wire, whose client may leave and whose answer may not come.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::{fence::Place, shared::Shared};
+use super::{endings::SETTLE, fence::Place, shared::Shared};
+
+/// How long it is waited behind a round that has failed: twice as long each time.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// A write whose answer comes piece by piece. Dropped before that has ended, it is in doubt.
 pub(super) struct Writing {
@@ -36,14 +43,32 @@ impl Drop for Writing {
     }
 }
 
-/// Raises the fence in the background, once.
+/// Raises the fence in the background: once, and again and again while it keeps ids of clients from being used.
 pub(crate) fn raise_soon(shared: &Arc<Shared>) {
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
-        let until = Instant::now() + shared.settings.timeout;
-        if let Err(failed) = shared.fence.round(&shared.http, until).await {
-            let backend = shared.settings.name.as_str();
-            tracing::debug!(backend, error = %failed.error, "an abandoned write is in doubt");
+        let mut pause = PAUSE_MIN;
+        loop {
+            let until = Instant::now() + shared.settings.timeout;
+            let raised = shared.fence.round(&shared.http, until).await;
+            if let Err(failed) = &raised {
+                let backend = shared.settings.name.as_str();
+                tracing::debug!(backend, error = %failed.error, "an abandoned write is in doubt");
+            }
+            // One does so for all.
+            if !shared.fence.keeps_names()
+                || shared.http.is_closed()
+                || shared.is_raising.swap(true, Ordering::AcqRel)
+            {
+                return;
+            }
+            if raised.is_ok() {
+                sleep(SETTLE).await;
+            } else {
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            shared.is_raising.store(false, Ordering::Release);
         }
     });
 }

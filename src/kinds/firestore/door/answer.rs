@@ -24,7 +24,7 @@ use super::{
     following::Following,
     framing,
     outcome::status_of,
-    pool::Line,
+    pool::{Line, REPLACED},
     telling::Told,
 };
 
@@ -211,6 +211,8 @@ impl Relayed {
                     Told::stopping()
                 } else if deadline.as_mut().is_some_and(|at| at.as_mut().poll(cx).is_ready()) {
                     Told::late(self.core.backend.name())
+                } else if coming.is_over(cx) {
+                    Told::lost(self.core.backend.name(), REPLACED)
                 } else {
                     return Poll::Pending;
                 }

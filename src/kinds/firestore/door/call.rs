@@ -31,13 +31,14 @@ pub(super) async fn answered(
     who: Option<Who>,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let method = class::method(request.uri().path());
+    let mut method = class::method(request.uri().path());
+    let ended = carried(&core, busy, who, &mut method, request).await;
     let family = match (method.shape, method.class) {
         (Shape::Lasting, _) => Family::Stream,
         (_, Class::Read) => Family::Read,
         (_, Class::Write) => Family::Write,
     };
-    match carried(&core, busy, who, method, request).await {
+    match ended {
         Ok((response, source)) => {
             core.counters.answered(family, source);
             response
@@ -53,7 +54,7 @@ async fn carried(
     core: &Arc<Core>,
     busy: &Arc<Busy>,
     who: Option<Who>,
-    method: Method,
+    known: &mut Method,
     request: Request<Incoming>,
 ) -> Result<(Response<Body>, Source), Told> {
     let arrived = Instant::now();
@@ -62,11 +63,13 @@ async fn carried(
     let asked = asked_time(request.headers())?;
     let time = [asked, core.settings.deadline].into_iter().flatten().min();
     let (head, body) = request.into_parts();
-    let begun = reading::begin(core, method, body).await?;
-    let share = core.share(method).await?;
+    let begun = reading::begin(core, *known, body).await?;
+    let share = core.share(*known).await?;
     let upstream = core.upstream().map_err(|why| Told::fault(&why))?;
     let messages = begun.messages();
     let message = first_of(&messages);
+    let method = known.looked_into(message.as_deref());
+    *known = method;
     let mut touched = core.touched(&upstream, method, message.as_ref()).await?;
     if method.shape == Shape::Lasting && touched.lanes != Lanes::None {
         // Its answers cannot be counted: what it writes is not known to be over before it has ended.

@@ -151,7 +151,7 @@ impl Carrying {
                     (Some(whole), _) => {
                         let struck = match why {
                             Kept::Way(OtherWay::Struck(strike)) => Some(strike),
-                            Kept::Way(_) | Kept::Fence => None,
+                            Kept::Way(_) | Kept::Fence | Kept::Moved => None,
                         };
                         return self.instead(core, whole, share, struck).await;
                     }

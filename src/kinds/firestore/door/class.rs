@@ -1,4 +1,6 @@
-//! What is known of a method by its name.
+//! What is known of a method by its name. Only a pipeline is looked into: what it does is said by its stages.
+
+use crate::kinds::firestore::protocol::named::{stages, stages_in_json};
 
 /// What a method does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +83,34 @@ const ABOUT: Method = Method {
     transaction: 0,
 };
 
+/// The stages of pipelines that change nothing. One that is not known may write, anywhere.
+const READING_STAGES: [&str; 24] = [
+    "add_fields",
+    "aggregate",
+    "collection",
+    "collection_group",
+    "database",
+    "define",
+    "distinct",
+    "documents",
+    "find_nearest",
+    "let",
+    "limit",
+    "literals",
+    "offset",
+    "remove_fields",
+    "replace_with",
+    "sample",
+    "search",
+    "select",
+    "sort",
+    "subcollection",
+    "union",
+    "unnest",
+    "where",
+    "with",
+];
+
 const METHODS: [(&str, Method); 17] = [
     ("BatchGetDocuments", one("batch_get", Class::Read, Names::Documents, 4)),
     ("BatchWrite", one("batch_write", Class::Write, Names::Writes, 0)),
@@ -88,7 +118,7 @@ const METHODS: [(&str, Method); 17] = [
     ("Commit", one("commit", Class::Write, Names::Writes, 3)),
     ("CreateDocument", one("create", Class::Write, Names::Parts, 0)),
     ("DeleteDocument", one("delete", Class::Write, Names::Name, 0)),
-    ("ExecutePipeline", one("execute_pipeline", Class::Read, Names::None, 5)),
+    ("ExecutePipeline", one("execute_pipeline", Class::Write, Names::Unknown, 5)),
     ("GetDocument", one("get", Class::Read, Names::Name, 3)),
     ("ListCollectionIds", one("list_collections", Class::Read, Names::None, 0)),
     ("ListDocuments", one("list", Class::Read, Names::None, 8)),
@@ -100,6 +130,35 @@ const METHODS: [(&str, Method); 17] = [
     ("UpdateDocument", one("update", Class::Write, Names::Document, 0)),
     ("Write", lasting("write", Class::Write, Names::Streamed)),
 ];
+
+impl Method {
+    /// The same, once its first message is here: a pipeline of stages that only read is a read.
+    pub(super) fn looked_into(self, message: Option<&[u8]>) -> Self {
+        if self.operation != "execute_pipeline" {
+            return self;
+        }
+        let found = message.and_then(|message| stages(message).ok());
+        self.reads_if(found.is_some_and(|found| read_only(&found)))
+    }
+
+    /// The same of a request of HTTP that is not gRPC, once its body is here.
+    pub(super) fn rest_looked_into(self, verb: &str, path: &str, body: &[u8]) -> Self {
+        if verb != "POST" || !path.ends_with(":executePipeline") {
+            return self;
+        }
+        self.reads_if(stages_in_json(body).is_ok_and(|found| read_only(&found)))
+    }
+
+    fn reads_if(self, reads: bool) -> Self {
+        if reads { Self { class: Class::Read, names: Names::None, ..self } } else { self }
+    }
+}
+
+/// Whether a pipeline of these stages changes nothing. One without stages is none.
+fn read_only(stages: &[impl AsRef<str>]) -> bool {
+    let reads = |stage: &str| READING_STAGES.contains(&stage);
+    !stages.is_empty() && stages.iter().all(|stage| reads(stage.as_ref()))
+}
 
 /// The method of a path.
 pub(super) fn method(path: &str) -> Method {
@@ -115,10 +174,9 @@ pub(super) fn method(path: &str) -> Method {
 
 /// What a request of HTTP does that is not gRPC.
 pub(super) fn of_rest(verb: &str, path: &str) -> Method {
-    const READS: [&str; 9] = [
+    const READS: [&str; 8] = [
         "batchGet",
         "beginTransaction",
-        "executePipeline",
         "listCollectionIds",
         "listen",
         "partitionQuery",
@@ -136,6 +194,13 @@ pub(super) fn of_rest(verb: &str, path: &str) -> Method {
 
 #[cfg(test)]
 mod tests {
+    use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
+        ExecutePipelineRequest, Pipeline, StructuredPipeline,
+        execute_pipeline_request::PipelineType, pipeline,
+    };
+    use prost::Message as _;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -164,6 +229,45 @@ mod tests {
         }
         assert_eq!((of("Listen").shape, of("Write").shape), (Shape::Lasting, Shape::Lasting));
         assert!(METHODS.is_sorted_by_key(|(name, _)| *name));
+    }
+
+    #[test]
+    fn a_pipeline_reads_by_its_stages() {
+        let of = |names: &[&str]| {
+            let stage = |name: &&str| pipeline::Stage {
+                name: (*name).to_owned(),
+                ..pipeline::Stage::default()
+            };
+            let stages = names.iter().map(stage).collect();
+            let pipeline = Some(Pipeline { stages });
+            let structured = StructuredPipeline { pipeline, ..StructuredPipeline::default() };
+            let pipeline_type = Some(PipelineType::StructuredPipeline(structured));
+            let request =
+                ExecutePipelineRequest { pipeline_type, ..ExecutePipelineRequest::default() };
+            let method = method(&format!("{SERVICE}ExecutePipeline"));
+            let grpc = method.looked_into(Some(&request.encode_to_vec())).class;
+            let stages: Vec<_> = names.iter().map(|name| json!({ "name": name })).collect();
+            let body = json!({ "structuredPipeline": { "pipeline": { "stages": stages } } });
+            let path = "/v1/projects/p/databases/d/documents:executePipeline";
+            let body = body.to_string();
+            let rest = |verb: &str, path: &str| {
+                of_rest(verb, path).rest_looked_into(verb, path, body.as_bytes()).class
+            };
+            assert_eq!(grpc, rest("POST", path), "{names:?}");
+            assert_eq!(rest("DELETE", path), Class::Write);
+            assert_eq!(rest("POST", "/v1/c/a%3AexecutePipeline"), Class::Write);
+            grpc
+        };
+        assert_eq!(of(&["collection", "where", "select"]), Class::Read);
+        for stages in
+            [&["collection", "delete"][..], &["collection", "update"], &["collection", "new"], &[]]
+        {
+            assert_eq!(of(stages), Class::Write, "{stages:?}");
+        }
+        let method = method(&format!("{SERVICE}ExecutePipeline"));
+        assert_eq!(method.looked_into(None).class, Class::Write);
+        assert_eq!(method.looked_into(Some(b"\xff")).class, Class::Write);
+        assert!(READING_STAGES.is_sorted());
     }
 
     #[test]

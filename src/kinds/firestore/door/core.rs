@@ -18,6 +18,7 @@ use super::{
     settings::Settings,
     telling::Told,
     times::Estimates,
+    windows::{Taken, Wide, Windows},
 };
 use crate::kinds::firestore::connector::FirestoreConnector;
 
@@ -48,6 +49,7 @@ pub(super) struct Core {
     runtime: Handle,
     upstream: Mutex<Option<Arc<Upstream>>>,
     requests: Arc<Semaphore>,
+    wide: Wide,
     answers: Arc<Semaphore>,
     /// Places for calls that have a connection to the server to themselves.
     pub(super) alone: Arc<Semaphore>,
@@ -71,6 +73,7 @@ impl Core {
         let answers = units(settings.out_bytes, SHARE).max(SHARES_OF_ONE as usize);
         let core = Self {
             requests: Arc::new(Semaphore::new(units(settings.in_bytes, UNIT))),
+            wide: Wide::of(settings.in_bytes),
             answers: Arc::new(Semaphore::new(answers)),
             alone: Arc::new(Semaphore::new(ALONE_MAX)),
             settings,
@@ -114,7 +117,14 @@ impl Core {
         let answers = units(self.settings.out_bytes, SHARE).max(SHARES_OF_ONE as usize);
         let taken =
             |all: usize, room: &Semaphore| all.saturating_sub(room.available_permits()) as u64;
-        (taken(requests, &self.requests) * UNIT, taken(answers, &self.answers) * SHARE)
+        // A window is room for what may come, and as a rule nothing of it is here.
+        let held = (taken(requests, &self.requests) * UNIT).saturating_sub(self.wide.taken());
+        (held, taken(answers, &self.answers) * SHARE)
+    }
+
+    /// The windows of a client's connection, and what they take of the room for requests while it lives.
+    pub(super) fn windows(&self) -> (Windows, Option<Taken>) {
+        self.wide.next(&self.requests, UNIT)
     }
 
     /// Room for an answer, for as long as anything of it may be here.

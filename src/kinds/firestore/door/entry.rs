@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fusebox_actors::{
     Admission, Barred, OtherWay, PlainAccess, PlainPlan, Ticket,
+    connector::Connector as _,
     trace::{AtDoor, CallTrace},
 };
 use fusebox_state::Lanes;
@@ -58,6 +59,8 @@ pub(super) struct Otherwise {
 pub(super) enum Kept {
     /// The server may still carry out an earlier write to the same documents.
     Fence,
+    /// The backend has another address or database since the request was read.
+    Moved,
     Way(OtherWay),
 }
 
@@ -120,6 +123,9 @@ impl Core {
             }
             let why = match self.backend.admit(&plan) {
                 Admission::Go(ticket) => {
+                    if !ticket.is_for(&upstream.connector.target()) {
+                        return Err(Kept::Moved);
+                    }
                     if is_write && fence.in_doubt_until(&touched.lanes).is_some() {
                         // It was raised meanwhile: what this one held goes back.
                         continue;
@@ -190,7 +196,13 @@ impl Core {
                 self.refused(why)
             }
             Kept::Fence => self.fenced(upstream, touched),
+            Kept::Moved => self.moved(),
         }
+    }
+
+    fn moved(&self) -> Told {
+        let why = "got another address or database while this request waited";
+        Told::not_executed(self.backend.name(), why, Duration::ZERO)
     }
 
     fn fenced(&self, upstream: &Upstream, touched: &Touched) -> Told {

@@ -13,13 +13,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::Context,
     time::Duration,
 };
 
 use bytes::Bytes;
 use fusebox_actors::{
     Onward, Outcome, Settled, Source, Ticket,
-    connector::{AttemptError, OwnCode},
+    connector::{AttemptError, Connector as _, OwnCode},
 };
 use fusebox_state::{ErrorClass, LaneId, OpId, Verdict};
 use h2::SendStream;
@@ -30,19 +31,17 @@ use hyper::{
     http::{request, response},
 };
 use parking_lot::Mutex;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 
 use super::{
+    blame::Blame,
     class::{Class, Method, Shape},
     core::Core,
     entry::{CalledBy, Entered},
     outcome::{given_up, of_http, status_of, unknown},
-    pool::{Lease, Took, Upstream},
+    pool::{Lease, Over, Took, Upstream},
     pumping::{Pump, Writes},
     reading::Begun,
     scope::Scope,
@@ -51,6 +50,7 @@ use super::{
 };
 use crate::{
     kinds::firestore::{
+        connector::FirestoreConnector,
         protocol::outcome::{self, Behalf, Cause, Failed},
         transport::{cause, fence},
     },
@@ -115,8 +115,20 @@ pub(super) struct Coming {
     pub(super) ended: Arc<Mutex<Option<Told>>>,
     /// It has a status, so that it is known what became of it.
     pub(super) has_status: bool,
+    /// Resolves when its upstream is over, if that ends it.
+    pub(super) over: Option<Over>,
     _pump: Option<AbortOnDropHandle<()>>,
     _lease: Arc<Lease>,
+}
+
+impl Coming {
+    /// Whether its upstream is over, and everything that was sent is answered: what follows would be of a server that the
+    /// backend does not have any more. Wakes when that may be so.
+    pub(super) fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(over) = &mut self.over else { return false };
+        over.as_mut().poll(cx).is_ready()
+            && self.streamed.as_ref().is_none_or(Streamed::stops_if_answered)
+    }
 }
 
 /// The ticket of a call, which its client's end of it may abandon.
@@ -262,27 +274,17 @@ fn may_go_on(failed: &Failed) -> bool {
 ///
 /// # Errors
 /// As many as may are open.
-fn under_way(core: &Arc<Core>, method: Method) -> Result<Option<Arc<UnderWay>>, Told> {
+fn under_way(
+    core: &Arc<Core>,
+    method: Method,
+    blame: &Blame,
+) -> Result<Option<Arc<UnderWay>>, Told> {
     if method.class == Class::Read || method.shape == Shape::One {
         return Ok(None);
     }
     let place = Arc::clone(&core.alone).try_acquire_owned();
     let place = place.map_err(|_| Told::full("the limit of open streams that write is reached"))?;
-    Ok(Some(UnderWay::new(core, place)))
-}
-
-impl Sending {
-    /// Whether the server may give up before the backend's `timeout`, as its client wants it. A write goes on with the
-    /// whole of it.
-    fn is_impatient(&self, timeout: Duration) -> bool {
-        self.method.class == Class::Read && self.asked.is_some_and(|asked| asked < timeout)
-    }
-}
-
-/// A server that gives up when its client does says nothing of how it is.
-fn without_blame(status: &Status, is_impatient: bool, failed: Failed) -> Failed {
-    let gave_up = is_impatient && status.code() == Code::DeadlineExceeded;
-    if gave_up { Failed { verdict: Verdict::Neutral, ..failed } } else { failed }
+    Ok(Some(UnderWay::new(core, blame.clone(), place)))
 }
 
 /// It has ended on this side, which says nothing of the server.
@@ -297,6 +299,12 @@ fn ended_here(method: Method) -> Failed {
     if method.class == Class::Write { unknown(Verdict::Neutral, why) } else { not_sent(why) }
 }
 
+/// Whether a call was admitted for what `connector` speaks to. If it was for another address, which a reload has named
+/// meanwhile, nothing may carry it on there.
+fn is_for(held: &Held, connector: &FirestoreConnector) -> bool {
+    held.lock().as_ref().is_some_and(|ticket| ticket.is_for(&connector.target()))
+}
+
 /// Sends a call, and settles it.
 pub(super) async fn send(
     sending: Sending,
@@ -306,9 +314,9 @@ pub(super) async fn send(
 ) -> Result<Answered, Lost> {
     let (core, method) = (Arc::clone(&sending.core), sending.method);
     let (goes_on, behalf) = (sending.goes_on, sending.behalf);
-    let client = Arc::clone(&sending.upstream.connector.shared.client);
+    let connector = Arc::clone(&sending.upstream.connector);
     let timeout = core.backend.timeout();
-    let is_impatient = sending.is_impatient(timeout);
+    let blame = Blame::of(&sending.upstream, method, sending.asked, timeout);
     // Its server may wait for what its client has still to say, and with its headers until it has an answer to that.
     let is_open = sending.begun.rest.is_some() || sending.by_hand;
     if is_open && let Some(ticket) = &mut *held.lock() {
@@ -316,7 +324,7 @@ pub(super) async fn send(
     }
     // What it has said so far writes nothing: each message that does is admitted by itself.
     let is_counted = method.shape == Shape::Lasting && pass.is_none();
-    let under_way = match under_way(&core, method) {
+    let under_way = match under_way(&core, method, &blame) {
         Ok(under_way) => under_way,
         Err(told) => {
             core.settle(&held, Some(not_sent(told.what())));
@@ -337,11 +345,9 @@ pub(super) async fn send(
     let mut told = if let Ok(Ok(_)) = &ended { None } else { over.lock().take() };
     let mut failed = match ended {
         Ok(Ok((mut answered, status))) => {
-            let failed = match &status {
-                Some(status) if status.code() != Code::Ok => {
-                    Some(without_blame(status, is_impatient, client.failed(status, behalf).await))
-                }
-                Some(_) | None => None,
+            let failed = match status.as_ref().filter(|status| status.code() != Code::Ok) {
+                Some(it) => Some(blame.judges(connector.shared.client.failed(it, behalf).await)),
+                None => None,
             };
             let is_known = failed.as_ref().is_none_or(|failed| failed.error.doubt.is_none());
             match (&mut answered.rest, streamed, pass) {
@@ -370,14 +376,14 @@ pub(super) async fn send(
             not_sent("the client closed the stream")
         }
         Ok(Err(_)) if told.is_some() => ended_here(method),
-        Ok(Err(status)) => outcome::of(&status, cause::of(&status), behalf),
+        Ok(Err(status)) => blame.judges(outcome::of(&status, cause::of(&status), behalf)),
         Err(_) => {
             let sent = match took {
                 Some(Took { carrier, .. }) if method.class == Class::Write => carrier.reset().await,
                 Some(_) => true,
                 None => false,
             };
-            let mut failed = given_up(sent, timeout);
+            let mut failed = blame.judges_silence(given_up(sent, timeout));
             if is_open {
                 failed.verdict = Verdict::Neutral;
             }
@@ -400,6 +406,7 @@ pub(super) async fn send(
     let error = failed.error.clone();
     if goes_on
         && may_go_on(&failed)
+        && is_for(&held, &connector)
         && let Some(onward) = core.settled(&held, Some(failed.clone()))
     {
         return Err(Lost::Onward(onward, error));
@@ -477,8 +484,7 @@ async fn tried(
             answer => answer?,
         };
         // Whatever comes of it, it is not sent again.
-        begun.pieces = Vec::new();
-        drop::<Vec<OwnedSemaphorePermit>>(std::mem::take(&mut begun.held));
+        (begun.pieces, begun.held) = (Vec::new(), Vec::new());
         let (head, mut answer) = answer.into_parts();
         let coming = |answer, has_status| Coming {
             answer,
@@ -486,6 +492,7 @@ async fn tried(
             onward,
             ended,
             has_status,
+            over: (method.shape != Shape::One).then(|| upstream.over()),
             _pump: pump,
             _lease: lease,
         };

@@ -19,6 +19,7 @@
 //! | | waiting | open | broken |
 //! | --- | --- | --- | --- |
 //! | lost, or the server's `UNAVAILABLE` | waits | broken | broken |
+//! | a reload: what opens it again asks the server that there is now | waits | broken | broken |
 //! | no headers in time, which says nothing of the backend | waits | | broken |
 //! | what is not a message, the first five times in a row | | broken | |
 //! | the server's `INTERNAL`, `CANCELLED` | the client gets it | broken | broken |

@@ -9,10 +9,17 @@
 //! takes new ones only until half of `timeout` has passed since it had none; then it rests until it has none again, and
 //! another one takes its place. Whatever is cut off has waited for at least half of `timeout`: a server that is slow to
 //! answer one write ends no other that it would have answered.
+//!
+//! **A reload closes the connector** of an upstream, and another one takes its place. Nothing is sent over the old one
+//! from then on: a lease is refused, and what lasts ends or moves to the new one ([`Upstream::over`]). What is on the
+//! wire by then is still answered.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use http_body_util::Full;
@@ -20,11 +27,12 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::class::{Class, Method, Shape};
 use crate::{
-    kinds::firestore::connector::FirestoreConnector,
+    kinds::firestore::{connector::FirestoreConnector, transport::cause},
     net::grpc::{Carrier, Channel, Windows},
 };
 
@@ -35,12 +43,18 @@ pub(super) const STREAM_WINDOW: u32 = 1 << 20;
 /// The same of an answer that lasts.
 pub(super) const LASTING_WINDOW: u32 = 64 << 10;
 
+/// Why an upstream takes nothing more.
+pub(super) const REPLACED: &str = "the settings of its connection have been changed";
+
 /// So many connections of HTTP/1.1 are kept that nobody uses.
 const IDLE_MAX: usize = 16;
 
 const fn windows(stream: u32) -> Windows {
     Windows { stream, connection: stream * 128 }
 }
+
+/// Resolves once an upstream takes nothing more; see [`Upstream::over`].
+pub(super) type Over = Pin<Box<WaitForCancellationFutureOwned>>;
 
 /// A connection of HTTP/1.1.
 type Plain = SendRequest<Full<Bytes>>;
@@ -74,6 +88,26 @@ impl Upstream {
         }
     }
 
+    /// Cancelled when its connector is closed.
+    pub(super) fn closed(&self) -> &CancellationToken {
+        &self.connector.shared.client.closed
+    }
+
+    /// Whether its connector is closed: nothing more is sent over it.
+    pub(super) fn is_over(&self) -> bool {
+        self.closed().is_cancelled()
+    }
+
+    /// Resolves once that is so, however often it is asked.
+    pub(super) fn over(&self) -> Over {
+        Box::pin(self.closed().clone().cancelled_owned())
+    }
+
+    /// Refuses what is to be sent once that is so.
+    fn goes_on(&self) -> Result<(), Status> {
+        if self.is_over() { Err(cause::not_sent(REPLACED)) } else { Ok(()) }
+    }
+
     /// A connection of HTTP/1.1 that nobody uses.
     pub(super) fn idle(&self) -> Option<Plain> {
         self.plain.lock().pop()
@@ -82,7 +116,7 @@ impl Upstream {
     /// A stream's place on a connection for calls of `method`.
     ///
     /// # Errors
-    /// There is no connection; nothing was sent.
+    /// There is no connection, or it is [over](Self::is_over); nothing was sent.
     pub(super) async fn lease(&self, method: Method) -> Result<Lease, Status> {
         let pool = match (method.shape, method.class) {
             (Shape::Lasting, Class::Read) => &self.lasting,
@@ -91,8 +125,11 @@ impl Upstream {
             (Shape::One | Shape::Unknown, Class::Read) => &self.reads,
         };
         loop {
+            self.goes_on()?;
             let lease = pool.pick(&self.connector)?;
             lease.slot.channel.connect().await?;
+            // That may have taken a while.
+            self.goes_on()?;
             let most = lease.slot.channel.streams_max().unwrap_or(STREAMS_MAX);
             let most = most.clamp(1, pool.streams);
             lease.slot.most.store(most, Relaxed);
@@ -204,5 +241,32 @@ impl Pool {
         // Under the lock: no two have the same number.
         let number = slot.used.fetch_add(1, Relaxed) + 1;
         Ok(Lease { slot, number })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fusebox_actors::connector::Connector as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::kinds::firestore::{
+        door::class::method, protocol::outcome::Cause, testing::settings,
+    };
+
+    #[tokio::test]
+    async fn nothing_is_sent_over_an_upstream_whose_connector_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let upstream = Upstream::new(FirestoreConnector::new(settings(port)));
+        let get = method("/google.firestore.v1.Firestore/GetDocument");
+        assert!(upstream.lease(get).await.is_ok());
+        upstream.connector.close().await;
+        let refused = upstream.lease(get).await.err().unwrap();
+        assert!(matches!(cause::of(&refused), Cause::NotSent(_)), "{refused}");
+        let mut over = upstream.over();
+        for _ in 0..2 {
+            over.as_mut().await;
+        }
     }
 }

@@ -12,11 +12,11 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    class::{Class, Method},
+    class::Method,
     core::Core,
     entry::CalledBy,
     lanes::touched,
-    pool::{Took, Upstream},
+    pool::{REPLACED, Took, Upstream},
     requests::Requests,
     scope::Scope,
     streamed::UnderWay,
@@ -105,8 +105,8 @@ impl Pump {
     /// Sends a message on; false if the server takes nothing any more.
     async fn onward(&mut self, mut framed: Bytes, message: Option<Bytes>) -> Result<bool, Told> {
         self.core.may_send(&self.scope, self.method, message.as_deref())?;
-        if self.method.class == Class::Write {
-            self.begins(message.as_deref()).await?;
+        if !self.begins(message.as_deref()).await? {
+            return Ok(false);
         }
         while !framed.is_empty() {
             self.stream.reserve_capacity(framed.len());
@@ -120,13 +120,20 @@ impl Pump {
         Ok(true)
     }
 
-    /// A message is about to be sent, which may write.
-    async fn begins(&self, message: Option<&[u8]>) -> Result<(), Told> {
+    /// A message is about to be sent; false if nothing more is sent to this server, which ends the answer.
+    async fn begins(&self, message: Option<&[u8]>) -> Result<bool, Told> {
         let (core, upstream, method) = (&self.core, &self.upstream, self.method);
-        let Some(Writes { under_way, is_counted, .. }) = &self.writes else { return Ok(()) };
+        let Some(Writes { under_way, is_counted, .. }) = &self.writes else {
+            return Ok(!upstream.is_over());
+        };
         let until = Instant::now() + core.backend.timeout();
         if !is_counted {
-            return core.follows(upstream, until).await;
+            core.follows(upstream, until).await?;
+            if upstream.is_over() {
+                // Nobody knows when what was sent is answered, so that cannot be waited for.
+                return Err(Told::lost(core.backend.name(), REPLACED));
+            }
+            return Ok(true);
         }
         if message.is_none() {
             let what =
@@ -138,11 +145,16 @@ impl Pump {
         let touched = touched(method, message, root, connector.namespace());
         // What only acknowledges answers writes nothing.
         if touched.lanes == Lanes::None {
-            return Ok(());
+            return Ok(!upstream.is_over());
         }
-        let entered = core.enter(upstream, method, &touched, until, &self.caller).await?;
+        let entered = tokio::select! {
+            biased;
+            // From here on it would be admitted for another server.
+            () = upstream.closed().cancelled() => return Ok(false),
+            entered = core.enter(upstream, method, &touched, until, &self.caller) => entered?,
+        };
         if under_way.begins(entered) {
-            Ok(())
+            Ok(true)
         } else {
             Err(Told::lost(core.backend.name(), "its stream has ended"))
         }

@@ -34,6 +34,7 @@ use tokio::{
 
 use super::{
     answer::{Body, Plain},
+    blame::Blame,
     class::{self, Class, Method},
     core::Core,
     counters::Family,
@@ -41,7 +42,7 @@ use super::{
     framing::MESSAGE_MAX,
     lanes::Touched,
     metadata::{check_metadata, strip},
-    pool::{Line, Upstream},
+    pool::{Line, REPLACED, Upstream},
     telling::Told,
     who::Principal,
 };
@@ -126,6 +127,7 @@ async fn carried(
     let caller = core.caller(who, &head.headers);
     // What is held of it is so until the server has answered.
     let (body, _room) = read(core, body).await?;
+    let method = method.rest_looked_into(head.method.as_str(), head.uri.path(), &body);
     let share = core.share(method).await?;
     let upstream = core.upstream().map_err(|why| Told::fault(&why))?;
     let touched = touched(&upstream, method, head.method.as_str(), head.uri.path());
@@ -238,6 +240,12 @@ fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
+/// How long a request asks Google's front end to wait, if it says so.
+fn asked_time(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: f64 = headers.get(SERVER_TIMEOUT)?.to_str().ok()?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
 type PlainAnswer = (Response<Incoming>, Line);
 
 /// Sends a request, and settles it.
@@ -255,13 +263,14 @@ async fn send(
     let timeout = core.backend.timeout();
     let (mut is_sent, client) = (false, Arc::clone(&upstream.connector.shared.client));
     let behalf = Behalf { caller, transaction: false };
+    let blame = Blame::of(&upstream, method, asked_time(request.headers()), timeout);
     let sending = over_a_line(&upstream, request, &left, &mut is_sent);
     let failed = match timeout_at(Instant::now() + timeout, sending).await {
         Ok(Ok(answer)) => {
             let status = super::outcome::of_http(answer.0.status());
             let failed = match status.code() {
                 tonic::Code::Ok => None,
-                _ => Some(client.failed(&status, behalf).await),
+                _ => Some(blame.judges(client.failed(&status, behalf).await)),
             };
             if let Some(pass) = pass
                 && failed.as_ref().is_none_or(|failed| failed.error.doubt.is_none())
@@ -271,8 +280,8 @@ async fn send(
             core.settle(&held, failed);
             return Ok(answer);
         }
-        Ok(Err(failed)) => *failed,
-        Err(_) => super::outcome::given_up(is_sent, timeout),
+        Ok(Err(failed)) => blame.judges(*failed),
+        Err(_) => blame.judges_silence(super::outcome::given_up(is_sent, timeout)),
     };
     if let Some(pass) = pass
         && failed.error.doubt.is_none()
@@ -299,6 +308,10 @@ async fn over_a_line(
             Some(sender) => (sender, false),
             None => (dialled(upstream).await?, true),
         };
+        if upstream.is_over() {
+            let (verdict, class) = (Verdict::Neutral, ErrorClass::NotExecuted);
+            return Err(Box::new(Failed::own(verdict, class, OwnCode::Closed, REPLACED)));
+        }
         if left.load(Ordering::Acquire) {
             let message = "the client closed the connection";
             let (verdict, class) = (Verdict::Neutral, ErrorClass::NotExecuted);

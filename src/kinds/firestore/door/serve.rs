@@ -1,7 +1,8 @@
 //! One connection of a client, from its first byte to its end.
 //!
 //! The limits against floods are HTTP/2's own: so many streams at once, so much of headers, and an end for clients that
-//! open and reset streams faster than they are taken.
+//! open and reset streams faster than they are taken. What is here unread of requests is bounded by their windows: see
+//! [`windows`](super::windows).
 
 use std::{convert::Infallible, pin::pin, sync::Arc};
 
@@ -18,17 +19,13 @@ use hyper_util::{
 };
 use tokio::time::timeout;
 
-use super::{
-    answer::Body, busy::Busy, call, core::Core, counters::Closed, pool::STREAM_WINDOW,
-    preface::Socket, rest,
-};
+use super::{answer::Body, busy::Busy, call, core::Core, counters::Closed, preface::Socket, rest};
 use crate::ingress::{door::DoorStream, peer::Who};
 
 /// Streams at once over a client's connection.
 const STREAMS_MAX: u32 = 1_000;
-/// What all requests of a connection may have sent that was not read.
-const CONNECTION_WINDOW: u32 = 8 << 20;
-/// What HTTP/2 reads of headers at all: what is above [`METADATA_MAX`](super::metadata::METADATA_MAX) gets an error.
+/// What is read of headers at all: what is above [`METADATA_MAX`](super::metadata::METADATA_MAX) gets an error. Of
+/// HTTP/1.1 it is also what is here unread of a body.
 const HEADERS_READ: u32 = 64 << 10;
 /// Streams that were reset before they were taken.
 const RESETS_MAX: usize = 50;
@@ -68,14 +65,15 @@ async fn served(core: &Arc<Core>, stream: DoorStream, who: Option<Who>) -> Close
     let io = TokioIo::new(socket);
     let idle = busy.idle(core.settings.idle_timeout);
     let ended = if is_http2 {
+        let (windows, _taken) = core.windows();
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
             .auto_date_header(false)
             .keep_alive_interval(core.settings.keep_alive)
             .keep_alive_timeout(core.settings.keep_alive)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(windows.stream)
+            .initial_connection_window_size(windows.connection)
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEADERS_READ)
             .max_pending_accept_reset_streams(RESETS_MAX)
@@ -87,6 +85,7 @@ async fn served(core: &Arc<Core>, stream: DoorStream, who: Option<Who>) -> Close
         builder
             .timer(TokioTimer::new())
             .auto_date_header(false)
+            .max_buf_size(HEADERS_READ as usize)
             .header_read_timeout(core.settings.partial_max);
         until_it_ends(builder.serve_connection(io, service), core, idle).await
     };

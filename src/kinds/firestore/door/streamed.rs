@@ -33,6 +33,7 @@ use tokio::{
 use tonic::{Code, Status};
 
 use super::{
+    blame::Blame,
     core::Core,
     entry::Entered,
     framing::{Gathered, take_first},
@@ -54,6 +55,7 @@ const RESULTS: u32 = 3;
 /// The writes of a stream that are under way, in their order.
 pub(super) struct UnderWay {
     core: Arc<Core>,
+    blame: Blame,
     state: Mutex<State>,
     /// Notified when there is one more.
     sent: Notify,
@@ -81,9 +83,9 @@ struct Write {
 }
 
 impl UnderWay {
-    pub(super) fn new(core: &Arc<Core>, place: OwnedSemaphorePermit) -> Arc<Self> {
+    pub(super) fn new(core: &Arc<Core>, blame: Blame, place: OwnedSemaphorePermit) -> Arc<Self> {
         let (core, state, sent) = (Arc::clone(core), Mutex::default(), Notify::new());
-        Arc::new(Self { core, state, sent, is_read: AtomicBool::new(true), _place: place })
+        Arc::new(Self { core, blame, state, sent, is_read: AtomicBool::new(true), _place: place })
     }
 
     /// A message was admitted, and is about to be sent; false if the stream has ended: then it is not.
@@ -117,6 +119,14 @@ impl UnderWay {
         !state.writes.is_empty()
     }
 
+    /// Ends it if everything that was sent is answered: nothing more is sent from here on. Whether that is so.
+    fn stops_if_answered(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_answered = state.writes.is_empty();
+        state.has_ended |= is_answered;
+        is_answered
+    }
+
     /// Resolves when the server has not answered the first of the messages in time, with which it has failed.
     pub(super) async fn overdue(&self) {
         loop {
@@ -125,7 +135,7 @@ impl UnderWay {
             match first.map(|since| since + timeout) {
                 None => self.sent.notified().await,
                 Some(late) if late <= Instant::now() => {
-                    let mut failed = given_up(true, timeout);
+                    let mut failed = self.blame.judges_silence(given_up(true, timeout));
                     if !self.is_read.load(Relaxed) {
                         // It may be answered long since.
                         failed.verdict = Verdict::Neutral;
@@ -301,7 +311,8 @@ impl Streamed {
         if status.code() == Code::Ok {
             self.under_way.succeeds();
         } else {
-            self.under_way.fails(outcome::of(&status, cause::of(&status), self.behalf));
+            let failed = outcome::of(&status, cause::of(&status), self.behalf);
+            self.fails(self.under_way.blame.judges(failed));
         }
     }
 
@@ -309,7 +320,7 @@ impl Streamed {
     pub(super) fn breaks(&self, status: Option<&Status>) {
         let failed = status.map(|status| outcome::of(status, cause::of(status), self.behalf));
         let verdict = failed.map_or(Verdict::Failure, |failed| failed.verdict);
-        self.fails(unknown(verdict, "the stream broke"));
+        self.fails(self.under_way.blame.judges(unknown(verdict, "the stream broke")));
     }
 
     /// It ended so.
@@ -320,6 +331,11 @@ impl Streamed {
     /// Whether anything of it may have been executed that is not answered; nothing more is sent from here on.
     pub(super) fn stops(&self) -> bool {
         self.under_way.stops()
+    }
+
+    /// Ends it if everything that was sent is answered: nothing more is sent from here on. Whether that is so.
+    pub(super) fn stops_if_answered(&self) -> bool {
+        self.under_way.stops_if_answered()
     }
 }
 

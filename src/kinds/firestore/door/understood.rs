@@ -209,9 +209,10 @@ impl Core {
             if let Some(onward) = onward {
                 self.backend.end(*onward);
             }
-            return Ok(self.batch(parts, asker).await);
+            return Ok(self.batch(upstream, parts, asker).await);
         }
-        let call = self.call_of(whole.body.clone(), &asker);
+        let mut call = self.call_of(whole.body.clone(), &asker);
+        call.options.made_for = Some(upstream.connector.target());
         let share = asker.share;
         let ended = match onward {
             Some(mut onward) => {
@@ -265,10 +266,16 @@ impl Core {
     }
 
     /// Each write of a batch that was not executed, as a call of its own.
-    async fn batch(&self, parts: &[Part], asker: Asker) -> (Response<Body>, Source) {
+    async fn batch(
+        &self,
+        upstream: &Upstream,
+        parts: &[Part],
+        asker: Asker,
+    ) -> (Response<Body>, Source) {
         let mut each: Vec<BoxFuture<'_, OneEnd>> = Vec::with_capacity(parts.len());
         for part in parts {
-            let call = self.call_of(part.body.clone(), &asker);
+            let mut call = self.call_of(part.body.clone(), &asker);
+            call.options.made_for = Some(upstream.connector.target());
             each.push(Box::pin(self.one_of_batch(part, asker.method, call)));
         }
         let ended: Vec<OneEnd> = stream::iter(each).buffered(AT_ONCE).collect().await;
@@ -349,6 +356,9 @@ impl Core {
             (Some(read), Some(Ok(Whole { body, form }))) => {
                 let is_whole = !matches!(**form, Form::Get { mask: Some(_), .. });
                 let copy = is_whole.then(|| self.backend.copying(read, body));
+                // Leave is taken first: what changes the address after that takes it back.
+                let is_its = self.backend.connector().target() == upstream.connector.target();
+                let copy = copy.filter(|_| is_its);
                 (Of::Read(Arc::clone(form)), copy)
             }
             _ if understood.is_batch => return None,

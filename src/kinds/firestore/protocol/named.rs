@@ -16,6 +16,8 @@ enum Has {
     Name,
     /// A reference: a name, or a path below the request's own database.
     Reference,
+    /// What a stage of a pipeline is called.
+    Stage,
     /// A message.
     In(Places),
 }
@@ -43,15 +45,15 @@ static VALUE: [(u32, Has); 5] = [
     (5, Has::Reference),
     (6, Has::In(&MAP)),
     (9, Has::In(&ARRAY)),
-    (20, Has::In(&ARGUMENTS)),
+    (20, Has::In(&FUNCTION)),
     (21, Has::In(&PIPELINE)),
 ];
 static ARRAY: [(u32, Has); 1] = [(1, Has::In(&VALUE))];
 static MAP: [(u32, Has); 1] = [(1, Has::In(&ENTRY))];
 static ENTRY: [(u32, Has); 1] = [(2, Has::In(&VALUE))];
-/// Of a function, or of a stage.
-static ARGUMENTS: [(u32, Has); 2] = [(2, Has::In(&VALUE)), (3, Has::In(&ENTRY))];
-static PIPELINE: [(u32, Has); 1] = [(1, Has::In(&ARGUMENTS))];
+static FUNCTION: [(u32, Has); 2] = [(2, Has::In(&VALUE)), (3, Has::In(&ENTRY))];
+static STAGE: [(u32, Has); 3] = [(1, Has::Stage), (2, Has::In(&VALUE)), (3, Has::In(&ENTRY))];
+static PIPELINE: [(u32, Has); 1] = [(1, Has::In(&STAGE))];
 static STRUCTURED: [(u32, Has); 2] = [(1, Has::In(&PIPELINE)), (2, Has::In(&ENTRY))];
 static EXECUTED: [(u32, Has); 2] = [(1, Has::Name), (2, Has::In(&STRUCTURED))];
 
@@ -82,16 +84,33 @@ pub(crate) struct Unreadable;
 /// The method is not known, or this is none of its messages.
 pub(crate) fn names<'a>(operation: &str, message: &'a [u8]) -> Result<Vec<&'a str>, Unreadable> {
     let places = places(operation).ok_or(Unreadable)?;
-    let mut found = Vec::new();
+    let mut found = Found::default();
     collect(places, message, 0, &mut found).ok_or(Unreadable)?;
-    Ok(found)
+    Ok(found.names)
+}
+
+/// What the stages of a pipeline are called, with those of the pipelines in its arguments.
+///
+/// # Errors
+/// It is no message that executes a pipeline.
+pub(crate) fn stages(message: &[u8]) -> Result<Vec<&str>, Unreadable> {
+    let mut found = Found::default();
+    collect(&EXECUTED, message, 0, &mut found).ok_or(Unreadable)?;
+    Ok(found.stages)
+}
+
+/// What was read of a message.
+#[derive(Default)]
+struct Found<'a> {
+    names: Vec<&'a str>,
+    stages: Vec<&'a str>,
 }
 
 fn collect<'a>(
     places: Places,
     message: &'a [u8],
     depth: usize,
-    found: &mut Vec<&'a str>,
+    found: &mut Found<'a>,
 ) -> Option<()> {
     if depth > DEPTH_MAX {
         return None;
@@ -101,10 +120,11 @@ fn collect<'a>(
         let Some((_, has)) = places.iter().find(|(at, _)| *at == number) else { continue };
         match has {
             Has::Name if bytes.is_empty() => {}
-            Has::Name => found.push(text(bytes)?),
+            Has::Name => found.names.push(text(bytes)?),
             Has::Reference => {
-                found.extend(Some(text(bytes)?).filter(|name| name.starts_with("projects/")));
+                found.names.extend(Some(text(bytes)?).filter(|name| name.starts_with("projects/")));
             }
+            Has::Stage => found.stages.push(text(bytes)?),
             Has::In(places) => collect(places, bytes, depth + 1, found)?,
         }
     }
@@ -122,22 +142,48 @@ const REFERENCES: [&str; 2] = ["referenceValue", "reference_value"];
 /// # Errors
 /// It is not JSON.
 pub(crate) fn names_in_json(body: &[u8], has_references: bool) -> Result<Vec<String>, Unreadable> {
-    let mut found = Vec::new();
     if body.is_empty() {
-        return Ok(found);
+        return Ok(Vec::new());
     }
+    Ok(read_json(body, has_references)?.0)
+}
+
+/// What the stages of a pipeline in a body of JSON are called, with those of the pipelines in its arguments.
+///
+/// # Errors
+/// It is not JSON.
+pub(crate) fn stages_in_json(body: &[u8]) -> Result<Vec<String>, Unreadable> {
+    Ok(read_json(body, true)?.1)
+}
+
+/// Names, and what stages are called.
+fn read_json(body: &[u8], has_references: bool) -> Result<(Vec<String>, Vec<String>), Unreadable> {
+    let (mut found, mut stages) = (Vec::new(), Vec::new());
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let texts = Texts { found: &mut found, has_references, is_name: false };
+    let texts =
+        Texts { found: &mut found, stages: &mut stages, has_references, under: Under::Other };
     let read = texts.deserialize(&mut reader).and_then(|()| reader.end());
-    read.map(|()| found).map_err(|_| Unreadable)
+    read.map(|()| (found, stages)).map_err(|_| Unreadable)
+}
+
+/// What is read now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Under {
+    /// What is under a key of a name.
+    Name,
+    /// The stages of a pipeline, or one of them.
+    Stages,
+    /// What a stage is called.
+    Stage,
+    Other,
 }
 
 /// Collects names, whatever keys come twice.
 struct Texts<'a> {
     found: &'a mut Vec<String>,
+    stages: &'a mut Vec<String>,
     has_references: bool,
-    /// What is read now is under a key of a name.
-    is_name: bool,
+    under: Under,
 }
 
 impl<'de> DeserializeSeed<'de> for Texts<'_> {
@@ -176,24 +222,32 @@ impl<'de> Visitor<'de> for Texts<'_> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        if self.is_name && text.starts_with("projects/") {
-            self.found.push(text.to_owned());
+        match self.under {
+            Under::Name if text.starts_with("projects/") => self.found.push(text.to_owned()),
+            Under::Stage => self.stages.push(text.to_owned()),
+            _ => {}
         }
         Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<(), A::Error> {
-        let Self { found, has_references, is_name } = self;
-        while all.next_element_seed(Texts { found, has_references, is_name })?.is_some() {}
+        let Self { found, stages, has_references, under } = self;
+        while all.next_element_seed(Texts { found, stages, has_references, under })?.is_some() {}
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<(), A::Error> {
-        let Self { found, has_references, .. } = self;
+        let Self { found, stages, has_references, under: own } = self;
         while let Some(key) = all.next_key::<String>()? {
-            let key = key.as_str();
-            let is_name = KEYS.contains(&key) || has_references && REFERENCES.contains(&key);
-            all.next_value_seed(Texts { found, has_references, is_name })?;
+            let under = match key.as_str() {
+                "name" if own == Under::Stages => Under::Stage,
+                "stages" => Under::Stages,
+                key if KEYS.contains(&key) || has_references && REFERENCES.contains(&key) => {
+                    Under::Name
+                }
+                _ => Under::Other,
+            };
+            all.next_value_seed(Texts { found, stages, has_references, under })?;
         }
         Ok(())
     }

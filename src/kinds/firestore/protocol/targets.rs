@@ -12,7 +12,7 @@
 //! client gets `RESET`, and it begins from the beginning: between two tokens the client may have heard of a document
 //! that is gone before the target begins again, and no server knows that it would have to say so. So the view is right
 //! with a server that gives tokens, and with one that gives none. A token that the server refuses is forgotten in the
-//! same way.
+//! same way, and so is every token if another server is asked ([`Targets::moves`]).
 //!
 //! # Invariants
 //! 1. A token is kept only when its message is handed on.
@@ -270,6 +270,19 @@ impl Targets {
             (kept.from, kept.stream.is_tried, is_any) = (From::Beginning, false, true);
         }
         is_any
+    }
+
+    /// Another server is asked from here on, which knows nothing of the tokens that there are. Those that a client has
+    /// brought itself are its own affair.
+    pub(crate) fn moves(&mut self) {
+        for kept in self.kept.iter_mut().filter(|kept| matches!(kept.from, From::Token(_))) {
+            kept.from = From::Beginning;
+        }
+    }
+
+    /// What the client has asked and the server is asked when the Listen begins again, as the client has said it.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = &Bytes> {
+        self.greeting.iter().chain(self.kept.iter().map(|kept| &kept.asked))
     }
 
     /// There is no stream to the server any more: what the client is to receive of targets that it does not want. It

@@ -1,6 +1,7 @@
 //! The door against real emulators and against servers that the tests play, with clients that see every frame.
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -45,6 +46,7 @@ mod credentials;
 mod floods;
 mod listening;
 mod losses;
+mod moving;
 mod outage;
 mod parked;
 mod passing;
@@ -61,7 +63,16 @@ struct World {
     door: Arc<FirestoreDoor>,
     fusebox: Fusebox,
     port: u16,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
+}
+
+fn system(state: &Path) -> SystemSettings {
+    SystemSettings {
+        state_dir: state.to_owned(),
+        pings: PingSettings::every(Duration::from_secs(3_600)),
+        instance: "door".into(),
+        copied: None,
+    }
 }
 
 fn backend(timeout: Duration, in_flight_max: u32) -> BackendSettings {
@@ -120,15 +131,9 @@ impl World {
     async fn with(of: FirestoreSettings, wanted: Wanted) -> Self {
         let Wanted { timeout, in_flight_max, door, who, sink } = wanted;
         let state = tempfile::tempdir().unwrap();
-        let system = SystemSettings {
-            state_dir: state.path().to_owned(),
-            pings: PingSettings::every(Duration::from_secs(3_600)),
-            instance: "door".into(),
-            copied: None,
-        };
         let connector = FirestoreConnector::new(FirestoreSettings { timeout, ..of });
         let spec = BackendSpec { settings: backend(timeout, in_flight_max), connector };
-        let fusebox = Fusebox::start(system, vec![spec], sink).await.unwrap();
+        let fusebox = Fusebox::start(system(state.path()), vec![spec], sink).await.unwrap();
         let backend = fusebox.backend("firestore").unwrap();
         let door = Arc::new(FirestoreDoor::open(door, backend, Handle::current()).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -140,7 +145,14 @@ impl World {
                 serving.serve(DoorStream::Tcp(stream), who, None);
             }
         });
-        Self { door, fusebox, port, _state: state }
+        Self { door, fusebox, port, state }
+    }
+
+    /// A reload gives the backend these settings.
+    async fn moves_to(&self, of: FirestoreSettings) {
+        let settings = backend(of.timeout, 64);
+        let spec = BackendSpec { settings, connector: FirestoreConnector::new(of) };
+        self.fusebox.reload(system(self.state.path()), vec![spec], Vec::new()).await.unwrap();
     }
 
     async fn connect(&self) -> Raw {

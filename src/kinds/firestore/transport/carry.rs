@@ -300,10 +300,9 @@ impl Shared {
         let (wait, pass) = self.fence.enter(lanes, limit);
         let client = Arc::clone(&self.client);
         let under_way = tokio::spawn(async move {
-            let mut closes = client.closed.subscribe();
             let answered = tokio::select! {
                 answered = timeout_at(expiry + GRACE, stub.commit(request)) => answered.ok(),
-                _ = closes.wait_for(|closed| *closed) => None,
+                () = client.closed.cancelled() => None,
             };
             let failed = match answered {
                 Some(Ok(response)) => match aboard.fate() {
@@ -335,7 +334,7 @@ impl Shared {
                     if !sent {
                         pass.answered();
                     }
-                    given_up(sent, *client.closed.borrow(), limit)
+                    given_up(sent, client.closed.is_cancelled(), limit)
                 }
             };
             aboard.ended(failed.verdict);

@@ -20,7 +20,8 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
 };
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, metadata::AsciiMetadataValue};
 
 use super::{auth::Auth, cause};
@@ -83,8 +84,8 @@ pub(crate) struct Client {
     auth: Auth,
     channels: Mutex<Option<Channels>>,
     root: OnceCell<Root>,
-    /// Whether the connector is closed.
-    pub(crate) closed: watch::Sender<bool>,
+    /// Cancelled when the connector is closed.
+    pub(crate) closed: CancellationToken,
 }
 
 impl Client {
@@ -96,7 +97,7 @@ impl Client {
             auth: Auth::new(&settings),
             channels: Mutex::default(),
             root: OnceCell::new_with(root),
-            closed: watch::Sender::new(false),
+            closed: CancellationToken::new(),
             settings,
         }
     }
@@ -282,7 +283,7 @@ impl Client {
 
     /// Ends the connections for ever.
     pub(crate) fn close(&self) {
-        self.closed.send_replace(true);
+        self.closed.cancel();
         if let Some(channels) = self.channels.lock().take() {
             channels.writes.iter().for_each(Channel::reset);
         }
@@ -303,7 +304,7 @@ impl Client {
 
     fn channel(&self, wanted: impl FnOnce(&Channels) -> Channel) -> Result<Channel, Failed> {
         let mut channels = self.channels.lock();
-        if *self.closed.borrow() {
+        if self.closed.is_cancelled() {
             return Err(closed());
         }
         if let Some(channels) = &*channels {

@@ -65,14 +65,13 @@ impl Drop for Reading {
         let (Some(asked), Ok(runtime)) = (self.asked.take(), Handle::try_current()) else { return };
         let (client, due) = (Arc::clone(&self.client), self.due);
         runtime.spawn(async move {
-            let mut closes = client.closed.subscribe();
             let verdict = tokio::select! {
                 ended = timeout_at(due, asked) => match ended {
                     Ok(Ok(_)) => Verdict::Success,
                     Ok(Err(failed)) => failed.verdict,
                     Err(_) => Verdict::Failure,
                 },
-                _ = closes.wait_for(|closed| *closed) => Verdict::Neutral,
+                () = client.closed.cancelled() => Verdict::Neutral,
             };
             aboard.ended(verdict);
         });

@@ -246,6 +246,7 @@ impl Client {
         if inner.ending == Ending::Reset {
             inner.socket.reset();
         }
+        inner.socket.close();
         let (owes, pinned) = (!inner.slots.is_empty(), inner.pinned.take());
         let why = inner.closed;
         self.core().whole.holds((self.held.take(), 0), (self.owed.take(), 0));
@@ -299,9 +300,12 @@ impl Client {
         inner.tell_held(self);
         inner.unpin(&self.core());
         let waits = !inner.slots.out().is_empty()
+            // Whether that is too much is seen in its turn.
+            || inner.slots.early() > 0
             || !inner.failed.is_empty()
             || !inner.inbox.is_empty()
             || inner.stuck.is_some()
+            || inner.slots.awaits_room()
             || inner.ending != Ending::Open
             || inner.read_closed;
         drop(inner);

@@ -120,6 +120,7 @@ impl Core {
         tokio::task::spawn_local(Rc::clone(&core).send_out());
         tokio::task::spawn_local(Rc::clone(&core).unpark());
         tokio::task::spawn_local(Rc::clone(&core).thin_pool());
+        tokio::task::spawn_local(Rc::clone(&core).end_the_deaf());
         whole.cores.borrow_mut().push(Rc::clone(&core));
         Some(core)
     }
@@ -228,29 +229,41 @@ impl Core {
     async fn watch(self: Rc<Self>) {
         loop {
             self.backend.suspect().await;
-            let max_stale = self.settings.max_stale;
-            let mut answered = Vec::new();
             if let Some(before) = Instant::now().checked_sub(self.backend.answer_after()) {
-                let mut look = |entry: &mut Entry, request: &[u8]| {
-                    let slot = self.slot_of(request);
-                    if let Some((lane, key)) = slot
-                        && let Some(ticket) = &mut entry.ticket
-                        && let Some(instead) = ticket.instead((lane, &key), max_stale, |value| {
-                            telling::in_protocol(value, entry.client.protocol(), false).is_some()
-                        })
-                    {
-                        // What comes later is its ticket's alone.
-                        entry.note = Note::None;
-                        answered.push((Rc::clone(&entry.client), entry.seq, instead));
-                    }
-                };
-                self.links().iter().for_each(|link| link.late_reads(before, &mut look));
-            }
-            for (client, seq, instead) in answered {
-                client.answered_instead(seq, instead);
+                // What was answered may leave room for more.
+                while self.answers_late_reads(before) {}
             }
             sleep(LOOK_FOR_LATE).await;
         }
+    }
+
+    /// Answers reads from the cache that have waited since `before`, of each client the one that it waits for: what is
+    /// cached may be older than an unanswered write before a later one. Whether there were any.
+    fn answers_late_reads(&self, before: Instant) -> bool {
+        let max_stale = self.settings.max_stale;
+        let mut touched: Vec<Rc<Client>> = Vec::new();
+        let mut look = |entry: &mut Entry, request: &[u8]| {
+            if entry.client.takes_instead(entry.seq)
+                && let Some((lane, key)) = self.slot_of(request)
+                && let Some(ticket) = &mut entry.ticket
+                && let Some(instead) = ticket.instead((lane, &key), max_stale, |value| {
+                    telling::in_protocol(value, entry.client.protocol(), false).is_some()
+                })
+            {
+                // What comes later is its ticket's alone.
+                entry.note = Note::None;
+                // The next of the same client may be the one that it waits for now.
+                entry.client.answered_instead(entry.seq, instead);
+                if entry.client.touch() {
+                    touched.push(Rc::clone(&entry.client));
+                }
+            }
+        };
+        self.links().iter().for_each(|link| link.late_reads(before, &mut look));
+        for client in &touched {
+            client.flush();
+        }
+        !touched.is_empty()
     }
 
     /// The cache's entry of a read that has exactly one.

@@ -16,6 +16,8 @@ const ARG_MAX: i64 = 512 << 20;
 /// As long as nobody knows who a client is: the most arguments and the longest one.
 const UNKNOWN_ARGS_MAX: i64 = 10;
 const UNKNOWN_ARG_MAX: i64 = 16 << 10;
+/// Between two requests room is kept for so many arguments.
+const ARGS_KEPT: usize = 64;
 
 /// The beginning of what was received.
 #[derive(Debug, PartialEq, Eq)]
@@ -112,6 +114,17 @@ impl Requests {
             self.left -= 1;
         }
         Found::Request(std::mem::take(&mut self.position))
+    }
+
+    /// The request that was found last has been dealt with: what was noted of one with many arguments does not stay.
+    pub(crate) fn forget(&mut self) {
+        self.args.clear();
+        self.args.shrink_to(ARGS_KEPT);
+    }
+
+    /// What is noted of a request with many arguments, in bytes.
+    pub(crate) fn size(&self) -> usize {
+        self.args.capacity().saturating_sub(ARGS_KEPT) * size_of::<(usize, usize)>()
     }
 
     /// How many bytes the request at hand takes at least, as far as it has announced itself.
@@ -306,6 +319,21 @@ mod tests {
         assert_eq!(requests.next(text, true), Found::Nothing);
         assert!(requests.args.capacity() < 64);
         assert_eq!(requests.needs(text), b"*1000000\r\n$5000\r\n".len() + 5_002);
+    }
+
+    #[test]
+    fn what_was_noted_of_many_arguments_does_not_stay() {
+        let mut requests = Requests::default();
+        let words = vec![&b""[..]; 10_000];
+        for text in [resp::command(&words), resp::command(&["GET", "k"])] {
+            assert_eq!(requests.next(&text, true), Found::Request(text.len()));
+            assert_eq!(requests.args(&text).len(), resp::arguments(&text).unwrap().len());
+            let is_long = text.len() > 100;
+            assert_eq!(requests.size() > 100_000, is_long, "it is counted while it is there");
+            requests.forget();
+            assert!(requests.args.capacity() <= ARGS_KEPT, "{}", requests.args.capacity());
+            assert_eq!(requests.size(), 0);
+        }
     }
 
     proptest! {

@@ -308,6 +308,7 @@ impl Core {
             appended: None,
             awaits_place: true,
             struck: asker.struck,
+            made_for: None,
             is_audited: true,
             dialect: if asker.protocol == telling::Protocol::Resp2 { RESP2 } else { 0 },
         };

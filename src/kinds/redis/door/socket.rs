@@ -19,13 +19,15 @@ use crate::net::local::LocalStream;
 pub(crate) enum Socket {
     Unix(LocalStream),
     Tcp(TcpStream),
+    /// Nothing is read or sent any more.
+    Closed,
 }
 
 impl Socket {
     /// The addresses that a TCP client connects from and to.
     pub(super) fn peer(&self) -> Option<(SocketAddr, SocketAddr)> {
         match self {
-            Self::Unix(_) => None,
+            Self::Unix(_) | Self::Closed => None,
             Self::Tcp(stream) => Some((stream.peer_addr().ok()?, stream.local_addr().ok()?)),
         }
     }
@@ -38,6 +40,7 @@ impl Socket {
         match self {
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, into),
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::Closed => Poll::Ready(Ok(())),
         }
     }
 
@@ -50,6 +53,7 @@ impl Socket {
         match self {
             Self::Unix(stream) => pin!(stream.read_buf(into)).poll(cx),
             Self::Tcp(stream) => pin!(stream.read_buf(into)).poll(cx),
+            Self::Closed => Poll::Ready(Ok(0)),
         }
     }
 
@@ -61,6 +65,7 @@ impl Socket {
         match self {
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Closed => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
@@ -68,6 +73,7 @@ impl Socket {
         match self {
             Self::Unix(stream) => stream.try_write(bytes),
             Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Closed => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 
@@ -79,7 +85,13 @@ impl Socket {
                 let ready = pin!(stream.ready(Interest::READABLE)).poll(cx);
                 matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
             }
+            Self::Closed => true,
         }
+    }
+
+    /// Closes it at once, also if its client lives on with what it has on the wire.
+    pub(super) fn close(&mut self) {
+        *self = Self::Closed;
     }
 
     /// What is not sent yet is dropped, and the other end is notified.

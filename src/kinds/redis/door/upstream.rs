@@ -110,6 +110,10 @@ struct Up {
     piecewise: Option<Instant>,
     /// When it ends whatever is unanswered.
     cut_at: Option<Instant>,
+    /// Nothing has come over it since there was reason to ask whether anything does.
+    is_doubted: bool,
+    /// Nothing has come for too long after that: it ends.
+    is_deaf: bool,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
     _counted: tokio_util::task::task_tracker::TaskTrackerToken,
 }
@@ -261,6 +265,28 @@ impl Upstream {
     /// Whether something waits for a reply that may take as long as it likes.
     pub(super) fn is_blocked(&self) -> bool {
         self.inner.borrow().ring.is_blocked()
+    }
+
+    /// Whether nobody would notice that nothing comes over it any more: its owner listens, or waits for something that
+    /// may never come.
+    pub(super) fn may_be_deaf(&self) -> bool {
+        self.listens() || self.inner.borrow().ring.waits_for_ever()
+    }
+
+    /// There is reason to ask whether anything comes over it.
+    pub(super) fn doubt(&self) {
+        if let State::Up(up) = &mut self.inner.borrow_mut().state {
+            up.is_doubted = true;
+        }
+    }
+
+    /// Ends it if nothing has come over it since it was [doubted](Self::doubt). What waits there may still be answered,
+    /// within the time that any reply may take.
+    pub(super) fn give_up_if_deaf(&self) {
+        if let State::Up(up) = &mut self.inner.borrow_mut().state {
+            up.is_deaf |= up.is_doubted;
+        }
+        self.wake();
     }
 
     /// Whether it has ended for ever.
@@ -480,6 +506,8 @@ impl Inner {
             retiring: false,
             piecewise: None,
             cut_at: None,
+            is_doubted: false,
+            is_deaf: false,
             closing: Box::pin(shared.closing.clone().cancelled_owned()),
             _counted: shared.others.token(),
         });

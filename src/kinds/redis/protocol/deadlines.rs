@@ -16,7 +16,7 @@
 //! forgets: an unknown outcome, a command that is not in [`super::ttl`]'s table, one that may have emptied the
 //! key. What is forgotten is not inherited; a key is never ended by a deadline that it may not have.
 //!
-//! A write whose commands are not read one by one, a transaction say, forgets all of its lanes, when it is sent
+//! A write whose commands are not read one by one, a script say, forgets all of its lanes, when it is sent
 //! and when it ends ([`Deadlines::forget`]).
 //!
 //! It holds 65,536 keys, each in the place of its lane and recognised by a keyed 64-bit hash, so that keys whose lanes

@@ -49,6 +49,8 @@ pub struct FrameFinder {
     open: Vec<(usize, bool)>,
     /// What is still to come of a string whose beginning was handed on, its line end included.
     inside: usize,
+    /// The beginning of the frame at hand was handed on.
+    begun: bool,
 }
 
 impl FrameFinder {
@@ -74,14 +76,26 @@ impl FrameFinder {
     pub fn length(&mut self, bytes: &[u8]) -> Result<Option<usize>, ProtocolError> {
         let length = self.find(bytes)?;
         if length.is_some() {
-            self.scanned = 0;
+            (self.scanned, self.begun) = (0, false);
         }
         Ok(length)
+    }
+
+    /// Whether the beginning of the frame at hand was handed on: what is found next is its rest, whose first byte is
+    /// any byte of its content, and says nothing of its kind.
+    pub fn has_passed(&self) -> bool {
+        self.begun
     }
 
     /// How much at the beginning of `bytes`, which hold no whole frame, can be handed on already. The rest is what
     /// [`FrameFinder::length`] is given from then on, and the length that it finds is the rest's.
     pub fn pass(&mut self, bytes: &[u8]) -> usize {
+        let passed = self.passes(bytes);
+        self.begun |= passed > 0;
+        passed
+    }
+
+    fn passes(&mut self, bytes: &[u8]) -> usize {
         if self.inside > 0 {
             let passed = bytes.len().min(self.inside.saturating_sub(2));
             self.inside -= passed;
@@ -521,7 +535,9 @@ mod tests {
                 let (piece, later) = rest.split_at(cuts.next().unwrap().min(rest.len()));
                 inbox.extend_from_slice(piece);
                 rest = later;
+                prop_assert_eq!(finder.has_passed(), lengths.is_empty() && !passed.is_empty());
                 while let Some(length) = finder.length(&inbox).unwrap() {
+                    prop_assert!(!finder.has_passed(), "the next one begins with its own head");
                     passed.extend(inbox.drain(..length));
                     lengths.push(passed.len());
                 }

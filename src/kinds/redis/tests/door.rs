@@ -33,7 +33,9 @@ use crate::{
     ingress::{door::WireDoor, peer::Who},
 };
 
+mod bounds;
 mod databases;
+mod deaf;
 mod large;
 mod limits;
 mod order;

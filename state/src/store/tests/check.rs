@@ -153,6 +153,25 @@ fn an_export_holds_every_waiting_call_with_its_body() {
 }
 
 #[test]
+fn what_is_left_to_do_of_a_call_is_exported_behind_what_comes_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).store;
+    for seq in 1..=7 {
+        append(&store, seq, b"a write");
+    }
+    // 1, 4 and 7 are in one lane, and 2 and 5 in another.
+    for (seq, due) in [(1, 5), (2, 100)] {
+        let due = Traits::residue(UnixMillis::new(1_790_000_000_000 + due));
+        wait(|done| store.replace(&call_with(seq, due, b"what is left"), done)).unwrap();
+    }
+    store.close();
+    let mut exported = Vec::new();
+    export(&dir.path().join("store"), &mut |_, _| {}, &mut |it| exported.push(it.call.seq))
+        .unwrap();
+    assert_eq!(exported, [3, 4, 5, 6, 1, 7, 2]);
+}
+
+#[test]
 fn a_repair_finds_the_calls_of_a_store_that_does_not_open() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path()).close();

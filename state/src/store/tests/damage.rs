@@ -286,6 +286,26 @@ fn a_garbage_log_is_set_aside_and_a_fresh_store_serves() {
 }
 
 #[test]
+fn a_store_that_was_set_aside_stays_however_full_the_disk_is() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 5);
+    let faults = Faults::armed();
+    faults.fake_free_space(Some(3 << 20));
+    let settings = StoreSettings { faults, ..settings(dir.path()) };
+    let mut kept = Vec::new();
+    for round in 1..=3 {
+        kept.push(body(round, 3_000_000));
+        fs::write(log(dir.path()), kept.last().unwrap()).unwrap();
+        drop(Store::open(settings.clone()).unwrap());
+        let asides = named(dir.path(), "db.damaged-");
+        let read = |name: &String| fs::read(dir.path().join("store").join(name).join("db"));
+        let logs: Vec<_> = asides.iter().map(|name| read(name).unwrap()).collect();
+        assert_eq!(logs.len(), kept.len(), "{asides:?}");
+        assert!(kept.iter().all(|log| logs.contains(log)), "{round}");
+    }
+}
+
+#[test]
 fn flipped_bits_in_the_log_never_lose_a_call_in_silence() {
     let mut random = fastrand::Rng::with_seed(11);
     for round in 0..24 {
@@ -426,6 +446,34 @@ fn a_finished_copy_that_is_not_whole_replaces_nothing() {
             drop(opened);
             serves(dir.path());
         }
+    }
+}
+
+#[test]
+fn a_finished_copy_of_an_earlier_state_replaces_nothing() {
+    let damages: [fn(&Path); 3] = [
+        |_| {},
+        |mark| fs::remove_file(mark).unwrap(),
+        |mark| fs::write(mark, b"garbage").unwrap(),
+    ];
+    for (round, damage) in damages.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, copy) = (dir.path().join("store"), dir.path().join("copy"));
+        filled(dir.path(), 5);
+        rebuilt(dir.path());
+        fs::rename(store.join("db.ready"), &copy).unwrap();
+        let opened = open(dir.path());
+        append(&opened.store, 6, &content(6));
+        wait(|done| opened.store.remove(vec![1], done)).unwrap();
+        drop(opened);
+        fs::rename(&copy, store.join("db.ready")).unwrap();
+        damage(&store.join("mark"));
+        let opened = open(dir.path());
+        assert_eq!(seqs(&opened), [2, 3, 4, 5, 6], "{round}");
+        assert!(!opened.findings.contains(&Finding::RebuildFinished), "{round}");
+        drop(opened);
+        assert_eq!(named(dir.path(), "db.ready"), [""; 0]);
+        serves(dir.path());
     }
 }
 

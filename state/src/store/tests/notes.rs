@@ -80,6 +80,41 @@ fn a_group_comes_back_as_a_whole_with_its_token() {
     }
 }
 
+/// What an open finds of each call: when it was sent first, and the first call of its group.
+fn judged(opened: &Opened) -> Vec<(Option<u64>, Option<u64>)> {
+    let judged = opened.calls.iter().map(|call| {
+        let group = call.group.as_ref().map(|group| (group.id, group.broken));
+        assert!(group.is_none_or(|(_, broken)| !broken), "{call:?}");
+        (call.first_sent_at.map(UnixMillis::get), group.map(|(id, _)| id))
+    });
+    judged.collect()
+}
+
+#[test]
+fn a_group_of_which_one_call_was_noted_later_was_dissolved_though_its_note_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = store_of(dir.path(), 4);
+    wait(|done| opened.store.note_sending(1, &group(&[1, 2, 3], false), done)).unwrap();
+    // The store was down when the note was to be taken back; then the second call is sent alone.
+    let own = Note { evidence: Bytes::from_static(b"its own"), ..noted(11) };
+    wait(|done| opened.store.note_sending(2, &own, done)).unwrap();
+    let opened = reopen(opened, dir.path());
+    let fresh: (Option<u64>, Option<u64>) = (None, None);
+    assert_eq!(judged(&opened), [fresh, (Some(11), None), fresh, fresh]);
+    assert_eq!(opened.calls[1].evidence, "its own");
+
+    // A half of it, which is sent as one.
+    wait(|done| opened.store.note_sending(3, &group(&[3, 4], false), done)).unwrap();
+    let opened = reopen(opened, dir.path());
+    let half = (Some(9), Some(3));
+    assert_eq!(judged(&opened), [fresh, (Some(11), None), half, half]);
+
+    // A newer group holds whatever was noted of its calls before.
+    wait(|done| opened.store.note_sending(1, &group(&[1, 2, 3, 4], false), done)).unwrap();
+    let opened = reopen(opened, dir.path());
+    assert_eq!(judged(&opened), [(Some(9), Some(1)); 4]);
+}
+
 #[test]
 fn what_is_left_of_a_group_that_was_applied_is_removed() {
     let dir = tempfile::tempdir().unwrap();

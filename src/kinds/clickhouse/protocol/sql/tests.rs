@@ -136,6 +136,11 @@ fn rights_are_the_admins_affair() {
         "SYSTEM /* /* */ */ SHUTDOWN",
         "KILL QUERY WHERE query_id = \u{2018}a\u{2019}",
         "CREATE /* /* */ */ USER ada",
+        // Without an end, a heredoc is a name.
+        "CREATE USER $x$ IDENTIFIED BY 'p'",
+        "DROP USER $x$, ada",
+        "GRANT $r$, admin TO web",
+        "set default role r to ada",
     ] {
         assert!(other(query).admin, "{query}");
     }

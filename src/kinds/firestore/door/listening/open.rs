@@ -11,7 +11,7 @@ use crate::kinds::firestore::door::{exchange::Coming, framing::Gathered};
 
 /// What happens to it.
 pub(super) enum Came {
-    /// What the server says; `None` if its stream has ended without a status.
+    /// What the server says; `None` if its stream has ended without a status, or is of a server that was replaced.
     Frame(Option<Result<Frame<Bytes>, Status>>),
     /// What was to be sent is sent, or the answer says why not.
     Sent,
@@ -57,11 +57,20 @@ impl Open {
     /// Waits for what the server says, or takes. Nothing is lost if it is dropped.
     pub(super) async fn next(&mut self) -> Came {
         let Self { coming, onward, outbox, .. } = self;
+        let Coming { answer, over, .. } = coming;
         let has_more = !outbox.is_empty();
+        let replaced = async {
+            match over {
+                Some(over) => over.await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
+            // What it says from here on is said by a server that the backend does not have any more.
+            () = replaced => Came::Frame(None),
             () = sent(onward, outbox), if has_more => Came::Sent,
-            frame = coming.answer.frame() => Came::Frame(frame),
+            frame = answer.frame() => Came::Frame(frame),
         }
     }
 }

@@ -1,9 +1,13 @@
 //! How a Listen gets a stream to the server.
+//!
+//! After a reload that may be another server, which knows nothing of the tokens of the one before, and of which the
+//! Listen may not name all that it could name there. So both are looked at again whenever the upstream is another one.
 
 use std::sync::Arc;
 
+use fusebox_actors::connector::Connector as _;
 use hyper::{HeaderMap, Method as Verb, Request, StatusCode};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Listening,
@@ -16,6 +20,7 @@ use crate::kinds::firestore::{
         exchange::{self, Sending, Waiting},
         framing::framed,
         outcome::{of_http, status_of},
+        pool::Upstream,
         reading::Begun,
         telling::Told,
     },
@@ -38,10 +43,16 @@ impl Listening {
             return Err(Shut::Again);
         }
         let core = Arc::clone(&self.core);
-        let Carrying { by, method, touched, .. } = &self.carrying;
-        let (method, is_new) = (*method, !self.has_headers);
+        let is_new = !self.has_headers;
         let refused = |told: Told| if is_new { Shut::Told(told) } else { Shut::Again };
         let upstream = core.upstream().map_err(|why| refused(Told::fault(&why)))?;
+        if upstream.is_over() {
+            // Another one is about to take its place.
+            return Err(Shut::Again);
+        }
+        self.moves_to(&upstream).await?;
+        let Carrying { by, method, touched, .. } = &self.carrying;
+        let method = *method;
         let headers = core.headers(&upstream, method, by, self.head.headers.clone());
         let headers = headers.await.map_err(refused)?;
         let (mut head, ()) = Request::new(()).into_parts();
@@ -63,7 +74,7 @@ impl Listening {
             head,
             begun: Begun { pieces, rest: None, held: Vec::new() },
             behalf: Behalf { caller: by.own.is_some(), transaction: false },
-            asked: None,
+            asked: self.carrying.asked,
             goes_on: false,
             by_hand: true,
         };
@@ -89,5 +100,33 @@ impl Listening {
         (self.open, self.parked) = (Some(open), None);
         self.tells(begin.told);
         Ok(answered.head.headers)
+    }
+
+    /// Makes ready to ask `upstream`, if that is not the one that was asked before.
+    async fn moves_to(&mut self, upstream: &Arc<Upstream>) -> Result<(), Shut> {
+        if Arc::ptr_eq(&self.carrying.upstream, upstream) {
+            return Ok(());
+        }
+        // What may be named there is known with its project.
+        let root = Box::pin(upstream.connector.shared.client.root());
+        if !matches!(timeout(self.core.backend.timeout(), root).await, Ok(Ok(_))) {
+            return Err(Shut::Again);
+        }
+        if upstream.connector.view() != self.carrying.upstream.connector.view() {
+            self.targets.moves();
+        }
+        self.carrying.scope = self.core.scope(upstream, &self.carrying.by);
+        self.carrying.upstream = Arc::clone(upstream);
+        self.may_be_asked().map_err(Shut::Told)
+    }
+
+    /// Whether its client may name all that it has named.
+    fn may_be_asked(&self) -> Result<(), Told> {
+        let Carrying { scope, method, .. } = &self.carrying;
+        self.core.may_bear(scope, &self.head.headers)?;
+        for request in self.targets.asked() {
+            self.core.may_send(scope, *method, Some(request))?;
+        }
+        Ok(())
     }
 }

@@ -117,6 +117,16 @@ fn a_token_of_the_client_itself_holds_until_something_came() {
 }
 
 #[test]
+fn another_server_is_asked_without_the_tokens_of_the_one_before() {
+    let mut targets = Targets::of(&[add(1, b"own"), add(2, b"")]);
+    assert_eq!(targets.asked().count(), 2);
+    targets.said(Add, &[1, 2], b"");
+    targets.said(Current, &[2], b"two");
+    targets.moves();
+    assert_eq!(targets.goes_on(), (vec!["own".into(), Bytes::new()], vec![2]));
+}
+
+#[test]
 fn each_target_has_a_token_of_its_own() {
     let mut targets = Targets::of(&[add(1, b""), add(2, b"")]);
     targets.said(Add, &[1], b"");

@@ -133,6 +133,28 @@ async fn a_write_that_turns_out_to_be_none_that_can_be_kept_has_all_of_its_clien
 }
 
 #[tokio::test]
+async fn reads_that_the_server_resets_when_their_clients_give_up_are_no_failures() {
+    let (server, port) = Played::start().await;
+    server.answer_all(|request, mut respond| async move {
+        let time = request.headers()["grpc-timeout"].to_str().unwrap();
+        let millis = time.strip_suffix('m').unwrap().parse().unwrap();
+        // What is asked is what it does when that time is over, as grpc-java does, so it has to pass.
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        respond.send_reset(h2::Reason::CANCEL);
+    });
+    let world = World::before(port).await;
+    let client = world.connect().await;
+    for _ in 0..20 {
+        let got = client.call(GET, &[("grpc-timeout", "30m")], b"").await;
+        // The door's own clock and the server's end it together.
+        assert!(["4", "14"].contains(&got.status()), "{got:?}");
+    }
+    until("the server has ended them all", || world.in_flight() == 0).await;
+    let failures = world.fusebox.backend("firestore").unwrap().view().breaker.window_failures;
+    assert_eq!((failures, world.breaker().as_str()), (0, "CLOSED"));
+}
+
+#[tokio::test]
 async fn writes_that_their_clients_gave_up_open_the_breaker() {
     let (server, port) = Played::start().await;
     server.answer_nothing();

@@ -71,6 +71,54 @@ async fn the_rest_of_a_frame_that_begins_a_large_message_takes_its_room() {
 }
 
 #[tokio::test]
+async fn what_comes_and_is_not_read_is_bounded_by_the_room_that_there_is() {
+    const WATCH: &str = "/grpc.health.v1.Health/Watch";
+    let (server, port) = Played::start().await;
+    server.answer_all(|request, mut respond| async move {
+        let mut body = respond.send_response(head(), false).unwrap();
+        body.send_data(framed(b""), false).unwrap();
+        // Nothing of the request is read.
+        std::future::pending::<()>().await;
+        drop((request, body));
+    });
+    // Besides a message as long as any may be, there is room for one window that is wider than the smallest.
+    let world = narrow(port, 12 << 20, Duration::from_secs(600)).await;
+    let flood = Bytes::from(framed(&[7; 1_019]).repeat(4 << 10));
+    let (tell, mut sent) = tokio::sync::mpsc::unbounded_channel();
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        let (client, mut streams) = (world.connect().await, Vec::new());
+        for _ in 0..4 {
+            let (response, mut stream) = client.begin(WATCH, &[]).await;
+            stream.send_data(framed(b""), false).unwrap();
+            // What follows is no part of how it begins.
+            answers.push(timeout(PATIENCE, response).await.unwrap().unwrap());
+            streams.push(stream);
+        }
+        for mut stream in streams {
+            let (tell, mut flood) = (tell.clone(), flood.clone());
+            tokio::spawn(async move {
+                while !flood.is_empty() {
+                    stream.reserve_capacity(flood.len());
+                    let room = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
+                    let Some(Ok(room)) = room else { return };
+                    stream.send_data(flood.split_to(room.min(flood.len())), false).unwrap();
+                    tell.send(room).unwrap_or_default();
+                }
+            });
+        }
+    }
+    let mut all = 0;
+    // Until nothing more goes.
+    while let Ok(Some(room)) = timeout(Duration::from_millis(500), sent.recv()).await {
+        all += room;
+    }
+    // One window of 512 KiB, three of 64 KiB, and what is on its way to the server.
+    assert!((640 << 10..2 << 20).contains(&all), "{all} bytes came that nobody has read");
+    assert!(world.door.view().buffered_in < 64 << 10, "a window is no request");
+}
+
+#[tokio::test]
 async fn a_request_of_rest_takes_room_while_it_comes() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -83,7 +83,7 @@ async fn a_write_stream_that_is_open_keeps_nobody_waiting() {
 }
 
 /// A message of a stream that deletes a document.
-fn deletes(document: &str) -> Bytes {
+pub(super) fn deletes(document: &str) -> Bytes {
     let operation = Some(Operation::Delete(document.into()));
     let writes = vec![Write { operation, ..Write::default() }];
     framed(&WriteRequest { writes, ..WriteRequest::default() }.encode_to_vec())
@@ -91,7 +91,7 @@ fn deletes(document: &str) -> Bytes {
 
 /// A server that hands over what may write as a stream, and answers everything else with `reply`, but for a commit of
 /// `SLOW`, which it never answers.
-fn hands_over(server: Played, reply: Bytes) -> UnboundedReceiver<Came> {
+pub(super) fn hands_over(server: Played, reply: Bytes) -> UnboundedReceiver<Came> {
     let (streams, handed) = unbounded_channel();
     server.answer_all(move |request, respond| {
         let (streams, reply) = (streams.clone(), reply.clone());
@@ -116,15 +116,15 @@ const SLOW: &str = "no answer comes";
 const UNKNOWN_WRITE: &str = "/google.firestore.v1beta1.Firestore/Write";
 
 /// A stream of writes, on both sides.
-struct Both {
-    asks: SendStream<Bytes>,
+pub(super) struct Both {
+    pub(super) asks: SendStream<Bytes>,
     got: RecvStream,
-    asked: RecvStream,
+    pub(super) asked: RecvStream,
     answers: SendStream<Bytes>,
 }
 
 impl Both {
-    async fn begin(client: &Raw, handed: &mut UnboundedReceiver<Came>) -> Self {
+    pub(super) async fn begin(client: &Raw, handed: &mut UnboundedReceiver<Came>) -> Self {
         Self::of(WRITE, client, handed).await
     }
 
@@ -149,7 +149,7 @@ impl Both {
     }
 
     /// Deletes a document; the server has heard it.
-    async fn deletes(&mut self, document: &str) {
+    pub(super) async fn deletes(&mut self, document: &str) {
         let message = deletes(document);
         self.asks.send_data(message.clone(), false).unwrap();
         let mut heard = Vec::new();
@@ -159,7 +159,7 @@ impl Both {
     }
 
     /// The server answers a message; the client has heard it.
-    async fn answers(&mut self) {
+    pub(super) async fn answers(&mut self) {
         let (write_results, commit_time) = (vec![WriteResult::default()], Some(FUTURE));
         let said = WriteResponse { write_results, commit_time, ..WriteResponse::default() };
         self.answers.send_data(framed(&said.encode_to_vec()), false).unwrap();
@@ -167,7 +167,7 @@ impl Both {
     }
 
     /// How the door has ended it.
-    async fn ends(&mut self) -> Whole {
+    pub(super) async fn ends(&mut self) -> Whole {
         while let Some(data) = timeout(PATIENCE, self.got.data()).await.unwrap() {
             self.got.flow_control().release_capacity(data.unwrap().len()).unwrap();
         }

@@ -17,7 +17,7 @@ use crate::kinds::redis::{
         counters::Closed,
         pin::{Barred, PinnedTo},
         telling,
-        upstream::{Entry, Lost, Note},
+        upstream::{Entry, Lost, Note, Upstream},
         waiting::Waiting,
     },
     protocol::resp,
@@ -54,7 +54,7 @@ impl Client {
         if let Note::Unit(unit) = &note {
             return inner.unit_answered(&self.core(), connector, (seq, ticket), unit);
         }
-        if matches!(note, Note::Ends(_))
+        if matches!(note, Note::Ends)
             && frame.starts_with(b"-")
             && !frame.starts_with(b"-EXECABORT")
         {
@@ -107,7 +107,6 @@ impl Client {
                 return;
             }
             Note::Selects(database) => inner.selected(database, frame),
-            Note::Ends(unsettled) => drop(unsettled),
             Note::Writes(unsettled) => drop(unsettled),
             Note::CacheAll(all) => {
                 let (read, fills) = *all;
@@ -117,6 +116,7 @@ impl Client {
                 }
             }
             Note::None
+            | Note::Ends
             | Note::Cache
             | Note::Script(_)
             | Note::Waited(_)
@@ -128,17 +128,23 @@ impl Client {
         inner.reply(seq, frame);
     }
 
-    /// Whether the reply of a slot may be handed to it piece by piece: it is the next that it gets.
+    /// Whether the reply of a slot may be handed to it piece by piece: it is the next that it gets, or nobody waits for
+    /// it any more.
     pub(in crate::kinds::redis::door) fn takes_pieces(&self, seq: u64) -> bool {
-        self.gone.get() || self.inner.borrow().slots.is_oldest(seq)
+        self.is_nobodys(seq) || self.inner.borrow().slots.is_oldest(seq)
     }
 
-    /// A piece of the reply that is next.
-    pub(in crate::kinds::redis::door) fn has_piece(&self, piece: &[u8]) {
-        self.piecewise.set(true);
-        if self.gone.get() {
+    /// Whether nobody waits for the reply of a slot: the client is gone, or the cache has answered instead.
+    fn is_nobodys(&self, seq: u64) -> bool {
+        self.gone.get() || self.inner.borrow().slots.is_over(seq)
+    }
+
+    /// A piece of the reply of a slot that is next.
+    pub(in crate::kinds::redis::door) fn has_piece(&self, seq: u64, piece: &[u8]) {
+        if self.is_nobodys(seq) {
             return;
         }
+        self.piecewise.set(true);
         let mut inner = self.inner.borrow_mut();
         // Of one that is disconnected for its size, nothing is sent: it may not be the next that the client gets.
         if inner.ending != Ending::Reset {
@@ -160,18 +166,18 @@ impl Client {
         }
     }
 
-    /// Whether it is owed so much that the rest of a reply has to wait.
-    pub(in crate::kinds::redis::door) fn is_behind(&self) -> bool {
-        !self.gone.get() && self.inner.borrow().slots.out().len() > self.ahead()
+    /// Whether it is owed so much that the rest of the reply of a slot has to wait.
+    pub(in crate::kinds::redis::door) fn is_behind(&self, seq: u64) -> bool {
+        !self.is_nobodys(seq) && self.inner.borrow().slots.out().len() > self.ahead()
     }
 
     /// How large the replies of a transaction may be together, in bytes.
     pub(in crate::kinds::redis::door) fn unit_max(&self) -> usize {
-        if self.gone.get() { 0 } else { self.core().settings.out_client }
+        if self.gone.get() { 0 } else { self.owed_max() }
     }
 
-    /// How large a reply may be that is needed whole, in bytes.
-    pub(in crate::kinds::redis::door) fn whole_max(&self) -> usize {
+    /// How much it may be owed, and how large a reply may be that is held whole, in bytes.
+    pub(in crate::kinds::redis::door) fn owed_max(&self) -> usize {
         self.core().settings.out_client.max(OWED_MIN)
     }
 
@@ -180,7 +186,17 @@ impl Client {
         AHEAD.min(self.core().settings.out_client / 2)
     }
 
-    /// The cache has answered instead of the server.
+    /// Whether the cache may answer the command of a slot instead of the server: everything before it is answered, and
+    /// there is room for one more reply.
+    pub(in crate::kinds::redis::door) fn takes_instead(&self, seq: u64) -> bool {
+        if self.gone.get() {
+            return false;
+        }
+        let inner = self.inner.borrow();
+        inner.slots.is_oldest(seq) && inner.slots.owed() < self.owed_max()
+    }
+
+    /// The cache has answered instead of the server. What it says is to be sent on.
     pub(in crate::kinds::redis::door) fn answered_instead(
         &self,
         seq: u64,
@@ -193,8 +209,17 @@ impl Client {
         inner.last = telling::Told::cached(source, age);
         self.core().counters.answered(source);
         inner.reply(seq, &value);
-        drop(inner);
-        self.flush();
+        inner.slots.gave(value.len());
+    }
+
+    /// Its own upstream, if it is in that database.
+    pub(in crate::kinds::redis::door) fn upstream_in(
+        &self,
+        core: &Rc<Core>,
+    ) -> Option<Rc<Upstream>> {
+        let is_there = Rc::ptr_eq(&self.core.borrow(), core);
+        let inner = self.inner.borrow();
+        inner.pinned.as_ref().filter(|_| is_there).map(|pinned| Rc::clone(pinned.upstream()))
     }
 
     /// The server has said something to this client that answers no command.
@@ -296,9 +321,12 @@ impl Client {
             (inner.ending, inner.closed) = (ending, Closed::Upstream);
         } else if pinned.as_ref().is_some_and(PinnedTo::is_within) {
             inner.bar(Barred::Transaction);
-        } else if selects || pinned.is_some_and(|it| it.database() != Some(self.core().database()))
+        } else if selects
+            || pinned.as_ref().is_some_and(|it| it.database() != Some(self.core().database()))
         {
             inner.bar(Barred::Database);
+        } else if pinned.is_some_and(|it| it.watches()) {
+            inner.bar(Barred::Watch);
         }
         drop(inner);
         self.wake();

@@ -1,7 +1,7 @@
 //! A command on its way: over an upstream if the core lets it through, out of the cache, or as a call that the core
 //! carries.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::{
@@ -102,6 +102,14 @@ impl Inner {
                 Some(Stuck::Place)
             };
         }
+        // What is cached may be older than a write before this that is not answered: then it answers nothing, whatever
+        // its age.
+        let access = match access {
+            PlainAccess::Read { keyed, slot, .. } if !self.slots.is_empty() => {
+                PlainAccess::Read { keyed, slot, max_stale: Some(Duration::ZERO) }
+            }
+            access => access,
+        };
         let trace = self.trace(core);
         let writes = matches!(access, PlainAccess::Write { .. });
         let priority = core.settings.priority;
@@ -128,6 +136,8 @@ impl Inner {
                 let how = (Some(ticket), note, elsewhere);
                 self.send(client, link, how, request, now).err().flatten()
             }
+            // It was cached in this very millisecond.
+            Admission::Instead(_) if !self.slots.is_empty() => Some(Stuck::Others),
             Admission::Instead(Instead { source, value, age, .. }) => {
                 match telling::in_protocol(&value, self.protocol(), false) {
                     Some(value) => {

@@ -3,6 +3,11 @@
 //! A socket is not read while its client waits for something that is not its own doing (a place, a lane, room in the
 //! door), but for a look at whether it is still there.
 //!
+//! # A client that is owed much
+//! Nothing is taken of a client that is owed `out_client` bytes until some of them were sent: it may well read as fast
+//! as it can. What was taken before is answered all the same. If the server's replies to that are more than the client
+//! may be owed, it reads too slowly, and is reset (`client/turn.rs`).
+//!
 //! # A door without room
 //! A door holds `in_bytes` of requests and `out_bytes` of replies. If it holds as much, nobody is read. Who has waited
 //! for a second has room made: if it is replies, the client that is owed the most does not read, and is reset; if it is
@@ -48,6 +53,7 @@ impl Inner {
             return self.look(client, cx);
         }
         self.stuck = None;
+        let owed_max = client.owed_max();
         if !self.inbox.is_empty() {
             let mut inbox = mem::take(&mut self.inbox);
             let taken = self.take(client, &inbox, Instant::now());
@@ -58,14 +64,16 @@ impl Inner {
             if taken > 0 {
                 return true;
             }
-            if self.stuck.is_some() || !self.may_take() {
+            if self.stuck.is_some() || !self.may_take(owed_max) {
                 return self.stuck.is_none() && self.has_begun();
             }
         }
         if self.has_begun() {
             return true;
         }
-        self.may_take() && self.stuck.is_none() && self.read(client, cx)
+        let may_take = self.may_take(owed_max);
+        self.slots.await_room(!may_take);
+        may_take && self.stuck.is_none() && self.read(client, cx)
     }
 
     /// Whether what a command is stuck on still holds. The alarm looks again at what tells nobody of its end.
@@ -78,11 +86,13 @@ impl Inner {
         }
     }
 
-    fn may_take(&self) -> bool {
+    /// Whether another command may be taken now. It is not asked for more while the client is owed `owed_max` bytes.
+    pub(super) fn may_take(&self, owed_max: usize) -> bool {
         self.ending == Ending::Open
             && !self.has_begun()
             && self.failed.is_empty()
             && self.slots.len() < PIPELINE
+            && self.slots.owed() < owed_max
     }
 
     /// Whether a call was begun elsewhere that nothing may follow yet.
@@ -239,7 +249,8 @@ impl Inner {
             return 0;
         }
         self.generation = client.core().generation();
-        while self.may_take() && self.stuck.is_none() {
+        let owed_max = client.owed_max();
+        while self.may_take(owed_max) && self.stuck.is_none() {
             let rest = bytes.get(taken..).unwrap_or_default();
             let mut reader = mem::take(&mut self.requests);
             let (length, stuck) = match reader.next(rest, self.session.who.is_some()) {
@@ -267,6 +278,8 @@ impl Inner {
                     return bytes.len();
                 }
             };
+            // It is over, or is looked at anew.
+            reader.forget();
             self.requests = reader;
             if let Some(stuck) = stuck {
                 // What is before it has its own time.

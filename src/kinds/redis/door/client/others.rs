@@ -1,6 +1,9 @@
 //! What a client asks to be done to another one, by the number that CLIENT ID and CLIENT LIST show at the door.
 //!
 //! A command that names the server's numbers goes to the server as any other, and needs an admin's rights.
+//!
+//! Who waits at the server is unblocked there, by the number of its connection. That may take a while, and the one that
+//! waits may have its answer by then: so nobody else gets that connection after it.
 
 use std::rc::Rc;
 
@@ -17,8 +20,10 @@ use crate::kinds::redis::{
 /// The point at which a client waits for others.
 enum Waits {
     Nowhere,
-    /// Here: the server is away, or its connection is not open yet.
+    /// Here: the server is away.
     Parked,
+    /// On its connection, which is not open yet.
+    Opening,
     /// At the server, on its connection of this number.
     At(i64),
 }
@@ -51,10 +56,14 @@ impl Inner {
                     _ => Waits::Nowhere,
                 };
                 match (waits, target) {
-                    (Waits::At(id), _) => {
+                    (Waits::At(id), Some(target)) => {
                         let stuck = self.unblock_at(client, id, how, now);
+                        if stuck.is_none() {
+                            target.aim();
+                        }
                         return Some(stuck.map_or(Ok(()), |stuck| Err(Some(stuck))));
                     }
+                    (Waits::Opening, _) => return Some(self.until_open(client, now)),
                     (Waits::Parked, Some(target)) => {
                         target.unblock(with_error);
                         self.answer(b":1\r\n");
@@ -101,26 +110,29 @@ impl Inner {
         self.carry(client, &link, carriage, &request, now)
     }
 
+    /// The connection on which another one waits is not open yet. It is soon, or is given up: then its command is
+    /// parked, or was answered.
+    fn until_open(&mut self, client: &Rc<Client>, now: Instant) -> Sent {
+        if !self.is_late(client, now) {
+            return Err(Some(Stuck::Place));
+        }
+        let core = client.core();
+        let why = format!("{}: that client's connection is not open yet", core.backend.name());
+        self.answer_with(core.unavailable(&why));
+        Err(None)
+    }
+
     /// What it has parked ends now, as if its time were over, or with an error.
     fn unblock(&mut self, client: &Client, with_error: bool) {
         client.core().is_not_parked(client);
-        let seq = match (self.parked.take(), &self.pinned) {
-            (Some(parked), _) => parked.seq(),
-            (None, Some(pinned)) if pinned.upstream().is_blocked() => {
-                // Nothing was sent yet, and all before it was answered.
-                pinned.close();
-                (self.pinned, self.on_wire) = (None, self.on_wire.saturating_sub(1));
-                self.slots.oldest()
-            }
-            _ => return,
-        };
+        let Some(parked) = self.parked.take() else { return };
         let error = telling::error("UNBLOCKED client unblocked via CLIENT UNBLOCK");
         let answer = if with_error {
             error
         } else {
             Bytes::from_static(waiting::nothing_came(self.session.protocol))
         };
-        self.reply(seq, &answer);
+        self.reply(parked.seq(), &answer);
     }
 }
 
@@ -131,9 +143,19 @@ impl Client {
             return Waits::Parked;
         }
         let upstream = inner.pinned.as_ref().map(PinnedTo::upstream);
-        match upstream.filter(|it| it.is_blocked()) {
-            Some(upstream) => upstream.server_id().map_or(Waits::Parked, Waits::At),
-            None => Waits::Nowhere,
+        let Some(upstream) = upstream.filter(|it| it.is_blocked()) else { return Waits::Nowhere };
+        match upstream.server_id() {
+            Some(id) => Waits::At(id),
+            // A server that numbers no connections unblocks none.
+            None if upstream.is_up() => Waits::Nowhere,
+            None => Waits::Opening,
+        }
+    }
+
+    /// Somebody has the server unblock its connection.
+    fn aim(&self) {
+        if let Some(pinned) = &mut self.inner.borrow_mut().pinned {
+            pinned.aim();
         }
     }
 

@@ -16,7 +16,7 @@
 //! 1. It is sent with what is left of its time. Parked, its time ends when the client said; at a server that is frozen,
 //!    the backend's `timeout` later.
 //! 2. It holds no place, no permit and no connection while it is parked, and is never what finds out whether the server
-//!    is back.
+//!    is back. In an EMERGENCY, one that may change data is parked though the server is there.
 //! 3. A client with a parked command that hangs up is gone at once.
 //! 4. What was popped on a connection that broke before the reply was read is lost, as it is without a door: the
 //!    command was sent, and it is sent again only because it asks for another element.
@@ -132,7 +132,7 @@ impl Inner {
         let class = Class::Pinned(Pinned::Blocks);
         let said = Said { spec: &spec, class, args: &args, request: &request, now };
         let lanes = self.lanes_of(client, said);
-        if self.leave_to_wait(client, &lanes, now).is_err() {
+        if self.leave_to_wait(client, &lanes, said).is_err() {
             return false;
         }
         let Some(upstream) = self.own_upstream(client) else { return false };

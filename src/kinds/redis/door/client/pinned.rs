@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use fusebox_actors::{Admission, OtherWay, PlainAccess, PlainPlan, Ticket};
+use fusebox_actors::{Admission, OtherWay, PlainAccess, PlainPlan, Ticket, connector::Connector};
 use fusebox_state::{LaneId, Lanes};
 use tokio::time::Instant;
 
@@ -28,6 +28,8 @@ pub(super) type Sent = Result<(), Option<Stuck>>;
 
 /// A read of no lane: who gets leave for it may ask the backend.
 const ASKS: PlainAccess<'static> = PlainAccess::Read { keyed: true, slot: None, max_stale: None };
+/// A write to no lane: who gets leave for it may change something.
+const CHANGES: PlainAccess<'static> = PlainAccess::Write { absolute: false };
 
 /// A command that is known.
 #[derive(Clone, Copy)]
@@ -37,6 +39,13 @@ pub(super) struct Said<'a> {
     pub(super) args: &'a [&'a [u8]],
     pub(super) request: &'a [u8],
     pub(super) now: Instant,
+}
+
+impl Said<'_> {
+    /// Whether it may change data. WAIT and its like do not.
+    fn may_change(self) -> bool {
+        self.spec.flags.has(Flags::WRITE)
+    }
 }
 
 /// Why a command gets no leave.
@@ -171,19 +180,15 @@ impl Inner {
         if said.class == Class::Pinned(Pinned::Blocks) {
             return self.wait(client, lanes, said);
         }
-        let upstream = match self.enter_with(client, &lanes, said.now) {
-            Ok(upstream) => upstream,
-            Err(None) => {
-                self.bar(Barred::Watch);
-                return Err(None);
-            }
-            Err(stuck) => return Err(stuck),
-        };
-        self.send(client, &upstream, (None, Note::None, true), said.request, said.now)?;
-        if let Some(pinned) = &mut self.pinned {
-            pinned.watch(&lanes);
+        let sent = self.enter_with(client, &lanes, false, said.now).and_then(|upstream| {
+            self.send(client, &upstream, (None, Note::None, true), said.request, said.now)
+        });
+        match (sent, &mut self.pinned) {
+            (Ok(()), Some(pinned)) => pinned.watch(&lanes),
+            (Err(None), _) => self.bar(Barred::Watch),
+            _ => {}
         }
-        Ok(())
+        sent
     }
 
     /// A command that waits for others: also for the server, if nothing else belongs to the client's connection.
@@ -202,7 +207,7 @@ impl Inner {
         let until = waiting.and_then(|waiting| waiting.until(said.now));
         let may_park = self.pinned.as_ref().is_none_or(|pinned| pinned.is_clean(database));
         if waiting.is_some_and(Waiting::may_be_sent_again) && may_park {
-            match self.leave_to_wait(client, &lanes, said.now) {
+            match self.leave_to_wait(client, &lanes, said) {
                 Ok(()) => {}
                 Err(Denied::Stuck(stuck)) => return Err(Some(stuck)),
                 Err(Denied::Told(_)) => {
@@ -211,7 +216,7 @@ impl Inner {
                 }
             }
         }
-        let upstream = self.enter_with(client, &lanes, said.now)?;
+        let upstream = self.enter_with(client, &lanes, said.may_change(), said.now)?;
         self.send_waiting(client, &upstream, (lanes, until), said, None)
     }
 
@@ -220,9 +225,9 @@ impl Inner {
         &self,
         client: &Client,
         lanes: &Lanes,
-        now: Instant,
+        said: Said<'_>,
     ) -> Result<(), Denied> {
-        drop(self.ask(client, lanes, now)?);
+        drop(self.ask(client, lanes, said.may_change(), said.now)?);
         let core = &client.core();
         if !core.is_fenced() {
             core.asks_for_fence(&core.link(self.session.protocol));
@@ -232,8 +237,14 @@ impl Inner {
     }
 
     /// Leave for a command that gets no ticket of its own. It may write to `lanes` all the same: what a caller left on
-    /// the wire must not land after it.
-    fn ask(&self, client: &Client, lanes: &Lanes, now: Instant) -> Result<Ticket, Denied> {
+    /// the wire must not land after it. If it `may_change` something, it needs leave for that, too.
+    fn ask(
+        &self,
+        client: &Client,
+        lanes: &Lanes,
+        may_change: bool,
+        now: Instant,
+    ) -> Result<Ticket, Denied> {
         let backend = &client.core().backend;
         let names_some = lanes.is_all() || !lanes.as_slice().is_empty();
         if names_some && backend.is_barred(lanes) {
@@ -242,6 +253,10 @@ impl Inner {
             } else {
                 Denied::Stuck(Stuck::Lanes)
             });
+        }
+        if may_change {
+            // A ticket that is dropped keeps what is read of its lanes out of the cache: this one has none.
+            drop(self.leave(client, &Lanes::new([]), CHANGES, "command", now)?);
         }
         self.leave(client, lanes, ASKS, "command", now)
     }
@@ -284,17 +299,18 @@ impl Inner {
         client: &Rc<Client>,
         now: Instant,
     ) -> Result<Rc<Upstream>, Option<Stuck>> {
-        self.enter_with(client, &Lanes::new([]), now)
+        self.enter_with(client, &Lanes::new([]), false, now)
     }
 
-    /// The same, once no queued write is in these lanes.
-    pub(super) fn enter_with(
+    /// The same, once no queued write is in these lanes, for a command that `may_change` something or not.
+    fn enter_with(
         &mut self,
         client: &Rc<Client>,
         lanes: &Lanes,
+        may_change: bool,
         now: Instant,
     ) -> Result<Rc<Upstream>, Option<Stuck>> {
-        match self.ask(client, lanes, now) {
+        match self.ask(client, lanes, may_change, now) {
             // That it got permit and place says that the backend may be asked: it keeps neither.
             Ok(ticket) => drop(ticket),
             Err(Denied::Stuck(stuck)) => return Err(Some(stuck)),
@@ -321,7 +337,8 @@ impl Inner {
         self.pinned.as_ref().map(|pinned| Rc::clone(pinned.upstream()))
     }
 
-    /// Gives the client's own upstream back once nothing of it is the client's any more.
+    /// Gives the client's own upstream back once nothing of it is the client's any more. One that others have aimed at
+    /// is closed.
     pub(super) fn unpin(&mut self, core: &Core) {
         let is_over = self.is_answered()
             && self.pinned.as_mut().is_some_and(|pinned| {
@@ -330,7 +347,11 @@ impl Inner {
                 pinned.is_clean(core.database()) && pinned.upstream().is_idle()
             });
         if is_over && let Some(pinned) = self.pinned.take() {
-            core.unpin(pinned.into_upstream());
+            if pinned.is_aimed_at() {
+                pinned.close();
+            } else {
+                core.unpin(pinned.into_upstream());
+            }
         }
     }
 
@@ -369,20 +390,25 @@ impl Inner {
         Err(self.denied(client, way, lanes, now))
     }
 
-    /// The lanes of a command in the client's database; all if they are not known, or it is not about keys alone.
+    /// The lanes of a command in the client's database; all if they are not known, or it is not about keys alone. Of one
+    /// that a shared connection could carry, they are what is planned for it there.
     pub(super) fn lanes_of(&self, client: &Client, said: Said<'_>) -> Lanes {
-        let Said { spec, args, .. } = said;
+        let Said { spec, class, args, request, .. } = said;
         let database = match &self.pinned {
             Some(pinned) => pinned.database(),
             None => Some(client.core().database()),
         };
         let (Some(database), Some(places)) = (database, spec.keys(args)) else { return Lanes::All };
-        let is_wide = match rules::kind(spec) {
-            // WAIT and its like wait for others, and change nothing.
-            _ if said.class == Class::Pinned(Pinned::Blocks) => false,
-            rules::Kind::Barrier(_) => true,
-            rules::Kind::Script { reads } => !reads && places.is_empty(),
-            _ => false,
+        let is_wide = match (class, rules::kind(spec)) {
+            // WAIT and its like wait for others, and change nothing. Nor does WATCH.
+            (Class::Pinned(Pinned::Blocks | Pinned::Watch), _) => false,
+            // Whatever is planned for it, that is its keys.
+            (_, rules::Kind::Read | rules::Kind::Write) if !places.is_empty() => false,
+            (Class::Carried, _) => {
+                let plan = client.core().connector().plan(Bytes::copy_from_slice(request));
+                plan.is_ok_and(|plan| plan.lanes.is_all())
+            }
+            (_, kind) => matches!(kind, rules::Kind::Barrier(_)),
         };
         if is_wide {
             return Lanes::All;

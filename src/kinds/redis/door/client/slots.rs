@@ -52,12 +52,25 @@ pub(super) struct Slots {
     sent: usize,
     /// The bytes of replies that wait for their turn.
     early: usize,
+    /// The size of the largest reply that was not the server's, in bytes, since all was sent.
+    given: usize,
+    /// Nothing more is read of the client until something was answered, or sent.
+    awaits_room: bool,
     buffers: Rc<Buffers>,
 }
 
 impl Slots {
     pub(super) fn new(buffers: Rc<Buffers>) -> Self {
-        Self { waiting: VecDeque::new(), base: 0, out: Vec::new(), sent: 0, early: 0, buffers }
+        Self {
+            waiting: VecDeque::new(),
+            base: 0,
+            out: Vec::new(),
+            sent: 0,
+            early: 0,
+            given: 0,
+            awaits_room: false,
+            buffers,
+        }
     }
 
     /// Whether every command was answered.
@@ -84,6 +97,7 @@ impl Slots {
 
     /// Answers a command at once. It needs no slot if nothing is before it.
     pub(super) fn answer(&mut self, silent: bool, answer: &[u8]) {
+        self.gave(answer.len());
         if !self.waiting.is_empty() {
             let reply = Some(Bytes::copy_from_slice(answer));
             self.early += answer.len();
@@ -124,9 +138,9 @@ impl Slots {
         }
     }
 
-    /// The oldest slot.
-    pub(super) fn oldest(&self) -> u64 {
-        self.base
+    /// Whether slot `number` was answered, and so were all before it.
+    pub(super) fn is_over(&self, number: u64) -> bool {
+        number < self.base
     }
 
     /// Whether slot `number` is the oldest.
@@ -159,6 +173,27 @@ impl Slots {
         self.early
     }
 
+    /// A reply was not the server's, and had so many bytes. Its command was taken while there was room, however large
+    /// the reply has become: what it is too much is not its client's doing.
+    pub(super) fn gave(&mut self, bytes: usize) {
+        self.given = self.given.max(bytes);
+    }
+
+    /// The size of the largest of these, in bytes, since all was sent.
+    pub(super) fn given(&self) -> usize {
+        self.given
+    }
+
+    /// Whether its client, of which nothing is read because of what it is owed, is to look again once it is owed less.
+    pub(super) fn awaits_room(&self) -> bool {
+        self.awaits_room
+    }
+
+    /// It is, or is not any more.
+    pub(super) fn await_room(&mut self, awaits: bool) {
+        self.awaits_room = awaits;
+    }
+
     /// What is to be sent to the client.
     pub(super) fn out(&self) -> &[u8] {
         self.out.get(self.sent..).unwrap_or_default()
@@ -169,6 +204,9 @@ impl Slots {
         self.sent += count;
         if self.sent >= self.out.len() {
             self.sent = 0;
+            if self.early == 0 {
+                self.given = 0;
+            }
             self.buffers.give_back(mem::take(&mut self.out));
         } else if self.sent > SPARE_SIZE_MAX && self.sent > self.out.len() / 2 {
             self.out.drain(..mem::take(&mut self.sent));

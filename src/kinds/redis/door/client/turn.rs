@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{Client, Ending, Failed, Inner, OWED_MIN, Refusal, parked::Parked};
+use super::{Client, Ending, Failed, Inner, Refusal, parked::Parked};
 use crate::kinds::redis::door::{counters::Closed, slow::Asker, telling};
 
 impl Inner {
@@ -22,16 +22,26 @@ impl Inner {
         {
             self.stuck = None;
             client.wake();
+            // The command at hand is looked at again before anything is said of its end.
+            return Poll::Pending;
         }
         if !self.slots.out().is_empty() && !self.is_full && !client.sends_later.replace(true) {
             client.core().sends_later(client);
         }
+        let owed_max = client.owed_max();
         if self.is_full {
+            let had_room = self.slots.owed() < owed_max;
             self.flush(client, cx);
+            if !had_room && self.slots.owed() < owed_max {
+                // What was not taken for want of room comes before anything is said of its end.
+                client.wake();
+                return Poll::Pending;
+            }
         }
-        // Of a reply that comes piece by piece, it is owed no more than was read ahead.
+        // Of a reply that comes piece by piece, it is owed no more than was read ahead. What the door has answered by
+        // itself is no reason, as it takes nothing while there is no room; but for one reply that is too large alone.
         let owed = if client.piecewise.get() { self.slots.early() } else { self.slots.owed() };
-        if owed > client.core().settings.out_client.max(OWED_MIN) {
+        if owed > owed_max.saturating_add(self.slots.given().min(owed_max)) {
             (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);
         }
         self.tell_held(client);
@@ -80,7 +90,8 @@ impl Inner {
     /// Tells the door what is held of this client.
     pub(super) fn tell_held(&self, client: &Client) {
         let parked = self.parked.as_ref().map_or(0, Parked::size);
-        let (held, owed) = (self.inbox.len() + parked, self.slots.owed());
+        let held = self.inbox.len() + self.requests.size() + parked;
+        let owed = self.slots.owed();
         client
             .core()
             .whole
@@ -107,7 +118,9 @@ impl Inner {
             let Some(mut slow) = self.slow.pop_front() else { break };
             match slow.poll(cx) {
                 Poll::Ready(done) => {
+                    let owed = self.slots.owed();
                     self.slow_ended(client, done);
+                    self.slots.gave(self.slots.owed().saturating_sub(owed));
                     ended = true;
                 }
                 Poll::Pending => self.slow.push_back(slow),
@@ -126,6 +139,10 @@ impl Inner {
         }
         if self.on_wire > 0 && self.failed.front().is_some_and(|first| first.refusal.is_some()) {
             // What it sent behind that says whether it may still be carried out.
+            return self.look(client, cx);
+        }
+        if !self.failed.is_empty() && self.slots.owed() >= client.owed_max() {
+            // What the cache answers instead waits until there is room for it.
             return self.look(client, cx);
         }
         if let Some(Failed { seq, onward, body, commands, refusal }) = self.failed.pop_front() {

@@ -8,7 +8,8 @@
 //! 2. It is one call: one place, the lanes of all its commands, and the outcome of its EXEC.
 //! 3. It is one entry of the ring and one slot of the client's: its replies are handed on together, as the server wrote
 //!    them.
-//! 4. It is never sent twice over the shared connection. If its replies are lost, EXEC is answered so.
+//! 4. It is never sent twice over the shared connection. If its replies are lost, EXEC is answered so. What it did to
+//!    the deadlines of its keys is known by the reply to EXEC, as that of each command would be.
 //! 5. What cannot be sent goes the way of any call (`slow.rs`) if there is a call that says the same: if it may be
 //!    queued, one that is applied as a whole or not at all, once; of nothing but GET, an MGET. Of anything else each
 //!    command is *unavailable*, and EXEC is EXECABORT.
@@ -34,13 +35,14 @@ use crate::kinds::redis::{
         core::Core,
         counters::Closed,
         local::Replies,
+        pin::{Barred, Steps},
         request::{Found, Requests},
         telling,
         upstream::{Note, Unit, Unsettled},
     },
     protocol::{
         internal::{self, Step},
-        resp,
+        resp, ttl,
     },
 };
 
@@ -70,6 +72,8 @@ struct Block {
     lanes: Lanes,
     /// The same one by one, however many; `None` if one of its commands touches all.
     exact: Option<Vec<LaneId>>,
+    /// What of its commands decides what becomes of deadlines.
+    steps: Steps,
     /// None of its commands writes.
     reads: bool,
 }
@@ -143,15 +147,20 @@ impl Inner {
             let fills = mget_of(within).and_then(|mget| core.begins_fills(mget));
             Unit::that_reads(block.commands, block.lanes, fills)
         } else {
-            let unsettled = Unsettled::of(core.connector(), block.lanes, block.exact);
+            let unsettled = core.unsettled((block.lanes, block.exact), block.steps);
             Unit::that_writes(block.commands, unsettled)
         };
         let note = Note::Unit(Box::new(unit));
         let how = (Some(ticket), note, true);
         let sent = self.send(client, &link, how, &request, said.now);
-        if sent.is_ok() {
-            self.swallowed = block.behind;
-            (2..=block.commands).for_each(|_| core.counters.command());
+        match sent {
+            Ok(()) => {
+                self.swallowed = block.behind;
+                (2..=block.commands).for_each(|_| core.counters.command());
+            }
+            // Its MULTI was answered so; what follows that is no transaction, and must not be run one by one.
+            Err(None) => self.bar(Barred::Transaction),
+            Err(Some(_)) => {}
         }
         Some(sent)
     }
@@ -180,6 +189,8 @@ impl Inner {
         let now = Instant::now();
         let mut exact = Some(Vec::new());
         let (mut behind, mut count, mut reads) = (0, 1, true);
+        // As long as nothing is known of any deadline, a command changes one only by setting it.
+        let (mut steps, mut known) = (Steps::default(), !connector.links().deadlines().is_empty());
         loop {
             let rest = bytes.get(behind..BYTES_MAX.min(bytes.len())).unwrap_or_default();
             let mut reader = Requests::default();
@@ -194,7 +205,14 @@ impl Inner {
             let Some(spec) = commands.find(&args) else { return Behind::Other };
             if &*spec.name == "exec" && args.len() == 1 {
                 let lanes = exact.clone().map_or(Lanes::All, Lanes::new);
-                return Behind::Whole(Block { commands: count, behind, lanes, exact, reads });
+                return Behind::Whole(Block {
+                    commands: count,
+                    behind,
+                    lanes,
+                    exact,
+                    steps,
+                    reads,
+                });
             }
             let class = class::of_connection(&args).unwrap_or_else(|| class::of(&spec, &args));
             // One that only an admin may send is sent by itself, where it is logged.
@@ -205,9 +223,13 @@ impl Inner {
             {
                 return Behind::Other;
             }
-            reads &= !class::writes(&spec, class);
+            let writes = class::writes(&spec, class);
+            reads &= !writes;
+            known |= writes && ttl::carried(&spec.name, &args, 0).is_some();
+            let timed = (writes && known).then(|| Steps::timed(&spec, &args)).flatten();
             let said = Said { spec: &spec, class, args: &args, request, now };
             let of_command = self.lanes_of(client, said);
+            steps.add(Steps::touches_any(&spec, &args, &of_command), timed);
             exact = exact.filter(|_| !of_command.is_all());
             if let Some(exact) = &mut exact {
                 exact.extend_from_slice(of_command.as_slice());
@@ -215,7 +237,7 @@ impl Inner {
         }
     }
 
-    /// A transaction that was sent as one has been answered.
+    /// A transaction that was sent as one has been answered, or the EXEC of one that came in pieces.
     pub(super) fn unit_answered(
         &mut self,
         core: &Core,
@@ -242,6 +264,11 @@ impl Inner {
         if unit.is_too_large {
             (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);
             return;
+        }
+        let refused = unit.refusal().filter(|_| unit.commands == 1);
+        if refused.is_some_and(|it| it.starts_with(b"-") && !it.starts_with(b"-EXECABORT")) {
+            // What it was to end may not have ended.
+            self.leaves_with_its_own();
         }
         self.reply(seq, &unit.replies);
     }
@@ -296,6 +323,22 @@ fn behind_multi(requests: &[u8]) -> Option<&[u8]> {
 }
 
 impl Core {
+    /// What a transaction of these lanes does to the deadlines of its keys, from now until its EXEC is answered.
+    pub(super) fn unsettled(
+        &self,
+        (lanes, exact): (Lanes, Option<Vec<LaneId>>),
+        steps: Steps,
+    ) -> Unsettled {
+        let connector = self.connector();
+        match steps.followed() {
+            Some(followed) => {
+                let now = self.backend.steady_unix();
+                Unsettled::following(connector, (lanes, exact), followed, now)
+            }
+            None => Unsettled::of(connector, lanes, exact),
+        }
+    }
+
     /// A call that says what the transaction does whose commands these are, EXEC at their end: one that may be queued,
     /// or an MGET.
     fn call_of(&self, within: &[u8]) -> Option<Bytes> {

@@ -107,6 +107,33 @@ impl Core {
         }
     }
 
+    /// Ends connections over which nothing comes any more. If the server, or the way to it, is gone without a word,
+    /// nobody would notice that of a connection whose client listens, or waits for something that may never come: no
+    /// reply is overdue there. So once the backend is not asked any more, each of them has the time of one reply to let
+    /// something be heard, also if the backend is asked again by then. Runs for as long as the door lives.
+    pub(in crate::kinds::redis::door) async fn end_the_deaf(self: Rc<Self>) {
+        loop {
+            self.backend.not_asked().await;
+            // Those that are nobody's would be given to clients that wait.
+            for (_, spare) in self.pool.take() {
+                spare.close();
+            }
+            let clients = self.whole.clients();
+            let own = clients.iter().filter_map(|client| client.upstream_in(&self));
+            let doubted: Vec<Rc<Upstream>> = own.filter(|it| it.may_be_deaf()).collect();
+            // Nobody who leaves meanwhile is kept.
+            drop(clients);
+            for upstream in &doubted {
+                upstream.doubt();
+            }
+            sleep(self.backend.timeout()).await;
+            for upstream in doubted {
+                upstream.give_up_if_deaf();
+            }
+            self.backend.until_asked().await;
+        }
+    }
+
     async fn drive_pinned(&self, upstream: Rc<Upstream>) {
         let (mut was_up, mut turn) = (false, Turn::default());
         loop {

@@ -30,9 +30,10 @@ impl Inner {
     /// Writes, reads, and looks whether the oldest reply is overdue.
     pub(super) fn carry(&mut self, context: &mut Context<'_>, sharing: Sharing, turn: &mut Turn) {
         if let State::Up(up) = &mut self.state
-            && up.closing.as_mut().poll(context).is_ready()
+            && (up.is_deaf || up.closing.as_mut().poll(context).is_ready())
         {
-            // Its connector is replaced. What was sent is answered first, within the time that any reply may take.
+            // Its connector is replaced, or nothing comes over it. What was sent is answered first, within the time
+            // that any reply may take.
             up.retiring = true;
             let limit = self.connector.links().shared.settings.timeout;
             up.cut_at.get_or_insert_with(|| Instant::now() + limit);
@@ -85,13 +86,14 @@ impl Inner {
         loop {
             let State::Up(up) = &mut self.state else { return None };
             // Whoever gets it piece by piece is waited for.
-            if up.piecewise.is_some() && self.ring.oldest().is_some_and(|it| it.client.is_behind())
+            if up.piecewise.is_some()
+                && self.ring.oldest().is_some_and(|it| it.client.is_behind(it.seq))
             {
                 self.ring.is_held_up();
                 return None;
             }
             up.inbox.reserve(READ_SIZE);
-            let Up { stream, inbox, piecewise, .. } = up;
+            let Up { stream, inbox, piecewise, is_doubted, .. } = up;
             let most = if piecewise.is_some() { READ_SIZE } else { usize::MAX };
             let read = match pin!(stream.read_buf(&mut inbox.limit(most))).poll(context) {
                 Poll::Pending => return None,
@@ -101,6 +103,7 @@ impl Inner {
                 Ok(0) => return Some(Cause::broken("the server closed the connection")),
                 Err(error) => return Some(Cause::Broken(error.to_string())),
                 Ok(_) => {
+                    *is_doubted = false;
                     let came = self.ring.samples().then(Instant::now);
                     if let Err(why) = self.give_out(sharing, turn) {
                         return Some(Cause::Broken(why));
@@ -119,10 +122,15 @@ impl Inner {
         let mut taken = 0;
         loop {
             let rest = up.inbox.get(taken..).unwrap_or_default();
+            // What a rest begins with is content: only what still has its head is judged by its first byte.
+            let is_rest = up.finder.has_passed();
+            let is_push = !is_rest && rest.starts_with(b">");
             let length = match up.finder.length(rest) {
                 Ok(Some(length)) => length,
                 Ok(None) => {
-                    if let Some(Entry { client, note: Note::Unit(unit), .. }) =
+                    if is_push {
+                        // It answers nothing, and is heard whole.
+                    } else if let Some(Entry { client, note: Note::Unit(unit), .. }) =
                         self.ring.oldest_mut()
                     {
                         // More than may be kept of it is dropped as it comes.
@@ -157,7 +165,8 @@ impl Inner {
                 monitors: self.monitors,
                 protocol: self.protocol,
             };
-            if let Some(owner) = &self.owner
+            if !is_rest
+                && let Some(owner) = &self.owner
                 && let Some(over) = listener.hears(frame)
             {
                 owner.told(frame);
@@ -169,7 +178,7 @@ impl Inner {
                 }
                 continue;
             }
-            if frame.starts_with(b">") {
+            if is_push {
                 // Nobody listens to a shared connection.
                 continue;
             }
@@ -218,17 +227,21 @@ fn hand_on(up: &mut Up, ring: &Ring, taken: usize, turn: &mut Turn, sharing: Sha
             | Note::MayWrite => true,
             _ => false,
         };
-        let may = is_plain && !rest.starts_with(b">") && oldest.client.takes_pieces(oldest.seq);
-        let is_too_large = !is_plain && rest.len() > oldest.client.whole_max();
-        if is_too_large && !rest.starts_with(b">") {
-            // It would be needed whole, and is more than its client may be owed.
-            oldest.client.reads_too_slowly();
-        } else if rest.len() < oldest.client.ahead() || !may {
+        let may = is_plain && oldest.client.takes_pieces(oldest.seq);
+        if may && rest.len() < oldest.client.ahead() {
             return 0;
+        }
+        if !may {
+            if rest.len() <= oldest.client.owed_max() {
+                return 0;
+            }
+            // It would be held whole, because that is needed, or until its turn comes, and is more than its client may
+            // be owed.
+            oldest.client.reads_too_slowly();
         }
     }
     let passed = up.finder.pass(rest);
-    oldest.client.has_piece(rest.get(..passed).unwrap_or_default());
+    oldest.client.has_piece(oldest.seq, rest.get(..passed).unwrap_or_default());
     if oldest.client.touch() {
         turn.touched.push(Rc::clone(&oldest.client));
     }

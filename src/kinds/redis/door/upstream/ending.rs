@@ -33,7 +33,8 @@ impl Inner {
                 due.as_mut().reset(at);
                 continue;
             }
-            let slow = self.ring.oldest().filter(|it| piecewise.is_some() && it.client.is_behind());
+            let slow =
+                self.ring.oldest().filter(|it| piecewise.is_some() && it.client.is_behind(it.seq));
             let Some(slow) = slow else {
                 let is_cut = cut_at.is_some_and(|cut_at| cut_at <= now);
                 return Some(if is_cut { Cause::Shared } else { Cause::Overdue });

@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use fusebox_actors::{Fills, Ticket, connector::Read};
-use fusebox_state::{LaneId, Lanes};
+use fusebox_state::{LaneId, Lanes, UnixMillis};
 
 use tokio::time::Instant;
 
@@ -12,8 +12,8 @@ use super::listening::Awaited;
 use crate::kinds::redis::{
     connector::RedisConnector,
     door::client::Client,
-    protocol::deadlines::Begun,
-    transport::{handshake::Protocol, scripts},
+    protocol::{deadlines::Begun, resp::Reply},
+    transport::{carry::Noting, handshake::Protocol, scripts},
 };
 
 /// A request that a client has sent.
@@ -43,7 +43,7 @@ pub(in crate::kinds::redis::door) enum Note {
     Script(scripts::Does),
     /// It waits for others.
     Waited(Box<Waited>),
-    /// It is a transaction, each command of which has a reply.
+    /// It is a transaction, each command of which has a reply; or the EXEC of one that came in pieces.
     Unit(Box<Unit>),
     /// It is the door's own, and nobody waits for it.
     Own,
@@ -55,17 +55,17 @@ pub(in crate::kinds::redis::door) enum Note {
     Monitors,
     /// It selects this database.
     Selects(u32),
-    /// It ends a transaction, or what is watched, unless it is refused. One that runs what it ends says what that
-    /// writes to.
-    Ends(Option<Unsettled>),
+    /// It ends a transaction, or what is watched, unless it is refused.
+    Ends,
     /// It writes, and nothing else is known of it.
     Writes(Unsettled),
     /// It may change something, though it was let through as a read.
     MayWrite,
 }
 
-/// What the writes on their way do to the deadlines of their keys is not followed: what is known of these is forgotten
-/// when it is made and when it goes, however they end.
+/// What the writes on their way do to the deadlines of their keys. The commands of a transaction are followed if all of
+/// them are known. Of other writes nothing is: what is known of their keys is forgotten when this is made and when it
+/// goes, however they end. If a transaction is lost, what is known of its keys is forgotten when this goes.
 pub(in crate::kinds::redis::door) struct Unsettled(Box<Touched>);
 
 struct Touched {
@@ -73,6 +73,18 @@ struct Touched {
     lanes: Lanes,
     /// The same one by one, if they are more than are distinguished elsewhere.
     exact: Option<Vec<LaneId>>,
+    /// How many commands a transaction has that is followed, and those that may settle a deadline.
+    followed: Option<(usize, Vec<Step>)>,
+    /// How it has ended is known of each of its commands: there is nothing to forget.
+    is_settled: bool,
+}
+
+/// A command of a transaction.
+struct Step {
+    /// Its place among all.
+    place: usize,
+    command: Bytes,
+    begun: Begun,
 }
 
 impl Unsettled {
@@ -86,14 +98,55 @@ impl Unsettled {
         lanes: Lanes,
         exact: Option<Vec<LaneId>>,
     ) -> Self {
-        let unsettled = Self(Box::new(Touched { connector, lanes, exact }));
+        let touched = Touched { connector, lanes, exact, followed: None, is_settled: false };
+        let unsettled = Self(Box::new(touched));
         unsettled.forget();
         unsettled
+    }
+
+    /// Of a transaction of `count` commands, which is accepted `now`. Those of them that may change a deadline are
+    /// `timed`, each with its place among all.
+    pub(in crate::kinds::redis::door) fn following(
+        connector: Arc<RedisConnector>,
+        (lanes, exact): (Lanes, Option<Vec<LaneId>>),
+        (count, timed): (usize, Vec<(usize, Bytes)>),
+        now: UnixMillis,
+    ) -> Self {
+        let mut steps = Vec::new();
+        for (place, command) in timed {
+            match connector.links().begins(&command, now, now) {
+                Noting::Keys(begun) => steps.push(Step { place, command, begun }),
+                Noting::Nothing => {}
+                // It is read as another command than before: the server has just said what it is.
+                Noting::Anything => return Self::of(connector, lanes, None),
+            }
+        }
+        let followed = Some((count, steps));
+        Self(Box::new(Touched { connector, lanes, exact, followed, is_settled: false }))
     }
 
     /// What the writes touch.
     pub(in crate::kinds::redis::door) fn lanes(&self) -> &Lanes {
         &self.0.lanes
+    }
+
+    /// EXEC was answered so: what it has run has settled the deadlines of its keys. If it has run nothing, it has
+    /// settled none.
+    fn answered(&mut self, exec: &[u8]) {
+        let Touched { connector, followed, is_settled, .. } = &mut *self.0;
+        let Some((count, steps)) = followed.take() else { return };
+        *is_settled = true;
+        let items = Reply::of(exec).and_then(|reply| reply.items());
+        let items: Vec<&[u8]> = items.into_iter().flatten().collect();
+        // If the server has left one of them out, nobody says which.
+        if items.len() != count {
+            return;
+        }
+        for Step { place, command, begun } in steps {
+            if let Some(reply) = items.get(place) {
+                connector.links().answered(&command, &begun, reply);
+            }
+        }
     }
 
     fn forget(&self) {
@@ -104,7 +157,9 @@ impl Unsettled {
 
 impl Drop for Unsettled {
     fn drop(&mut self) {
-        self.forget();
+        if !self.0.is_settled {
+            self.forget();
+        }
     }
 }
 
@@ -116,9 +171,9 @@ pub(in crate::kinds::redis::door) struct Waited {
     pub(in crate::kinds::redis::door) until: Option<Instant>,
 }
 
-/// A transaction that was sent as one.
+/// A transaction that was sent as one, or the EXEC of one that came in pieces.
 pub(in crate::kinds::redis::door) struct Unit {
-    /// How many commands it has, MULTI and EXEC included.
+    /// How many commands it has, MULTI and EXEC included; 1 if it is an EXEC alone.
     pub(in crate::kinds::redis::door) commands: usize,
     /// The replies that have come.
     pub(in crate::kinds::redis::door) replies: Vec<u8>,
@@ -136,7 +191,7 @@ pub(in crate::kinds::redis::door) struct Unit {
     /// What it touches.
     pub(in crate::kinds::redis::door) lanes: Lanes,
     /// What it may write to.
-    _unsettled: Option<Unsettled>,
+    unsettled: Option<Unsettled>,
 }
 
 impl Unit {
@@ -161,7 +216,7 @@ impl Unit {
         Self {
             lanes,
             fills: None,
-            _unsettled: unsettled,
+            unsettled,
             commands,
             replies: Vec::new(),
             left: commands,
@@ -175,7 +230,8 @@ impl Unit {
     /// A reply has come. True for the last one. If they are more than `max` bytes together, none is kept.
     pub(super) fn add(&mut self, frame: &[u8], max: usize) -> bool {
         self.left = self.left.saturating_sub(1);
-        let is_within = self.left > 0 && self.left + 1 < self.commands;
+        // Of one that is too large, what comes may be the rest of a reply: its first byte says nothing.
+        let is_within = !self.is_too_large && self.left > 0 && self.left + 1 < self.commands;
         if is_within && self.inner.is_none() && matches!(frame.first(), Some(b'-' | b'!')) {
             self.inner = Some(Bytes::copy_from_slice(frame));
         }
@@ -188,6 +244,11 @@ impl Unit {
         self.replies.extend_from_slice(frame);
         if self.latest == 0 {
             self.first = frame.len();
+        }
+        if self.left == 0
+            && let Some(unsettled) = &mut self.unsettled
+        {
+            unsettled.answered(frame);
         }
         self.left == 0
     }

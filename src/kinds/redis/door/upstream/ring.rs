@@ -206,6 +206,12 @@ impl Ring {
         self.pending.back().is_some_and(|last| last.entry.waits())
     }
 
+    /// Whether a reply is waited for that may never come.
+    pub(super) fn waits_for_ever(&self) -> bool {
+        let last = self.pending.back().map(|last| &last.entry.note);
+        matches!(last, Some(Note::Waited(waited)) if waited.until.is_none())
+    }
+
     /// Whether the server may have got a whole request that it did not answer.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.pending.front().is_some_and(|oldest| self.head + oldest.length <= self.written)

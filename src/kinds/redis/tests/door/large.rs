@@ -193,3 +193,26 @@ async fn replies_of_a_transaction_that_are_too_large_disconnect_its_client_alone
     until("it is disconnected", async || world.closed("slow_reader") == 1).await;
     assert_eq!(world.server.value("n").await, "2");
 }
+
+#[tokio::test]
+async fn what_is_left_of_a_reply_that_is_dropped_is_nobody_elses() {
+    let world = World::with_large_value(4 << 20).await;
+    // Wherever it is cut, the rest begins like something that answers no command.
+    let script = format!("redis.call('set', 'large', string.rep('>', {VALUE}))");
+    world.server.ask(&["EVAL", &script, "0"]).await;
+    let mut others: Vec<Wire> = (0..3).map(|_| world.client()).collect();
+    for (number, other) in others.iter_mut().enumerate() {
+        assert_eq!(other.ask(&format!("SET k{number} {number}")).await, "+OK\r\n");
+    }
+    let mut client = world.client();
+    client.ask_together(&["MULTI", "GET large", "GET large", "EXEC"]).await;
+    for round in 0..2 {
+        for (number, other) in others.iter_mut().enumerate() {
+            other.send(&resp::command(&["GET", &format!("k{number}")])).await;
+        }
+        for (number, other) in others.iter_mut().enumerate() {
+            assert_eq!(other.reply().await, format!("$1\r\n{number}\r\n"), "round {round}");
+        }
+    }
+    until("it is disconnected", async || world.closed("slow_reader") == 1).await;
+}

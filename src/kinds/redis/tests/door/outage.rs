@@ -134,6 +134,58 @@ async fn transaction(client: &mut Wire, commands: &[&str]) -> Vec<String> {
     told
 }
 
+/// The only write in the queue, as it is stored.
+async fn stored(world: &World) -> String {
+    let backend = &world.fusebox.backends()[0];
+    let queued = backend.queue_page(false, None, 1).await.calls[0].op_id;
+    let (_, body) = backend.queued_call(queued).await.unwrap();
+    String::from_utf8_lossy(&body).into_owned()
+}
+
+#[tokio::test]
+async fn a_time_that_a_transaction_has_given_is_known_as_any_other() {
+    for how in ["whole", "in pieces"] {
+        let mut world = World::open().await;
+        let mut client = world.client();
+        assert_eq!(client.ask("HSET h f v").await, ":1\r\n");
+        let commands = ["SET s v PX 1000", "INCR n", "EXPIRE h 1000"];
+        if how == "whole" {
+            let told = transaction(&mut client, &commands).await;
+            assert_eq!(told[4], "*3\r\n+OK\r\n:1\r\n:1\r\n");
+        } else {
+            assert_eq!(client.ask("MULTI").await, "+OK\r\n");
+            for command in commands {
+                assert_eq!(client.ask(command).await, "+QUEUED\r\n");
+            }
+            assert_eq!(client.ask("EXEC").await, "*3\r\n+OK\r\n:1\r\n:1\r\n");
+        }
+        assert_eq!(client.ask("GET s").await, "$1\r\nv\r\n");
+        world.server.kill();
+        until("it has ended", async || client.ask("GET s").await == "$-1\r\n").await;
+        client.until_told("HSET h g w", ":1\r\n").await;
+        let stored = stored(&world).await;
+        assert!(stored.contains("UNTIL"), "{how}: it takes the deadline along: {stored}");
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_not_run_gives_no_time() {
+    let mut world = World::open().await;
+    let (mut client, mut other) = (world.client(), world.client());
+    assert_eq!(client.ask("HSET h f v").await, ":1\r\n");
+    assert_eq!(client.ask("WATCH w").await, "+OK\r\n");
+    assert_eq!(other.ask("SET w 1").await, "+OK\r\n");
+    for (command, told) in
+        [("MULTI", "+OK\r\n"), ("EXPIRE h 1000", "+QUEUED\r\n"), ("EXEC", "*-1\r\n")]
+    {
+        assert_eq!(client.ask(command).await, told, "{command}");
+    }
+    world.server.kill();
+    client.until_told("HSET h g w", ":1\r\n").await;
+    let stored = stored(&world).await;
+    assert!(!stored.contains("UNTIL"), "{stored}");
+}
+
 #[tokio::test]
 async fn a_transaction_is_queued_as_one_and_applied_as_one() {
     let mut world = World::open().await;

@@ -2,6 +2,9 @@
 
 use super::*;
 
+mod refused;
+mod unblocked;
+
 impl World {
     /// Names of the connections at the server that block.
     async fn blocked(&self) -> usize {

@@ -58,3 +58,44 @@ async fn what_a_script_does_to_a_deadline_is_not_known() {
         assert!(!body.contains("UNTIL"), "it would take the deadline along: {body}");
     }
 }
+
+#[tokio::test]
+async fn one_that_may_touch_any_key_does_so_within_a_transaction() {
+    let server = Server::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let mut of = server.settings("door", "run");
+    of.scripts_are_barriers = true;
+    let system = SystemSettings {
+        state_dir: state.path().to_owned(),
+        pings: PingSettings::every(Duration::from_secs(3_600)),
+        instance: "door".into(),
+        copied: None,
+    };
+    let spec = BackendSpec { settings: backend(of.timeout), connector: RedisConnector::new(of) };
+    let fusebox = Fusebox::start(system, vec![spec], None).await.unwrap();
+    let kin = fusebox.backends();
+    let door = RedisDoor::open(door(), kin[0].clone(), kin, Handle::current()).unwrap();
+    let mut world = World { server, door, fusebox, _state: state };
+    let mut client = world.client();
+    let script = "redis.call('SET', 'k', 'new') return 1";
+    for in_pieces in [false, true] {
+        world.server.ask(&["SET", "k", "old"]).await;
+        client.until_told("GET k", "$3\r\nold\r\n").await;
+        let words: [&[&str]; 3] = [&["MULTI"], &["EVAL", script, "1", "other"], &["EXEC"]];
+        let told = ["+OK\r\n", "+QUEUED\r\n", "*1\r\n:1\r\n"];
+        if in_pieces {
+            for (words, told) in words.iter().zip(told) {
+                client.send(&resp::command(words)).await;
+                assert_eq!(client.reply().await, told);
+            }
+        } else {
+            client.send_now(&words);
+            for told in told {
+                assert_eq!(client.reply().await, told);
+            }
+        }
+        world.server.kill();
+        client.until_told("GET k", "$-1\r\n").await;
+        world.server.restart().await;
+    }
+}

@@ -1,0 +1,227 @@
+use super::*;
+
+#[test]
+fn a_second_daemon_gets_one_clear_error_and_the_name_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deep").join("state");
+    let first = StateDir::open(&path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+    let error = StateDir::open(&path).map(|_| ()).unwrap_err().to_string();
+    let expected = format!("(process {}) runs on the state directory", std::process::id());
+    assert!(error.contains(&expected), "{error}");
+    let name = first.instance.clone();
+    drop(first);
+    assert_eq!(StateDir::open(&path).unwrap().instance, name);
+}
+
+#[test]
+fn what_a_killed_run_may_have_left_on_the_wire_has_its_timeout_and_not_the_next_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let seconds = Duration::from_secs;
+    let begin = |run: &StateDir, timeout| {
+        let longest = run.begin_with_timeouts([("db".to_owned(), seconds(timeout))].into_iter());
+        longest.get("db").copied()
+    };
+    let first = StateDir::open(dir.path()).unwrap();
+    assert_eq!(begin(&first, 10), Some(seconds(10)));
+    // A reload.
+    assert_eq!(begin(&first, 60), Some(seconds(60)));
+    assert_eq!(begin(&first, 10), Some(seconds(60)));
+    drop(first);
+    let second = StateDir::open(dir.path()).unwrap();
+    assert_eq!(begin(&second, 5), Some(seconds(60)));
+    drop(second);
+    let third = StateDir::open(dir.path()).unwrap();
+    assert_eq!(begin(&third, 7), Some(seconds(60)), "the second was killed early");
+    third.forget_earlier_timeouts();
+    drop(third);
+    assert_eq!(begin(&StateDir::open(dir.path()).unwrap(), 5), Some(seconds(7)));
+}
+
+#[test]
+fn what_is_no_name_is_set_aside_and_a_new_one_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = StateDir::open(dir.path()).unwrap().instance;
+    let file = dir.path().join(INSTANCE);
+    for garbage in [&b"rubbish"[..], b"", b"\xff\xfe\x00"] {
+        std::fs::write(&file, garbage).unwrap();
+        let again = StateDir::open(dir.path()).unwrap();
+        assert_ne!(again.instance, name);
+        assert_eq!(again.copied(), None, "a lost name makes no copy");
+        assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), again.instance);
+    }
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir_all(file.join("a folder")).unwrap();
+    assert!(StateDir::open(dir.path()).is_ok());
+    let entries = std::fs::read_dir(dir.path()).unwrap();
+    let kept = entries.filter(|entry| {
+        entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("instance.damaged-")
+    });
+    assert!(kept.count() >= 1);
+    assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn an_open_directory_is_closed_only_where_all_in_it_is_ours() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = || std::fs::metadata(dir.path()).unwrap().mode() & 0o777;
+    std::fs::write(dir.path().join("somebody's"), "").unwrap();
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    drop(StateDir::open(dir.path()).unwrap());
+    assert_eq!(mode(), 0o755);
+    std::fs::remove_file(dir.path().join("somebody's")).unwrap();
+    drop(StateDir::open(dir.path()).unwrap());
+    assert_eq!(mode(), 0o700);
+}
+
+/// What `cp -a` makes of a directory that holds files alone.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_copy_takes_a_new_name_and_is_paused_until_it_is_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+    let original = StateDir::open(&first).unwrap();
+    copy(&first, &second);
+    let clone = StateDir::open(&second).unwrap();
+    assert_ne!(clone.instance, original.instance);
+    assert_eq!(clone.former.as_ref(), Some(&original.instance));
+    assert!(clone.copied().unwrap().contains("is a copy (it is not the folder"));
+    let name = clone.instance.clone();
+    drop(clone);
+    let again = StateDir::open(&second).unwrap();
+    assert_eq!((&again.instance, &again.former), (&name, &None), "once");
+    assert!(again.copied().is_some(), "until an operator says so");
+    assert!(again.accept_clone().unwrap() && !again.accept_clone().unwrap());
+    drop(again);
+    assert_eq!(StateDir::open(&second).unwrap().copied(), None);
+    assert_eq!(original.copied(), None);
+
+    // One that is moved is the same; one of an earlier release has no origin, and is not a copy.
+    let moved = dir.path().join("moved");
+    drop(original);
+    std::fs::rename(&first, &moved).unwrap();
+    assert_eq!(StateDir::open(&moved).unwrap().copied(), None);
+    std::fs::remove_file(moved.join(origin::FILE)).unwrap();
+    let third = dir.path().join("third");
+    copy(&moved, &third);
+    assert_eq!(StateDir::open(&third).unwrap().copied(), None);
+}
+
+#[test]
+fn what_may_be_a_copy_is_paused_until_it_is_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(origin::FILE);
+    drop(StateDir::open(dir.path()).unwrap());
+    let damages: [fn(&Path); 3] = [
+        |file| std::fs::write(file, "rubbish").unwrap(),
+        // One bit, in the name of what says that it is paused.
+        |file| {
+            let text = std::fs::read_to_string(file).unwrap();
+            assert!(text.contains("paused"), "{text}");
+            std::fs::write(file, text.replace("paused", "paured")).unwrap();
+        },
+        // It cannot be read.
+        |file| {
+            std::fs::remove_file(file).unwrap();
+            std::fs::create_dir_all(file.join("a folder")).unwrap();
+        },
+    ];
+    for damage in damages {
+        let name = StateDir::open(dir.path()).unwrap().instance;
+        damage(&file);
+        let doubted = StateDir::open(dir.path()).unwrap();
+        assert!(doubted.copied().unwrap().starts_with("it cannot be told whether"));
+        assert_eq!(doubted.former, Some(name), "as a copy does");
+        drop(doubted);
+        let again = StateDir::open(dir.path()).unwrap();
+        assert!(again.copied().is_some() && again.former.is_none(), "until an operator says so");
+        assert!(again.accept_clone().unwrap());
+        drop(again);
+        assert_eq!(StateDir::open(dir.path()).unwrap().copied(), None);
+    }
+}
+
+#[test]
+fn a_copy_whose_new_name_is_not_saved_is_found_to_be_one_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+    let original = StateDir::open(&first).unwrap();
+    copy(&first, &second);
+    // A file cannot be written there.
+    let obstacle = second.join("instance.next");
+    std::fs::create_dir(&obstacle).unwrap();
+    for is_obstructed in [true, true, false] {
+        if !is_obstructed {
+            std::fs::remove_dir(&obstacle).unwrap();
+        }
+        let clone = StateDir::open(&second).unwrap();
+        assert_eq!(clone.former.as_ref(), Some(&original.instance));
+        assert_ne!(clone.instance, original.instance);
+        assert!(clone.copied().is_some());
+    }
+    assert_eq!(StateDir::open(&second).unwrap().former, None);
+}
+
+#[test]
+fn a_twin_leaves_the_old_name_to_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = StateDir::open(dir.path()).unwrap();
+    let name = first.take_new_name();
+    assert_ne!(name, first.instance);
+    assert!(first.copied().unwrap().contains("has the same instance name"));
+    drop(first);
+    let again = StateDir::open(dir.path()).unwrap();
+    assert_eq!((again.instance.clone(), again.copied().is_some()), (name, true));
+}
+
+#[test]
+fn a_store_that_is_gone_is_told_until_it_is_accepted_and_a_new_one_never() {
+    let dir = tempfile::tempdir().unwrap();
+    let backends: [(String, Option<PathBuf>); 2] =
+        [("a".into(), None), ("b".into(), Some(dir.path().join("elsewhere")))];
+    let make = |path: &Path| std::fs::create_dir_all(path.join("db")).unwrap();
+    let (a, b) = (dir.path().join("backends/a"), dir.path().join("elsewhere"));
+    let look = || {
+        let state = StateDir::open(dir.path()).unwrap();
+        state.look_for_stores(&backends);
+        state
+    };
+    let state = look();
+    assert!(state.lost().is_empty(), "a first start");
+    make(&a);
+    make(&b);
+    state.remember_stores(backends.iter().cloned());
+    drop(state);
+    assert!(look().lost().is_empty());
+    std::fs::remove_dir_all(dir.path().join("backends")).unwrap();
+    let lost = look().lost();
+    assert_eq!(lost.keys().collect::<Vec<_>>(), ["a"]);
+    assert!(lost["a"].starts_with("the store is gone: it was in"), "{lost:?}");
+    make(&a);
+    assert_eq!(look().lost(), lost, "that it was made anew brings nothing back");
+    let state = look();
+    assert!(state.accept_loss("a").unwrap() && !state.accept_loss("a").unwrap());
+    drop(state);
+    assert!(look().lost().is_empty());
+
+    // A folder that is emptied, and one that the settings leave behind.
+    std::fs::remove_dir_all(b.join("db")).unwrap();
+    assert_eq!(look().lost().keys().collect::<Vec<_>>(), ["b"]);
+    let state = StateDir::open(dir.path()).unwrap();
+    state.look_for_stores(&[("a".into(), Some(dir.path().join("new")))]);
+    assert!(state.lost()["a"].starts_with("the store is missing"), "{:?}", state.lost());
+    drop(state);
+    // What no backend is for is no loss of a backend's.
+    let state = look();
+    state.accept_loss("b").unwrap();
+    state.look_for_stores(&[]);
+    state.look_for_stores(&backends[1..]);
+    assert!(!state.lost().contains_key("b"), "{:?}", state.lost());
+}
