@@ -244,7 +244,9 @@ fn may_need_admin(query: &str) -> bool {
         let mut words = query.split(|c: char| !c.is_ascii_alphanumeric());
         words.any(|word| wanted.iter().any(|wanted| wanted.eq_ignore_ascii_case(word)))
     };
-    has(ADMIN) || has(ON_ACCESS) && has(ACCESS)
+    has(ADMIN)
+        || has(ON_ACCESS) && has(ACCESS)
+        || ["SET", "DEFAULT", "ROLE"].map(|it| has(&[it])) == [true; 3]
 }
 
 /// Whether the tables of this database are the server's own state.
@@ -338,12 +340,8 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unread> {
     if first.is_any(READS) {
         return rest_of_read(lexer, first, brackets, statement);
     }
-    if first.is("SET") && after(lexer.clone(), &[])?.is_some_and(|next| next.is("DEFAULT")) {
-        // SET DEFAULT ROLE: of users, not of the session.
-        statement.verb = Verb::Other(Other { barrier: false, admin: true, session: true });
-        return Ok(statement);
-    }
-    if first.is_any(SESSION) {
+    let of_users = first.is("SET") && lexer.clone().next()?.is_some_and(|it| it.is("DEFAULT"));
+    if first.is_any(SESSION) && !of_users {
         statement.verb = Verb::Refused(
             "there is no session: send settings and the database with each call, in `settings` and `database`",
         );
@@ -354,8 +352,8 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unread> {
     let of_access = first.is_any(ON_ACCESS)
         && after(lexer, &["OR", "REPLACE"])?.is_some_and(|next| next.is_any(ACCESS));
     statement.verb = Verb::Other(Other {
-        barrier: !first.is_any(FREE) && !of_access,
-        admin: first.is_any(ADMIN) || of_access,
+        barrier: !first.is_any(FREE) && !of_access && !of_users,
+        admin: first.is_any(ADMIN) || of_access || of_users,
         session: first.is(EXECUTE) || is_temporary || !first.is_any(FREE) && !first.is_any(CHANGES),
     });
     Ok(statement)

@@ -141,6 +141,7 @@ fn rights_are_the_admins_affair() {
         "DROP USER $x$, ada",
         "GRANT $r$, admin TO web",
         "set default role r to ada",
+        "SET /* /* */ */ DEFAULT ROLE r TO ada",
     ] {
         assert!(other(query).admin, "{query}");
     }
