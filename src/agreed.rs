@@ -2,9 +2,6 @@
 
 use fusebox_actors::CallErrorKind;
 
-/// The largest body of an import, in bytes.
-pub(crate) const IMPORT_MAX: u64 = 64 << 20;
-
 /// The code of a problem: no backend has that name.
 pub(crate) const NO_SUCH_BACKEND: &str = "no_such_backend";
 

@@ -1,8 +1,9 @@
 //! Settings that are changed at run time.
 //!
 //! A change is a setting's path and the value that it has until it is taken back. All changes are a layer of the
-//! configuration, above the file and below the environment ([`Layers`]), and what they amount to is checked as the file
-//! is: a change is in effect whole, or it is refused and nothing has changed.
+//! configuration, above the file and below the environment, and what they amount to is checked as the file is: a change is
+//! in effect whole, or it is refused and nothing has changed. Only the changes are checked, not what the file says or
+//! names ([`Config::with`]).
 //!
 //! A change takes only what is declared to take a `patch`. It touches the core alone: no connector, no connection. It
 //! never closes, opens or empties anything: windows, exponents, forces, queues and caches stay as they are, and a limit

@@ -25,6 +25,7 @@ mod selftest;
 mod settings;
 mod simulate;
 mod status;
+mod stores;
 mod watch;
 
 use crate::{
@@ -90,7 +91,8 @@ fn dispatch(cli: Cli) -> Done {
             crate::keep_private();
             telemetry::init(telemetry::LogFormat::Plain);
             let config = load_config(&flags, &env)?;
-            let drained = queue_drain::run(config, backend.as_deref(), wanted);
+            let host = stores::Host::of(&flags, &env);
+            let drained = queue_drain::run(config, &host, backend.as_deref(), wanted);
             let runtime = runtime(workers())?;
             let done = runtime.block_on(drained);
             runtime.shutdown_timeout(std::time::Duration::from_secs(1));
@@ -99,8 +101,8 @@ fn dispatch(cli: Cli) -> Done {
         }
         Command::Queue(queue) if queue.command.is_offline() => {
             crate::keep_private();
-            let config = load_config(&flags, &env).ok();
-            queue_offline::run(queue, &state_dir_of(&flags, &env)?, config.as_ref())
+            let host = stores::Host::of(&flags, &env);
+            queue_offline::run(queue, &state_dir_of(&flags, &env)?, &host)
         }
         command => {
             let client = Arc::new(Client::new(socket_of(&flags, &env)?));

@@ -57,13 +57,15 @@ pub(crate) use self::environment::{Environment, Flags};
 pub(crate) use self::http::HttpSettings;
 pub(crate) use self::origin::{Change, Origin};
 pub(crate) use self::section::{Complaint, Defaults, Section, Variable};
-pub(crate) use self::sources::Layers;
 pub(crate) use self::words::{Auth, EffectReply, OnMiss, OnUnknown, Severity, Unavailable};
 use checker::Checker;
 use declared::{Declared, put};
 use judge::Secrets;
-use raw::{RawBackend, RawConfig};
-use sources::Merged;
+use raw::{RawBackend, RawConfig, RawHealth};
+use sources::{Layers, Merged};
+
+/// The sections in which a change at run time may be.
+const CHANGED: [&str; 2] = ["backends", "health"];
 
 /// A checked configuration.
 #[derive(Clone)]
@@ -168,10 +170,38 @@ impl Config {
     pub(crate) fn load(
         flags: &Flags,
         env: &Environment,
-        layers: Layers<'_>,
         sections: &[&dyn Section],
     ) -> Result<Self, ConfigErrors> {
+        let merged = Merged::read(flags, env, Layers::default(), sections);
+        Self::of(merged, None, env, sections)
+    }
+
+    /// The same with these changes at run time in the place of its own, for the flags and the environment of which it
+    /// was loaded. Nothing outside of the process is looked at: the file, the files that it names and the machine are as
+    /// they were then.
+    ///
+    /// # Errors
+    /// All that is wrong with the changes.
+    pub(crate) fn with(
+        &self,
+        flags: &Flags,
+        env: &Environment,
+        changes: &[Change],
+        sections: &[&dyn Section],
+    ) -> Result<Self, ConfigErrors> {
+        let layers = Layers { file: Some(&self.file_table), changes };
         let merged = Merged::read(flags, env, layers, sections);
+        let changes = changes.to_vec();
+        Ok(Self { changes, ..Self::of(merged, Some(self), env, sections)? })
+    }
+
+    /// What the sources amount to; if only the changes at run time are others, `before` is what they amounted to.
+    fn of(
+        merged: Merged,
+        before: Option<&Self>,
+        env: &Environment,
+        sections: &[&dyn Section],
+    ) -> Result<Self, ConfigErrors> {
         let Merged { mut table, origins, declared, problems, warnings, notes, .. } = merged;
         let Merged { file, file_table, unknown, .. } = merged;
         declared.lay_beneath(&mut table, true);
@@ -184,12 +214,16 @@ impl Config {
             checker.problem(&key, why);
         }
         let read = Read { raw, of_kinds: OfKinds { sections, own }, table, declared, file };
-        let config = check(read, env, &mut checker);
-        later::settle(&config.state_dir, unknown, &mut checker);
+        let config = if let Some(before) = before {
+            check_changes(read, before, env, &mut checker)
+        } else {
+            let config = check(read, env, &mut checker);
+            later::settle(&config.state_dir, unknown, &mut checker);
+            config
+        };
         let Checker { problems, warnings, notes, origins, .. } = checker;
         if problems.is_empty() {
-            let changes = layers.changes.to_vec();
-            Ok(Self { warnings, notes, origins, file_table, changes, ..config })
+            Ok(Self { warnings, notes, origins, file_table, ..config })
         } else {
             Err(ConfigErrors { problems, warnings })
         }
@@ -292,7 +326,8 @@ fn check(read: Read<'_>, env: &Environment, checker: &mut Checker) -> Config {
     checker.problems.extend(places::refuse_long(&socket));
     let auto_recovery = raw.health.auto_recovery;
     let sections = of_kinds.sections;
-    let (backends, enabled) = check_backends(raw.backends, of_kinds, auto_recovery, env, checker);
+    let (backends, enabled) =
+        check_backends(raw.backends, of_kinds, &[], auto_recovery, env, checker);
     let http = http::check(raw.http, checker);
     let backing = doors::Backing {
         backends: &backends,
@@ -307,14 +342,8 @@ fn check(read: Read<'_>, env: &Environment, checker: &mut Checker) -> Config {
     let calls_bytes = check_calls_bytes(raw.calls.bytes.map(|size| size.0), checker);
     let alerts = alerts::check(raw.alerts, checker);
     let jaeger_url = check_jaeger(raw.tracing.jaeger_url, checker);
-    for (path, value) in std::mem::take(&mut checker.followed) {
-        put(&mut table, &path, value);
-    }
     if http.is_none() {
         table.remove("http");
-    }
-    if let Some(Value::Table(sections)) = table.get_mut("backends") {
-        sections.retain(|name, _| enabled.iter().any(|it| it == name));
     }
     Config {
         file,
@@ -325,7 +354,7 @@ fn check(read: Read<'_>, env: &Environment, checker: &mut Checker) -> Config {
         admin_group: group(raw.admin_group, "root"),
         http,
         calls_bytes,
-        pings: PingSettings { interval: raw.health.interval.0, timeout: raw.health.timeout.0 },
+        pings: pings(&raw.health),
         chaos_enabled: raw.chaos.enabled,
         keep_unsampled: raw.tracing.keep_unsampled,
         jaeger_url,
@@ -334,7 +363,7 @@ fn check(read: Read<'_>, env: &Environment, checker: &mut Checker) -> Config {
         doors,
         warnings: Vec::new(),
         notes: Vec::new(),
-        effective: declared.shown(&table, Secrets::Kept),
+        effective: effective(table, &declared, &enabled, checker),
         origins: BTreeMap::new(),
         declared: Arc::new(declared),
         file_table: Table::new(),
@@ -343,10 +372,53 @@ fn check(read: Read<'_>, env: &Environment, checker: &mut Checker) -> Config {
     }
 }
 
-/// Checks the section of each backend. Returns those that were understood, and the names of all that are enabled.
+/// `before` with what is read of the sections in which changes at run time may be. All else stays as it was read then.
+fn check_changes(
+    read: Read<'_>,
+    before: &Config,
+    env: &Environment,
+    checker: &mut Checker,
+) -> Config {
+    let Read { raw, of_kinds, table, declared, .. } = read;
+    let (known, auto_recovery) = (&before.backends, raw.health.auto_recovery);
+    let (backends, enabled) =
+        check_backends(raw.backends, of_kinds, known, auto_recovery, env, checker);
+    let mut all = before.effective.clone();
+    let mut changed = effective(table, &declared, &enabled, checker);
+    for section in CHANGED {
+        all.extend(changed.remove_entry(section));
+    }
+    checker.warnings.clone_from(&before.warnings);
+    checker.notes.clone_from(&before.notes);
+    Config { backends, pings: pings(&raw.health), effective: all, ..before.clone() }
+}
+
+fn pings(raw: &RawHealth) -> PingSettings {
+    PingSettings { interval: raw.interval.0, timeout: raw.timeout.0 }
+}
+
+/// All settings in effect: `table` with what follows from others, and without the backends that are not enabled.
+fn effective(
+    mut table: Table,
+    declared: &Declared,
+    enabled: &[String],
+    checker: &mut Checker,
+) -> Table {
+    for (path, value) in std::mem::take(&mut checker.followed) {
+        put(&mut table, &path, value);
+    }
+    if let Some(Value::Table(sections)) = table.get_mut("backends") {
+        sections.retain(|name, _| enabled.iter().any(|it| it == name));
+    }
+    declared.shown(&table, Secrets::Kept)
+}
+
+/// Checks the section of each backend; of `known` ones no more than what a change at run time can touch. Returns those
+/// that were understood, and the names of all that are enabled.
 fn check_backends(
     raw: BTreeMap<String, RawBackend>,
     mut of_kinds: OfKinds<'_>,
+    known: &[BackendConfig],
     auto_recovery: bool,
     env: &Environment,
     checker: &mut Checker,
@@ -357,7 +429,8 @@ fn check_backends(
         if raw.enabled {
             enabled.push(name.clone());
             let own = of_kinds.own.remove(&name).unwrap_or_default();
-            let section = backend::Raw { common: raw, own, sections: of_kinds.sections };
+            let known = known.iter().find(|known| known.settings.name == name);
+            let section = backend::Raw { common: raw, own, sections: of_kinds.sections, known };
             backends.extend(backend::check(&name, section, auto_recovery, env, checker));
         } else {
             left_out.push(name);

@@ -31,6 +31,7 @@ use crate::{
     },
     kinds::{
         self,
+        former::Former,
         port::{DoorSpec, Identity, Kind},
     },
     sources::Sources,
@@ -45,6 +46,10 @@ mod differences;
 pub(crate) mod settings;
 
 use blocking::blocking;
+
+/// Whoever has it is alone in changing what the state directory says of the daemon (its settings, its name, whether it
+/// may replay), and what follows from that in memory. What writes such a thing takes it.
+struct Alone(());
 
 /// The running daemon.
 pub(crate) struct Daemon {
@@ -62,8 +67,8 @@ pub(crate) struct Daemon {
     pub(crate) traces: Option<Arc<Traces>>,
     doors: OnceLock<Vec<Arc<ServedDoor>>>,
     stop: watch::Sender<bool>,
-    /// Held while settings change, so that two changes do not cross.
-    reloading: Mutex<()>,
+    /// Held from the disk to the end of what follows, so that two changes do not cross.
+    reloading: Mutex<Alone>,
     /// Notified when settings were changed at run time.
     edited: Notify,
     /// Why the alert command fails, if it does.
@@ -95,7 +100,7 @@ impl Daemon {
             traces,
             doors: OnceLock::new(),
             stop: watch::channel(false).0,
-            reloading: Mutex::default(),
+            reloading: Mutex::new(Alone(())),
             edited: Notify::new(),
             alert_command_fails: ArcSwapOption::empty(),
         })
@@ -165,9 +170,9 @@ impl Daemon {
     /// # Errors
     /// What prevents it; the old settings stay.
     pub(crate) async fn reload(&self, by: &str) -> Result<Vec<String>, String> {
-        let _alone = self.reloading.lock().await;
+        let alone = self.reloading.lock().await;
         let old = self.config.load_full();
-        let ended = self.reload_from(&old).await;
+        let ended = self.reload_from(&alone, &old).await;
         let ended = ended.map(|backends| changed_keys(&old, &self.config.load(), &backends));
         match &ended {
             Ok(keys) => {
@@ -184,7 +189,7 @@ impl Daemon {
         ended
     }
 
-    async fn reload_from(&self, old: &Config) -> Result<Vec<String>, String> {
+    async fn reload_from(&self, alone: &Alone, old: &Config) -> Result<Vec<String>, String> {
         let next = self.sources.load(&old.changes).map_err(|errors| errors.to_string())?;
         fixed(old, &next)?;
         let identity = self.identity.load_full();
@@ -206,7 +211,7 @@ impl Daemon {
         next.tell_warnings(&[]);
         self.gate.set_bytes(next.calls_bytes);
         self.config.store(Arc::new(next));
-        self.keep_changes().await;
+        self.keep_those_in_effect(alone).await;
         Ok(changed)
     }
 
@@ -234,6 +239,7 @@ impl Daemon {
     /// # Errors
     /// [`AdminError`] if it is not, or that cannot be written down.
     pub(crate) async fn accept_loss(self: &Arc<Self>, backend: &Backend) -> Result<(), AdminError> {
+        let _alone = self.reloading.lock().await;
         let (this, name) = (Arc::clone(self), backend.name().to_owned());
         let was_told = blocking(move || this.state_dir.accept_loss(&name)).await?;
         backend.tell_lost(None);
@@ -251,6 +257,8 @@ impl Daemon {
     /// # Errors
     /// [`AdminError`] if it is none, or that cannot be written down.
     pub(crate) async fn accept_clone(self: &Arc<Self>) -> Result<(), AdminError> {
+        // A twin that is found meanwhile pauses replay again, after this.
+        let _alone = self.reloading.lock().await;
         let this = Arc::clone(self);
         let was_paused = blocking(move || this.state_dir.accept_clone()).await?;
         self.fusebox.accept_clone();
@@ -272,13 +280,13 @@ impl Daemon {
         let taken = blocking(move || Ok(this.state_dir.take_new_name())).await;
         let instance = taken.map_err(|error| error.to_string())?;
         self.fusebox.hold_copied(&self.state_dir.copied().unwrap_or_default());
+        let before = Identity::clone(&self.identity.load());
+        before.former.add(&before.instance);
         let identity = Identity {
             instance: instance.clone(),
             run: state_dir::new_name(),
-            former: Some(self.identity.load().instance.clone()),
-            state_dir: self.identity.load().state_dir.clone(),
-            timeouts: Arc::clone(&self.identity.load().timeouts),
             twins: Arc::default(),
+            ..before
         };
         let config = self.config.load_full();
         let specs = specs(&config.backends, &identity)?;
@@ -347,11 +355,16 @@ fn timeouts(config: &Config) -> Vec<(String, Duration)> {
 }
 
 /// Who the connections of a run say they are that begins in this directory.
-pub(crate) fn identity(state_dir: &StateDir, config: &Config) -> Identity {
+pub(crate) fn identity(state_dir: &Arc<StateDir>, config: &Config) -> Identity {
+    let noting = Arc::clone(state_dir);
+    let former = Former::new(state_dir.former(), move |backend, names| {
+        let (dir, backend, names) = (Arc::clone(&noting), backend.to_owned(), names.to_vec());
+        drop(tokio::task::spawn_blocking(move || dir.former_is_gone(&backend, &names)));
+    });
     Identity {
-        instance: state_dir.instance.clone(),
+        instance: state_dir.instance(),
         run: state_dir::new_name(),
-        former: state_dir.former.clone(),
+        former: Arc::new(former),
         state_dir: Some(state_dir.path().to_owned()),
         timeouts: Arc::new(state_dir.begin_with_timeouts(timeouts(config).into_iter())),
         twins: Arc::default(),
@@ -429,6 +442,8 @@ fn fixed(old: &Config, new: &Config) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::{
         config::{Auth, Environment, Flags, doors_testing},
@@ -461,6 +476,48 @@ mod tests {
             ]
         );
         assert!(changed_keys(&old, &old, &[]).is_empty());
+    }
+
+    /// A daemon without backends on the state directory `dir`.
+    async fn daemon(dir: &Path) -> Arc<Daemon> {
+        let pairs = [("FUSEBOX_STATE_DIR", dir.to_str().unwrap()), ("FUSEBOX_CONFIG", "/dev/null")];
+        let sources = Sources { flags: Flags::default(), env: Environment::of(&pairs) };
+        let mut config = sources.load(&[]).unwrap();
+        config.backends.clear();
+        let state_dir = Arc::new(StateDir::open(dir).unwrap());
+        let identity = identity(&state_dir, &config);
+        let system = config.system(identity.instance.clone());
+        let fusebox = Fusebox::start(system, Vec::new(), None).await.unwrap();
+        Daemon::new(fusebox, config, identity, sources, None, state_dir)
+    }
+
+    #[tokio::test]
+    async fn what_is_written_down_waits_until_another_change_is_in_effect() {
+        let dir = tempfile::tempdir().unwrap();
+        let daemon = daemon(dir.path()).await;
+        let alone = daemon.reloading.lock().await;
+        // A twin is found, and settings are changed: on the disk so far.
+        daemon.state_dir.take_new_name();
+        let settings = dir.path().join(crate::changes::file::NAME);
+        let text = r#"{"version":1,"changes":[{}]}"#;
+        std::fs::write(&settings, text).unwrap();
+        let (keeper, operator) = (Arc::clone(&daemon), Arc::clone(&daemon));
+        let keeping = tokio::spawn(async move { keeper.keep_changes().await });
+        let accepting = tokio::spawn(async move { operator.accept_clone().await });
+        for _ in 0..20 {
+            // As long as they take, if they do not wait.
+            let dir = dir.path().to_owned();
+            blocking(move || state_dir::replace(&dir, "other", b"")).await.unwrap();
+        }
+        assert!(!keeping.is_finished() && !accepting.is_finished());
+        assert_eq!(std::fs::read_to_string(&settings).unwrap(), text);
+        assert!(daemon.state_dir.copied().is_some());
+        drop(alone);
+        keeping.await.unwrap();
+        accepting.await.unwrap().unwrap();
+        assert_ne!(std::fs::read_to_string(&settings).unwrap(), text);
+        assert_eq!(daemon.state_dir.copied(), None);
+        daemon.fusebox.shutdown(Duration::from_secs(1)).await;
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod clickhouse;
 pub mod firestore;
+pub mod former;
 pub(crate) mod options;
 pub(crate) mod port;
 pub mod redis;

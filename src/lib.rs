@@ -44,7 +44,7 @@ use crate::{
         peer::Policy,
         socket::{self, OwnSocket},
     },
-    signals::{Order, Signals},
+    signals::Signals,
     sources::Sources,
     state_dir::StateDir,
     traces::Traces,
@@ -76,17 +76,22 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     state_dir.look_for_stores(&stores);
     let mut system = config.system(identity.instance.clone());
     system.copied = state_dir.copied();
-    let fusebox = tokio::select! {
-        started = Fusebox::start(system, specs, sink) => started?,
-        // Recovery can take long; breaking it off is no worse than a crash.
+    let backends = config.backends.len();
+    let begin = async {
+        let fusebox = Fusebox::start(system, specs, sink).await?;
+        let daemon =
+            Daemon::new(fusebox, config, identity, sources, traces.clone(), Arc::clone(&state_dir));
+        daemon.remember_stores();
+        daemon.tell_losses();
+        // Before the API answers: nobody else changes settings so far.
+        daemon.keep_changes().await;
+        anyhow::Ok(daemon)
+    };
+    let daemon = tokio::select! {
+        started = begin => started?,
+        // Recovery, or a slow disk, can take long; breaking it off is no worse than a crash.
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
     };
-    let backends = config.backends.len();
-
-    let daemon =
-        Daemon::new(fusebox, config, identity, sources, traces.clone(), Arc::clone(&state_dir));
-    daemon.remember_stores();
-    daemon.tell_losses();
     let router = routes::router(Arc::clone(&daemon), test_hooks);
     let server = server(router, policy, &daemon);
     let mut serving = JoinSet::new();
@@ -99,7 +104,6 @@ async fn run(config: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     helpers.spawn(systemd::watchdog(Arc::clone(&daemon)));
     helpers.spawn(daemon::outlive_earlier_runs(Arc::clone(&daemon)));
     helpers.spawn(daemon::leave_the_name_to_twins(Arc::clone(&daemon)));
-    daemon.keep_changes().await;
     helpers.spawn(daemon::settings::take_back_in_time(Arc::clone(&daemon)));
     helpers.spawn(daemon::alerts::run_on_alerts(Arc::clone(&daemon)));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %socket.display(), backends, "ready");
@@ -196,25 +200,21 @@ fn keep_private() {
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
 }
 
-/// Waits for the signal that stops the daemon, or for its core to fail. Reloads on SIGHUP.
+/// Waits for the signal that stops the daemon, or for its core to fail. Reloads on SIGHUP, and breaks that off for
+/// either.
 async fn until_stopped(daemon: &Arc<Daemon>, signals: &mut Signals) -> ExitCode {
-    let failed = daemon.fusebox.failed();
-    tokio::pin!(failed);
-    loop {
-        let order = tokio::select! {
-            order = signals.next() => order,
-            why = &mut failed => {
-                tracing::error!(why, "the core failed: the process ends and must be restarted");
-                return ExitCode::FAILURE;
-            }
-        };
-        if order == Order::Stop {
-            return ExitCode::SUCCESS;
-        }
+    let reload = async || {
         systemd::reloading();
         // The reload itself reports its result.
         drop(daemon.reload("SIGHUP").await);
         systemd::ready("serving");
+    };
+    tokio::select! {
+        () = signals.obey(reload) => ExitCode::SUCCESS,
+        why = daemon.fusebox.failed() => {
+            tracing::error!(why, "the core failed: the process ends and must be restarted");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::{
     changes::{self, edit::Refusal, file::Found},
-    config::{Change, Config, ConfigErrors, Environment, Flags, Layers},
+    config::{Change, Config, ConfigErrors, Environment, Flags},
     kinds,
 };
 
@@ -29,18 +29,9 @@ impl Sources {
     /// read again.
     ///
     /// # Errors
-    /// All that is wrong, at once.
+    /// All that is wrong with them, at once.
     pub(crate) fn with(&self, config: &Config, changes: Vec<Change>) -> Result<Config, Refusal> {
-        let layers = Layers { file: Some(&config.file_table), changes: &changes };
-        let mut next = Config::load(&self.flags, &self.env, layers, &kinds::sections())?;
-        for backend in &mut next.backends {
-            let name = &backend.settings.name;
-            if let Some(before) = config.backends.iter().find(|it| it.settings.name == *name) {
-                backend.endpoint = before.endpoint.clone();
-            }
-        }
-        let Config { file, http, doors, warnings, notes, left_out, .. } = config.clone();
-        Ok(Config { file, http, doors, warnings, notes, left_out, ..next })
+        Ok(config.with(&self.flags, &self.env, &changes, &kinds::sections())?)
     }
 }
 
@@ -55,7 +46,7 @@ pub(crate) fn load_config(flags: &Flags, env: &Environment) -> Result<Config, Co
 
 fn load(flags: &Flags, env: &Environment, changes: &[Change]) -> Result<Config, ConfigErrors> {
     let sections = kinds::sections();
-    let base = Config::load(flags, env, Layers::default(), &sections)?;
+    let base = Config::load(flags, env, &sections)?;
     let found = changes::file::read(&base.state_dir)
         .unwrap_or_else(|why| Found { odd: vec![why], ..Found::default() });
     let left_out = found.odd;
@@ -67,12 +58,9 @@ fn load(flags: &Flags, env: &Environment, changes: &[Change]) -> Result<Config, 
         let warnings = [base.warnings, told].concat();
         return Ok(Config { warnings, left_out, ..base });
     }
-    let with = |changes: &[Change]| {
-        let layers = Layers { file: Some(&base.file_table), changes };
-        Config::load(flags, env, layers, &sections)
-    };
+    let with = |changes: &[Change]| base.with(flags, env, changes, &sections);
     let (config, dropped) = changes::settle(&base, with, all, SystemTime::now());
     told.extend(dropped);
     let warnings = [base.warnings, told].concat();
-    Ok(Config { file: base.file, notes: base.notes, warnings, left_out, ..config })
+    Ok(Config { warnings, left_out, ..config })
 }

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `lock` | locked for as long as a daemon has the directory |
 //! | `instance` | the daemon's name, by which its connections are found and killed |
-//! | `origin` | the place at which the directory was made, which stores it has had, and which timeouts ([`origin`]) |
+//! | `origin` | the place at which the directory was made, and which names, stores and timeouts it has had ([`origin`]) |
 //! | `settings.json` | settings that were changed at run time and outlast a restart ([`crate::changes`]) |
 //! | `settings-known.json` | the settings that the latest release knows ([`crate::config::later`]) |
 //! | `backends/` | the stores |
@@ -18,7 +18,7 @@
 //! last run left under the old one. A write that run had given up on may then land after a newer one.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io::{ErrorKind, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
@@ -31,6 +31,7 @@ use fusebox_state::store::journal;
 use parking_lot::Mutex;
 
 mod origin;
+pub(crate) mod stores;
 
 pub(crate) use origin::replace;
 use origin::{Origin, Place};
@@ -57,15 +58,18 @@ const OURS: &[&str] = &[
 
 /// The directory, locked for as long as this lives.
 pub(crate) struct StateDir {
-    /// The daemon's name on its connections, kept over restarts.
-    pub(crate) instance: String,
-    /// The name that it had before it was found to be a copy: connections with it are killed once.
-    pub(crate) former: Option<String>,
     path: PathBuf,
-    origin: Mutex<Origin>,
-    /// The longest timeout that each backend has had in this run, in milliseconds.
-    timeouts: Mutex<BTreeMap<String, u64>>,
+    kept: Mutex<Kept>,
     _lock: File,
+}
+
+/// What is known of the directory. It is held while it is written, so that what is written last is what is known.
+struct Kept {
+    /// The daemon's name on its connections, kept over restarts.
+    instance: String,
+    origin: Origin,
+    /// The longest timeout that each backend has had in this run, in milliseconds.
+    timeouts: BTreeMap<String, u64>,
 }
 
 impl StateDir {
@@ -84,18 +88,15 @@ impl StateDir {
         keep_others_out(path);
         let instance =
             instance(path).with_context(|| format!("cannot keep the daemon's name in {shown}"))?;
-        let origin = Origin::default();
-        let path = path.to_owned();
-        let mut dir = Self {
-            instance,
-            former: None,
-            path,
-            origin: Mutex::new(origin),
-            timeouts: Mutex::default(),
-            _lock: lock,
-        };
+        let kept = Kept { instance, origin: Origin::default(), timeouts: BTreeMap::new() };
+        let dir = Self { path: path.to_owned(), kept: Mutex::new(kept), _lock: lock };
         dir.find_origin();
         Ok(dir)
+    }
+
+    /// The daemon's name on its connections, kept over restarts.
+    pub(crate) fn instance(&self) -> String {
+        self.kept.lock().instance.clone()
     }
 
     /// Its path.
@@ -104,9 +105,9 @@ impl StateDir {
     }
 
     /// Reads the origin of the directory. A copy, and what may be one, takes a new name, and its replay is paused.
-    fn find_origin(&mut self) {
+    fn find_origin(&self) {
         let now = Place::of(&self.path);
-        let (mut found, is_kept, doubt) = match origin::read(&self.path) {
+        let (origin, is_kept, doubt) = match origin::read(&self.path) {
             origin::Read::Found { origin, is_sealed } => {
                 let why = origin.place.differs(&now);
                 let why = why.map(|why| format!("this state directory is a copy ({why})"));
@@ -115,44 +116,92 @@ impl StateDir {
             origin::Read::Nothing => {
                 (Origin { place: now.clone(), ..Origin::default() }, false, None)
             }
-            origin::Read::Garbage(why) => {
-                set_aside(&self.path, origin::FILE, &why);
+            origin::Read::Garbage(damage) => {
+                set_aside(&self.path, origin::FILE, &damage);
                 let why = format!(
-                    "it cannot be told whether this state directory is a copy (its file `origin` is damaged: {why})"
+                    "it cannot be told whether this state directory is a copy (its file `origin` is damaged: {damage})"
                 );
-                // Until the new name is saved, the next start finds that out again.
-                (Origin { place: Place::nowhere(), ..Origin::default() }, false, Some(why))
+                (Origin { damage: Some(damage), ..Origin::default() }, false, Some(why))
             }
         };
-        let is_doubted = doubt.is_some();
-        if let Some(why) = doubt {
-            found.paused = Some(why);
-            self.former = Some(std::mem::replace(&mut self.instance, new_name()));
-            match write_name(&self.path, &self.instance) {
-                Ok(()) => found.place = now,
-                // The other daemon's name is still there: the place stays, by which the next start finds that out.
-                Err(error) => {
-                    tracing::error!(%error, "the new instance name of the copy could not be saved: the next start chooses another one");
-                }
-            }
+        let mut kept = self.kept.lock();
+        let later_name = origin.name_after(&kept.instance);
+        let is_behind = later_name.is_some();
+        kept.origin = origin;
+        if let Some(name) = later_name {
+            kept.instance = name;
         }
-        *self.origin.get_mut() = found;
-        if is_doubted || !is_kept {
-            self.keep();
+        if let Some(why) = doubt {
+            kept.origin.place = now;
+            // Stores outside the directory are the original's, also once an operator has accepted the copy.
+            for elsewhere in kept.origin.stores.values_mut() {
+                *elsewhere = None;
+            }
+            self.rename(&mut kept, why);
+            return;
+        }
+        if !is_kept {
+            self.keep(&kept);
+        }
+        if is_behind {
+            self.keep_name(&kept);
         }
     }
 
-    /// Writes the origin. If that fails, what is in memory holds for this run.
-    fn keep(&self) {
-        if let Err(error) = origin::write(&self.path, &self.origin.lock()) {
+    /// Gives the directory a new name, and pauses replay. What has the name that it had until now is still to be killed.
+    fn rename(&self, kept: &mut Kept, why: String) {
+        let new = new_name();
+        let former = std::mem::replace(&mut kept.instance, new.clone());
+        kept.origin.former.insert(former, BTreeSet::new());
+        kept.origin.renamed = Some(new);
+        kept.origin.paused = Some(why);
+        // The file of the name alone would say nothing of the former one.
+        if self.keep(kept) {
+            self.keep_name(kept);
+        }
+    }
+
+    /// Writes the origin. If that fails, what is in memory holds for this run. Returns whether it was written.
+    fn keep(&self, kept: &Kept) -> bool {
+        let written = origin::write(&self.path, &kept.origin);
+        if let Err(error) = &written {
             tracing::error!(%error, path = %self.path.display(), "the origin file could not be written");
         }
+        written.is_ok()
+    }
+
+    /// Writes the name into its own file, which the origin has already.
+    fn keep_name(&self, kept: &Kept) {
+        if let Err(error) = write_name(&self.path, &kept.instance) {
+            tracing::error!(%error, "the new instance name could not be saved in its own file: the next start tries again");
+        }
+    }
+
+    /// Changes what is known, and writes the origin if that has changed.
+    fn change<T>(&self, change: impl FnOnce(&mut Kept) -> T) -> T {
+        let mut kept = self.kept.lock();
+        let before = kept.origin.clone();
+        let answer = change(&mut kept);
+        if kept.origin != before {
+            self.keep(&kept);
+        }
+        answer
+    }
+
+    /// Takes what an operator has decided, once it is written down.
+    fn accept<T>(&self, decide: impl FnOnce(&mut Origin) -> T) -> std::io::Result<T> {
+        let mut kept = self.kept.lock();
+        let mut accepted = kept.origin.clone();
+        let answer = decide(&mut accepted);
+        origin::write(&self.path, &accepted)?;
+        kept.origin = accepted;
+        Ok(answer)
     }
 
     /// The alert while replay is paused because the directory is a copy, or has one.
     pub(crate) fn copied(&self) -> Option<String> {
-        let origin = self.origin.lock();
-        let why = origin.paused.as_ref()?;
+        let kept = self.kept.lock();
+        let why = kept.origin.paused.as_ref()?;
         Some(format!(
             "{why}: replay is paused, because another daemon may have the same calls. If no other daemon has them or \
              will replay them, run `fusebox backend accept-clone`"
@@ -164,71 +213,78 @@ impl StateDir {
     /// # Errors
     /// It cannot be written down, and is as it was.
     pub(crate) fn accept_clone(&self) -> std::io::Result<bool> {
-        let mut origin = self.origin.lock();
-        let place = Place::of(&self.path);
-        if origin.place.differs(&place).is_some() {
-            // Its new name could not be saved when it was found.
-            write_name(&self.path, &self.instance)?;
-        }
-        let accepted = Origin { paused: None, place, ..origin.clone() };
-        origin::write(&self.path, &accepted)?;
-        Ok(std::mem::replace(&mut *origin, accepted).paused.is_some())
+        self.accept(|origin| {
+            origin.place = Place::of(&self.path);
+            origin.paused.take().is_some()
+        })
     }
 
     /// Another daemon has the present name, so it is left to that one: returns a new one. Replay is paused.
     pub(crate) fn take_new_name(&self) -> String {
-        let name = new_name();
-        if let Err(error) = write_name(&self.path, &name) {
-            tracing::error!(%error, "the new instance name could not be saved: the next start has the old one");
-        }
         let why = "another daemon has the same instance name (its connections come back after they were killed), so \
                    one of the two has a copy of the other's state directory";
-        self.origin.lock().paused = Some(why.to_owned());
-        self.keep();
-        name
+        let mut kept = self.kept.lock();
+        self.rename(&mut kept, why.to_owned());
+        kept.instance.clone()
+    }
+
+    /// The names that the directory had before, each with the backends at which nothing has it any more.
+    pub(crate) fn former(&self) -> BTreeMap<String, BTreeSet<String>> {
+        self.kept.lock().origin.former.clone()
+    }
+
+    /// Nothing has these former names any more at `backend`.
+    pub(crate) fn former_is_gone(&self, backend: &str, names: &[String]) {
+        self.change(|kept| {
+            for name in names {
+                if let Some(gone) = kept.origin.former.get_mut(name) {
+                    gone.insert(backend.to_owned());
+                }
+            }
+        });
     }
 
     /// Looks whether the stores that `backends` have had are still there; with each goes its folder if that is
     /// not the usual one. Call it before they are opened, which makes what is missing.
     pub(crate) fn look_for_stores(&self, backends: &[(String, Option<PathBuf>)]) {
-        let before = self.origin.lock().clone();
-        let mut origin = before.clone();
-        for (name, elsewhere) in backends {
-            if origin::has_store(&self.store_dir(name, elsewhere.as_deref())) {
-                origin.stores.insert(name.clone(), elsewhere.clone());
-                continue;
+        self.change(|Kept { origin, .. }| {
+            // These are the stores from here on.
+            origin.damage = None;
+            for (name, elsewhere) in backends {
+                if origin::has_store(&self.store_dir(name, elsewhere.as_deref())) {
+                    origin.stores.insert(name.clone(), elsewhere.clone());
+                    continue;
+                }
+                let Some(then) = origin.stores.get(name) else { continue };
+                let (was, is) = (
+                    self.store_dir(name, then.as_deref()),
+                    self.store_dir(name, elsewhere.as_deref()),
+                );
+                let what = if was != is && origin::has_store(&was) {
+                    format!(
+                        "the store is missing: calls may wait in {}, but {} is a new store",
+                        was.display(),
+                        is.display()
+                    )
+                } else {
+                    format!(
+                        "the store is gone: it was in {}, and the calls that waited in it are lost",
+                        was.display()
+                    )
+                };
+                tracing::error!(backend = name, "{what}");
+                origin.lost.insert(name.clone(), what);
             }
-            let Some(then) = before.stores.get(name) else { continue };
-            let (was, is) =
-                (self.store_dir(name, then.as_deref()), self.store_dir(name, elsewhere.as_deref()));
-            let what = if was != is && origin::has_store(&was) {
-                format!(
-                    "the store is missing: calls may wait in {}, but {} is a new store",
-                    was.display(),
-                    is.display()
-                )
-            } else {
-                format!(
-                    "the store is gone: it was in {}, and the calls that waited in it are lost",
-                    was.display()
-                )
-            };
-            tracing::error!(backend = name, "{what}");
-            origin.lost.insert(name.clone(), what);
-        }
-        origin.stores.retain(|name, elsewhere| {
-            let known = backends.iter().any(|(backend, _)| backend == name);
-            let dir = self.store_dir(name, elsewhere.as_deref());
-            let kept = known || origin::has_store(&dir);
-            if !kept {
-                tracing::warn!(store = name, path = %dir.display(), "a store without a backend is gone");
-            }
-            kept
+            origin.stores.retain(|name, elsewhere| {
+                let known = backends.iter().any(|(backend, _)| backend == name);
+                let dir = self.store_dir(name, elsewhere.as_deref());
+                let kept = known || origin::has_store(&dir);
+                if !kept {
+                    tracing::warn!(store = name, path = %dir.display(), "a store without a backend is gone");
+                }
+                kept
+            });
         });
-        if origin != before {
-            *self.origin.lock() = origin;
-            self.keep();
-        }
     }
 
     /// Notes that attempts have these timeouts from now on, before the first is made. Returns the longest of each
@@ -238,31 +294,22 @@ impl StateDir {
         &self,
         backends: impl Iterator<Item = (String, Duration)>,
     ) -> BTreeMap<String, Duration> {
-        let mut origin = self.origin.lock();
-        let before = origin.timeouts.clone();
-        let mut of_this_run = self.timeouts.lock();
-        for (name, timeout) in backends {
-            let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-            for longest in [&mut *of_this_run, &mut origin.timeouts] {
-                let longest = longest.entry(name.clone()).or_default();
-                *longest = millis.max(*longest);
+        self.change(|Kept { origin, timeouts: of_this_run, .. }| {
+            for (name, timeout) in backends {
+                let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+                for longest in [&mut *of_this_run, &mut origin.timeouts] {
+                    let longest = longest.entry(name.clone()).or_default();
+                    *longest = millis.max(*longest);
+                }
             }
-        }
-        let longest = origin.timeouts.clone();
-        drop((origin, of_this_run));
-        if longest != before {
-            self.keep();
-        }
-        longest.into_iter().map(|(name, millis)| (name, Duration::from_millis(millis))).collect()
+            let longest = origin.timeouts.iter();
+            longest.map(|(name, millis)| (name.clone(), Duration::from_millis(*millis))).collect()
+        })
     }
 
     /// What earlier runs have left on the wire is over: from here on the timeouts of this run alone count.
     pub(crate) fn forget_earlier_timeouts(&self) {
-        let of_this_run = self.timeouts.lock().clone();
-        let before = std::mem::replace(&mut self.origin.lock().timeouts, of_this_run.clone());
-        if before != of_this_run {
-            self.keep();
-        }
+        self.change(|kept| kept.origin.timeouts.clone_from(&kept.timeouts));
     }
 
     /// Remembers that these backends have a store.
@@ -270,14 +317,7 @@ impl StateDir {
         &self,
         backends: impl Iterator<Item = (String, Option<PathBuf>)>,
     ) {
-        let mut origin = self.origin.lock();
-        let before = origin.stores.clone();
-        origin.stores.extend(backends);
-        let changed = origin.stores != before;
-        drop(origin);
-        if changed {
-            self.keep();
-        }
+        self.change(|kept| kept.origin.stores.extend(backends));
     }
 
     fn store_dir(&self, name: &str, elsewhere: Option<&Path>) -> PathBuf {
@@ -286,12 +326,12 @@ impl StateDir {
 
     /// The alert for backends whose store was gone, until an operator accepts it.
     pub(crate) fn lost(&self) -> BTreeMap<String, String> {
-        let origin = self.origin.lock();
+        let kept = self.kept.lock();
         let told = |(name, what): (&String, &String)| {
             let order = format!("`fusebox backend accept-loss {name}`");
             (name.clone(), format!("{what}; run {order} to end this alert"))
         };
-        origin.lost.iter().map(told).collect()
+        kept.origin.lost.iter().map(told).collect()
     }
 
     /// An operator knows that the store of `name` is gone. Returns whether there was anything to know.
@@ -299,12 +339,7 @@ impl StateDir {
     /// # Errors
     /// It cannot be written down, and is as it was.
     pub(crate) fn accept_loss(&self, name: &str) -> std::io::Result<bool> {
-        let mut origin = self.origin.lock();
-        let mut accepted = origin.clone();
-        let was_told = accepted.lost.remove(name).is_some();
-        origin::write(&self.path, &accepted)?;
-        *origin = accepted;
-        Ok(was_told)
+        self.accept(|origin| origin.lost.remove(name).is_some())
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     alert::Alert,
     backend::BackendMessage,
     backend_entry::BackendEntry,
-    call::{AckLevel, Call, CallError, Reply},
+    call::{AckLevel, Call, CallError, Priority, Reply},
     call_path::{self, Admission, AnswerCopy, Fills, Onward, OtherWay, PlainPlan},
     connector::{Gate, Read, SharedConnector, Slot},
     health::HealthMessage,
@@ -80,6 +80,11 @@ impl Backend {
     /// Whether a plain call may be sent now, or what answers it instead: the way in without a task or an allocation.
     pub fn admit(&self, plan: &PlainPlan<'_>) -> Admission {
         self.entry.shared.admit(plan)
+    }
+
+    /// Why no more is sent now of a call that was let in before, and may write to `lanes`. It gets no permit of its own.
+    pub fn keeps_back(&self, lanes: &Lanes, priority: Priority) -> Option<OtherWay> {
+        self.entry.shared.keeps_back(lanes, priority)
     }
 
     /// Where the door at `address` puts its own times.

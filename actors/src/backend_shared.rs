@@ -74,18 +74,19 @@ impl BackendShared {
         if !holds.retarget || holds.exchange {
             return;
         }
-        let index = self.queue.index();
-        let is_empty = index.is_empty() && index.dead().0 == 0;
-        drop(index);
-        let Ok(store) = self.queue.store() else { return };
-        if !is_empty {
-            return;
+        let mut connector = None;
+        let target = || {
+            let current = connector.insert(SharedConnector::clone(&self.connector.load()));
+            current.target()
+        };
+        self.queue.retarget_if_empty(target);
+        // None was asked for if something waits.
+        let Some(connector) = connector else { return };
+        // Another change may have begun, or ended, meanwhile: that one says what is held.
+        self.circuit.hold(|holds| holds.retarget &= holds.exchange || self.has_moved(&connector));
+        if !self.circuit.holds().retarget {
+            self.queue.alert(Alert::Retarget, None);
         }
-        let target = SharedConnector::clone(&self.connector.load()).target();
-        // If this fails the next start finds an empty queue and tries again.
-        store.set_target(&target, Box::new(|_| ()));
-        self.circuit.hold(|holds| holds.retarget = false);
-        self.queue.alert(Alert::Retarget, None);
     }
 
     /// Writes the breaker's memory; `then` runs once it is synced, or with the reason why it cannot be.

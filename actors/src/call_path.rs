@@ -246,10 +246,16 @@ impl BackendShared {
         result
     }
 
-    /// Whether this call gets no live attempt because of the system state.
+    /// Whether the system state keeps such a call from the backend.
+    fn sheds(&self, priority: Priority, is_write: bool) -> bool {
+        let state = self.system.state();
+        priority == Priority::Low && state >= SystemState::Critical
+            || is_write && state == SystemState::Emergency
+    }
+
+    /// Whether this call gets no live attempt because of the system state. A write in an EMERGENCY is seen to before.
     fn is_shed(&self, context: &Context) -> bool {
-        context.call.options.priority == Priority::Low
-            && self.system.state() >= SystemState::Critical
+        self.sheds(context.call.options.priority, false)
     }
 
     fn shed() -> NoAnswer {

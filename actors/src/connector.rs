@@ -23,6 +23,10 @@ pub use crate::{
     view::ConnectorStatus,
 };
 
+mod streams;
+
+pub use streams::{Follow, Gate, StreamEvent, Streams};
+
 /// What a connector holds of an answer before it hands out the rest piece by piece, in bytes.
 pub const HEAD_MAX: usize = 1 << 20;
 
@@ -187,7 +191,10 @@ pub struct Attempt<'a> {
     /// leaves, whichever is less. The connector keeps the backend's own `timeout` itself: an attempt
     /// whose caller left keeps its place on the wire until then.
     pub timeout: Duration,
-    /// How long of that it waits at most until nothing old can land in its lanes. If that is not so by then, or
+    /// What the caller's deadline leaves, which is no less than `timeout`. A read whose answer has begun within `timeout`
+    /// may take so long until that has come whole.
+    pub left: Duration,
+    /// How long of `timeout` it waits at most until nothing old can land in its lanes. If that is not so by then, or
     /// it is known that it will not be, the attempt ends as [`OwnCode::Fence`].
     pub fence_patience: Duration,
     /// The trace context to pass on; `None` for what nobody follows.
@@ -200,6 +207,14 @@ impl Attempt<'_> {
     /// Puts it aboard: what is returned goes with whatever of it is on the wire, and ends when that does. Until
     /// then it keeps its place, whoever waits for it. To be called before the first byte leaves.
     pub fn board(&self) -> Aboard {
+        let aboard = self.board_unsent();
+        aboard.departs();
+        aboard
+    }
+
+    /// The same for what cannot be sent yet, because it has no connection, say. Nothing of it is sent before it
+    /// [departs](Aboard::departs): if its caller leaves before that, it is known not to have been executed.
+    pub fn board_unsent(&self) -> Aboard {
         self.passage.map(|passage| Aboard::of(passage, self.body)).unwrap_or_default()
     }
 }
@@ -419,8 +434,9 @@ pub trait Connector: Any + Send + Sync {
         ResidueAfter::Kept
     }
 
-    /// Carries one attempt. Never resolves later than `attempt.timeout` by much; dropping the future
-    /// abandons only the wait for the answer, not the call's place on the wire ([`Attempt::board`]).
+    /// Carries one attempt. Never resolves later than `attempt.timeout` by much, or than `attempt.left` if it is a read
+    /// whose answer is on its way by then; dropping the future abandons only the wait for the answer, not the call's
+    /// place on the wire ([`Attempt::board`]).
     ///
     /// Verdicts: a deadline shorter than the backend's own `timeout` and a reset for another call's
     /// sake are neutral: then the wire says later what the attempt says of the backend ([`Aboard::ended`]).
@@ -561,39 +577,9 @@ pub trait Connector: Any + Send + Sync {
         let _ = before;
     }
 
-    /// Closes its connections. Attempts in flight end as if the backend had reset them.
+    /// Closes its connections. Attempts in flight end as if the backend had reset them. A call that is let in after
+    /// it has returned is sent over none of them, nor over a door's own connections of this connector.
     fn close(&self) -> Answer<'_, ()>;
-}
-
-/// Whether a backend may be spoken to at this moment: neither offline nor its breaker open.
-pub type Gate = Arc<dyn Fn() -> bool + Send + Sync>;
-
-/// An event of a live query.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StreamEvent {
-    /// `snapshot`, `change` or `stale`.
-    pub event: &'static str,
-    /// A JSON object.
-    pub data: Bytes,
-}
-
-/// What a follower of a live query waits on.
-pub trait Follow: Send + Sync {
-    /// The next event; `None` if the stream has ended.
-    fn next(&mut self) -> Answer<'_, Option<StreamEvent>>;
-}
-
-/// Live queries: each survives an outage, keeping its last snapshot, and goes on afterwards.
-pub trait Streams: Send + Sync {
-    /// Opens one, or finds the one that is open on the same query. Returns its id. `gate` is asked
-    /// before it connects.
-    ///
-    /// # Errors
-    /// The query cannot be followed.
-    fn open(&self, query: Bytes, gate: Gate) -> Result<String, Refused>;
-
-    /// Follows one; begins with its snapshot. `None` if there is none of that id.
-    fn follow(&self, id: &str) -> Option<Box<dyn Follow>>;
 }
 
 /// A connector as the rest of the crate holds it.

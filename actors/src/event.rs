@@ -14,12 +14,14 @@ use fusebox_state::{
 };
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{Semaphore, broadcast, oneshot};
 
 /// Bytes of an event from which on its texts are cut before it is kept.
 const LONG: usize = 16 << 10;
 /// Letters of a text that are kept of a long event.
 const TEXT_KEPT: usize = 1_000;
+/// So many read what happened at once. Each has the whole journal in memory, and what it chooses of it.
+const READERS: usize = 2;
 
 /// One thing that happened.
 #[derive(Clone, Debug, serde::Serialize, schemars::JsonSchema)]
@@ -220,6 +222,8 @@ pub struct Past {
 pub struct EventBus {
     inner: Arc<Mutex<Bus>>,
     sender: broadcast::Sender<Event>,
+    /// Who reads the journal.
+    readers: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -230,7 +234,8 @@ struct Bus {
 
 impl Default for EventBus {
     fn default() -> Self {
-        Self { inner: Arc::default(), sender: broadcast::channel(1024).0 }
+        let readers = Arc::new(Semaphore::new(READERS));
+        Self { inner: Arc::default(), sender: broadcast::channel(1024).0, readers }
     }
 }
 
@@ -275,18 +280,32 @@ impl EventBus {
         self.sender.subscribe()
     }
 
-    /// What happened, also in earlier runs, up to now: with a subscription taken before, nothing is missed,
-    /// and an event in both has the same number.
-    pub async fn past(&self, query: PastQuery) -> Past {
-        let Some(journal) = self.inner.lock().journal.clone() else { return Past::default() };
+    /// What `answer` makes of what happened, also in earlier runs, up to now: with a subscription taken before, nothing
+    /// is missed, and an event in both has the same number. `answer` runs beside the runtime's tasks, and may take long.
+    /// `None` if it panics.
+    ///
+    /// Two read at once; others wait for their turn. The turn stays with what was read until `answer` has ended, also if
+    /// nobody waits for the answer any more.
+    pub async fn past<T: Send + 'static>(
+        &self,
+        query: PastQuery,
+        answer: impl FnOnce(Past) -> T + Send + 'static,
+    ) -> Option<T> {
+        let journal = self.inner.lock().journal.clone();
+        let Some(journal) = journal else { return Some(answer(Past::default())) };
+        let turn = Arc::clone(&self.readers).acquire_owned().await.ok()?;
         let (sender, read) = oneshot::channel();
-        journal.read(move |bytes| {
-            // Who asked may have left.
-            drop(sender.send(bytes));
+        // Who asked may have left.
+        journal.read(move |bytes| drop(sender.send((bytes, turn))));
+        let Ok((bytes, turn)) = read.await else { return Some(answer(Past::default())) };
+        let answering = tokio::task::spawn_blocking(move || {
+            let past = choose(&bytes, &query);
+            drop(bytes);
+            let answered = answer(past);
+            drop(turn);
+            answered
         });
-        let Ok(bytes) = read.await else { return Past::default() };
-        let chosen = tokio::task::spawn_blocking(move || choose(&bytes, &query)).await;
-        chosen.unwrap_or_default()
+        answering.await.ok()
     }
 
     /// Writes what is still to be kept; what is published later is not. Blocks.
@@ -392,6 +411,10 @@ mod tests {
         PastQuery { limit, ..PastQuery::default() }
     }
 
+    async fn read(bus: &EventBus, query: PastQuery) -> Past {
+        bus.past(query, |past| past).await.unwrap()
+    }
+
     #[tokio::test]
     async fn what_happened_outlives_a_run_and_numbers_go_on() {
         let dir = tempfile::tempdir().unwrap();
@@ -407,7 +430,7 @@ mod tests {
             reason: None,
         };
         bus.publish(at(2_500), Some("b"), progress);
-        assert_eq!(ids(&bus.past(last(9)).await), [1, 2]);
+        assert_eq!(ids(&read(&bus, last(9)).await), [1, 2]);
         drop(bus);
         // Something that is not an event, and a tail that was torn.
         let file = dir.path().join(fusebox_state::store::journal::NEWER);
@@ -419,18 +442,18 @@ mod tests {
         let mut heard = bus.subscribe();
         bus.publish(at(3_000), None, alert("three"));
         assert_eq!(heard.recv().await.unwrap().id, 3);
-        let past = bus.past(last(9)).await;
+        let past = read(&bus, last(9)).await;
         assert_eq!((ids(&past), past.more), (vec![1, 2, 3], false));
         assert_eq!(past.events[0]["message"], "one");
-        let past = bus.past(last(2)).await;
+        let past = read(&bus, last(2)).await;
         assert_eq!((ids(&past), past.more), (vec![2, 3], true));
         let of_a = PastQuery { backend: Some("a".into()), ..last(9) };
-        assert_eq!(ids(&bus.past(of_a).await), [1, 3], "with what concerns the whole");
+        assert_eq!(ids(&read(&bus, of_a).await), [1, 3], "with what concerns the whole");
         let since = PastQuery { since: Some(at(2_000)), ..last(9) };
-        assert_eq!(ids(&bus.past(since).await), [2, 3]);
+        assert_eq!(ids(&read(&bus, since).await), [2, 3]);
         bus.close();
         bus.publish(at(4_000), None, alert("late"));
-        assert_eq!(bus.past(last(9)).await, Past::default());
+        assert_eq!(read(&bus, last(9)).await, Past::default());
     }
 
     #[tokio::test]
@@ -449,7 +472,7 @@ mod tests {
             None,
             EventKind::DeadLetter { op_id: "01K".into(), reason },
         );
-        let past = bus.past(last(9)).await;
+        let past = read(&bus, last(9)).await;
         let text = serde_json::to_string(&past.events).unwrap();
         assert!(!text.contains("4111") && !text.contains("own_words"), "{text}");
         assert_eq!(past.events[0]["reason"], "rejected");
@@ -465,10 +488,45 @@ mod tests {
         let reason = "a\nb\u{1b}".repeat(1 << 20);
         let kind = EventKind::DeadLetter { op_id: "01J".into(), reason: reason.into() };
         bus.publish(UnixMillis::new(1), Some("a"), kind);
-        let past = bus.past(last(9)).await;
+        let past = read(&bus, last(9)).await;
         assert_eq!((ids(&past), &past.events[0]["op_id"]), (vec![1], &Value::from("01J")));
         let reason = past.events[0]["reason"].as_str().unwrap();
         assert_eq!((reason.chars().count(), &reason[..4]), (TEXT_KEPT + 1, "a\nb\u{1b}"));
+    }
+
+    #[tokio::test]
+    async fn two_read_at_once_and_a_turn_lasts_as_long_as_what_was_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let bus = EventBus::open(dir.path());
+        let (began, mut beginning) = tokio::sync::mpsc::unbounded_channel();
+        let ask = |held: std::sync::mpsc::Receiver<()>| {
+            let (bus, began) = (bus.clone(), began.clone());
+            tokio::spawn(async move {
+                let make = move |_| {
+                    began.send(()).unwrap();
+                    assert!(held.recv().is_err(), "it lasts until the other end is dropped");
+                };
+                bus.past(last(9), make).await
+            })
+        };
+        let (first, held) = std::sync::mpsc::channel();
+        let leaving = ask(held);
+        let (second, held) = std::sync::mpsc::channel();
+        let staying = ask(held);
+        for _ in 0..2 {
+            beginning.recv().await.unwrap();
+        }
+        let (third, held) = std::sync::mpsc::channel();
+        let waiting = ask(held);
+        leaving.abort();
+        assert!(leaving.await.unwrap_err().is_cancelled());
+        assert_eq!(bus.readers.available_permits(), 0, "what it had read is still there");
+        assert!(beginning.try_recv().is_err(), "the third waits");
+        drop(first);
+        beginning.recv().await.unwrap();
+        drop((second, third));
+        assert_eq!((staying.await.unwrap(), waiting.await.unwrap()), (Some(()), Some(())));
+        assert_eq!(bus.readers.available_permits(), READERS);
     }
 
     #[tokio::test]
@@ -480,6 +538,6 @@ mod tests {
         let mut heard = bus.subscribe();
         bus.publish(UnixMillis::new(1), None, EventKind::Fallback { active: true });
         assert_eq!(heard.recv().await.unwrap().id, 1);
-        assert_eq!(bus.past(last(9)).await, Past::default());
+        assert_eq!(read(&bus, last(9)).await, Past::default());
     }
 }

@@ -146,6 +146,8 @@ impl Backend {
     /// Takes calls in, in this order, each once it is synced. After one that is refused no other is taken, so that
     /// none overtakes it: nothing is handed over that may touch what one before it touches, before that is synced.
     pub async fn import(&self, imports: Vec<Import>, force: bool) -> Vec<Imported> {
+        let connector = self.connector();
+        let is_for_us = || !self.entry.shared.has_moved(&connector);
         let mut results = Vec::with_capacity(imports.len());
         let mut ahead = Ahead::default();
         for import in imports {
@@ -162,7 +164,7 @@ impl Backend {
             if ahead.meets(&lanes) && !ahead.synced(&mut results).await {
                 break;
             }
-            match self.begin_import(import, known, force) {
+            match self.begin_import(import, known, force, is_for_us) {
                 Ok((result, synced)) => {
                     if let Some(synced) = synced {
                         ahead.add(results.len(), lanes, synced);
@@ -212,6 +214,7 @@ impl Backend {
         import: Import,
         known: Known,
         force: bool,
+        is_for_us: impl Fn() -> bool,
     ) -> Result<(Imported, Option<oneshot::Receiver<Result<(), StoreError>>>), String> {
         let queue = &self.entry.shared.queue;
         match queue.index().known(import.op_id, known.digest) {
@@ -264,10 +267,10 @@ impl Backend {
         };
         let refused = |error: AppendError| error.to_string();
         if let Some(mark) = dead {
-            let synced = queue.append_dead(write, mark).map_err(refused)?;
+            let synced = queue.append_dead(write, mark, is_for_us).map_err(refused)?;
             return Ok((Imported::Dead, Some(synced)));
         }
-        let appending = queue.append(write).map_err(refused)?;
+        let appending = queue.append(write, is_for_us).map_err(refused)?;
         Ok((Imported::Waits { in_doubt }, Some(appending.synced)))
     }
 }

@@ -14,7 +14,8 @@
 //!
 //! A file is replaced whole ([`cache_file`]): a crash leaves the earlier one. What is lost with it is only cached. It
 //! says of what its entries are, the backend's target and user ([`Connector::view`]): after a change of either it is
-//! not read.
+//! not read. Such a change empties the cache before another connector is in its place. So what is cached while a
+//! connector is in place is of that one's view.
 //!
 //! [`Connector::view`]: crate::connector::Connector::view
 
@@ -64,7 +65,11 @@ pub(crate) fn save(shared: &BackendShared) {
     let Some((file, is_all)) = file_of(shared) else { return };
     // Two at once would write into one file.
     let _saving = shared.saving.lock();
+    // Before the cache: the one that is in use then is of this connector's view, or of that of a later one.
+    let connector = shared.connector.load_full();
     let (clock, cache) = (shared.circuit.clock, shared.cache.load());
+    // What is saved takes the place of what was.
+    cache.take_over();
     let changes = cache.outlasting();
     let entries: Vec<_> = cache
         .entries()
@@ -78,13 +83,17 @@ pub(crate) fn save(shared: &BackendShared) {
             Some(CacheEntry { lane, key: read.key, value, at, until, outlasts: read.outlasts })
         })
         .collect();
+    if !Arc::ptr_eq(&connector, &shared.connector.load_full()) {
+        // They may be of either. The next time all are of one.
+        return;
+    }
     // If it cannot be written, it is not tried again until something changes.
     shared.start_up_saved.store(changes, Ordering::Relaxed);
     // Of a backend that has no such entries there is no file; one that had some keeps none of them.
     if !is_all && entries.is_empty() && !file.try_exists().unwrap_or(true) {
         return;
     }
-    if let Err(error) = cache_file::save(&file, &view(shared), entries) {
+    if let Err(error) = cache_file::save(&file, &connector.view(), entries) {
         let backend = &shared.circuit.name;
         tracing::warn!(backend, %error, "the cache's snapshot was not written");
     }

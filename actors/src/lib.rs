@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ractor::{Actor, ActorRef, rpc::CallResult};
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinSet};
 
 pub mod alert;
 mod audience;
@@ -72,6 +72,7 @@ pub use call_path::{
     Admission, AnswerCopy, Fills, Instead, Onward, OtherWay, Outcome, PlainAccess, PlainPlan,
     Settled, Ticket,
 };
+use circuit::Circuit;
 pub use clock::Clock;
 use connector::SharedConnector;
 pub use event::{Event, EventBus, EventKind, KeyChange, Past, PastQuery};
@@ -90,6 +91,8 @@ use trace::TraceSink;
 
 /// What a graceful stop leaves for queueing and closing when it abandons attempts.
 const CUT_RESERVE: Duration = Duration::from_secs(5);
+/// How long a stop waits for connectors to be closed.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
 /// Health has looked around within this time, or is not alive.
 const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
 
@@ -459,40 +462,65 @@ impl Fusebox {
         self.0.flags.drain();
         let clock = self.0.clock;
         let start = clock.now();
-        // Calls, and not only their attempts: one between two attempts or being queued is not over. What
-        // replay has on the wire is not a call.
-        let in_flight = || -> u32 {
-            let circuits = self.0.entries.iter().map(|entry| &entry.shared.circuit);
-            circuits.map(|it| it.calls_under_way().max(it.bulkhead.in_flight())).sum()
-        };
         let cut_at = grace.saturating_sub(CUT_RESERVE).max(grace / 2);
         let mut poll = tokio::time::interval(Duration::from_millis(20));
-        while in_flight() > 0 && clock.now().since(start) < grace {
+        while self.under_way() > 0 && clock.now().since(start) < grace {
             poll.tick().await;
             if clock.now().since(start) >= cut_at {
                 self.0.flags.cut();
             }
         }
         self.0.health.stop(None);
+        self.close_connectors().await;
+        self.close_stores().await;
+        tell_daemon(&self.0.bus, clock, "stopped");
+        let bus = self.0.bus.clone();
+        drop(self.0.ground.run(move || bus.close()).await);
+    }
+
+    /// How much a stop waits for: calls, and not only their attempts, as one between two attempts or being queued is not
+    /// over; and until attempts are given up, whatever else is on the wire, such as an answer that a client still reads.
+    fn under_way(&self) -> u32 {
+        let is_cut = self.0.flags.is_cut();
+        let of_one = |circuit: &Circuit| {
+            let on_the_wire = if is_cut { 0 } else { circuit.bulkhead.in_flight() };
+            circuit.calls_under_way().max(on_the_wire)
+        };
+        self.0.entries.iter().map(|entry| of_one(&entry.shared.circuit)).sum()
+    }
+
+    /// Closes all connectors at once. One that hangs keeps no store from being closed.
+    async fn close_connectors(&self) {
+        let mut closing = JoinSet::new();
         for entry in self.0.entries.iter() {
+            let connector = SharedConnector::clone(&entry.shared.connector.load());
+            closing.spawn(async move { connector.close().await });
+        }
+        let closed = async { while closing.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSING_MAX, closed).await.is_err() {
+            tracing::warn!("a connector was not closed in time");
+        }
+    }
+
+    /// Writes down what outlives the daemon, of all backends at once: a disk that hangs holds up its own backends alone.
+    async fn close_stores(&self) {
+        let close = |entry: &BackendEntry| {
             let shared = Arc::clone(&entry.shared);
-            let connector = SharedConnector::clone(&shared.connector.load());
-            connector.close().await;
-            let closed = self.0.ground.run(move || {
+            self.0.ground.run(move || {
                 kept_cache::save(&shared);
                 shared.cache.load().shelf().into_iter().for_each(|shelf| shelf.close());
                 shared.remember(|_| ());
                 if let Ok(store) = shared.queue.store() {
                     store.close();
                 }
-            });
+            })
+        };
+        let closing: Vec<_> = self.0.entries.iter().map(close).collect();
+        for (entry, closed) in self.0.entries.iter().zip(closing) {
             if let Err(error) = closed.await {
                 tracing::error!(backend = entry.shared.circuit.name, %error, "closing failed");
             }
         }
-        tell_daemon(&self.0.bus, clock, "stopped");
-        let bus = self.0.bus.clone();
-        drop(self.0.ground.run(move || bus.close()).await);
     }
 
     /// Resolves when the core can no longer do its work (health itself died): the process must exit.

@@ -25,6 +25,8 @@
 //!    once its future is dropped.
 //! 5. A write that is given up bars its lanes ([`Leftover`]) until the last one lets go, if the connector
 //!    [asks for that](crate::connector::Connector::bars_what_is_left).
+//! 6. An attempt either may have left this host or is given up unsent, and never both: whoever says so first decides
+//!    ([`Aboard::departs`], [`Aboard::stays`]). So what is given up unsent is known not to have been executed.
 
 use std::{
     fmt, mem,
@@ -124,7 +126,16 @@ pub struct Passage {
     is_mute: AtomicBool,
     /// The writes of it that nobody waits for any more.
     left: Mutex<Vec<Leftover>>,
+    /// Whether it may have left this host.
+    whereabouts: AtomicU8,
 }
+
+/// Nothing of it was sent yet.
+const HERE: u8 = 0;
+/// It may have left this host.
+const AWAY: u8 = 1;
+/// It was given up unsent, and is never sent.
+const KEPT: u8 = 2;
 
 /// What becomes of the answer to an attempt: a fault on purpose may take it away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +196,7 @@ impl Passage {
             fate: AtomicU8::new(0),
             is_mute: AtomicBool::new(false),
             left: Mutex::default(),
+            whereabouts: AtomicU8::new(HERE),
         })
     }
 
@@ -298,6 +310,29 @@ impl Passage {
         }
     }
 
+    /// It is about to be sent. False if it was given up: then it must not be.
+    pub(crate) fn departs(&self) -> bool {
+        self.moves(AWAY) != KEPT
+    }
+
+    /// It is given up. Whether nothing of it was sent: then nothing will be.
+    pub(crate) fn stays(&self) -> bool {
+        self.moves(KEPT) != AWAY
+    }
+
+    /// The server has acted upon nothing of what was sent: it is as if that had not been. It is not sent again if nobody
+    /// waits for it.
+    pub(crate) fn comes_back(&mut self, is_awaited: bool) {
+        *self.whereabouts.get_mut() = if is_awaited { HERE } else { KEPT };
+    }
+
+    /// Goes from [`HERE`] to `next`, if it is there. Returns its whereabouts then.
+    fn moves(&self, next: u8) -> u8 {
+        let moved =
+            self.whereabouts.compare_exchange(HERE, next, Ordering::AcqRel, Ordering::Acquire);
+        moved.map_or_else(|now| now, |_| next)
+    }
+
     /// Nobody waits any more for a write of it, which is `left` until the last one lets go.
     pub(crate) fn leaves(&self, left: Leftover) {
         self.left.lock().push(left);
@@ -375,6 +410,17 @@ impl Aboard {
 
     pub(crate) fn of(passage: &Arc<Passage>, body: &Bytes) -> Self {
         Self(Some(Held { passage: Arc::clone(passage), _body: body.clone() }))
+    }
+
+    /// It is about to be sent. False if it was [given up](Self::stays): then it must not be.
+    pub fn departs(&self) -> bool {
+        self.0.as_ref().is_none_or(|held| held.passage.departs())
+    }
+
+    /// Who waited for it gives it up. Whether nothing of it was sent: then nothing will be. Of what no call waits for,
+    /// that is not known.
+    pub fn stays(&self) -> bool {
+        self.0.as_ref().is_some_and(|held| held.passage.stays())
     }
 
     /// It is not on the wire any more, which says `verdict` of the backend if nobody waited for it: a reply is a

@@ -15,7 +15,7 @@
 //! what was being removed is removed again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -24,7 +24,7 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_state::{
-    Lanes, OpId, SpanRef, Words,
+    Lanes, SpanRef, Target, Words,
     queue::{Entry, Noted, QueueIndex, Refusal},
     store::{CallHeader, CallStore, DeadMark, Done, EVIDENCE_MAX, NewCall, Note, StoreError},
     write::{Repeat, WriteState},
@@ -49,6 +49,8 @@ mod freed;
 mod notes;
 mod opening;
 mod removal;
+#[cfg(test)]
+mod tests;
 mod turns;
 mod upload;
 mod waiting;
@@ -129,9 +131,6 @@ impl Drop for Fated {
     }
 }
 
-/// The ends of so many pages are remembered.
-const PAGE_ENDS: usize = 256;
-
 /// Why a write was not queued.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
@@ -200,8 +199,6 @@ pub struct Queue {
     in_doubt: Mutex<BTreeSet<u64>>,
     /// Dead letters whose marks the store did not take.
     unmarked: Mutex<BTreeMap<u64, DeadMark>>,
-    /// The last calls of the pages that were asked for lately, and their places: a call may be gone when the next page is.
-    page_ends: Mutex<VecDeque<(OpId, u64)>>,
     /// Dead letters whose marks are not synced yet.
     marking: Mutex<BTreeSet<u64>>,
     /// Requeues whose end is not known, by their new sequence: the dead letter's, and what it was.
@@ -254,7 +251,6 @@ impl Queue {
             fates: Mutex::default(),
             in_doubt: Mutex::default(),
             unmarked: Mutex::default(),
-            page_ends: Mutex::default(),
             marking: Mutex::default(),
             requeuing: Mutex::default(),
             holds_nothing: AtomicBool::new(false),
@@ -271,20 +267,28 @@ impl Queue {
         })
     }
 
-    /// Makes a write durable.
+    /// Makes a write durable. `is_for_us` says whether the backend still has the address that the write is for.
     ///
     /// # Errors
     /// [`AppendError`] says why it was not even tried; nothing changed.
-    pub fn append(self: &Arc<Self>, write: NewWrite) -> Result<Appending, AppendError> {
+    pub fn append(
+        self: &Arc<Self>,
+        write: NewWrite,
+        is_for_us: impl Fn() -> bool,
+    ) -> Result<Appending, AppendError> {
         let bytes = write.body.len() as u64;
-        self.enter(write, bytes, |store, call, done| store.append(call, done))
+        self.enter(write, bytes, is_for_us, |store, call, done| store.append(call, done))
     }
 
     /// Gives a write of `bytes` its place and has `send` hand it to the committer, in this order of all.
+    ///
+    /// Whether it `is_for_us` is asked under the order lock, under which the store [gets](Self::retarget_if_empty) the
+    /// address: a write for another one is refused, or is in the queue before that is found empty.
     fn enter(
         self: &Arc<Self>,
         write: NewWrite,
         bytes: u64,
+        is_for_us: impl Fn() -> bool,
         send: impl FnOnce(&dyn CallStore, NewCall, Done),
     ) -> Result<Appending, AppendError> {
         let store = self.store()?;
@@ -309,6 +313,9 @@ impl Queue {
         let followed = write.span.sampled.then_some(write.span.trace_id);
         let exemplar = Exemplar::of(followed, self.clock);
         let ordered = self.order.lock();
+        if !is_for_us() {
+            return Err(AppendError::Moved);
+        }
         let seq = {
             let mut index = self.index.lock();
             let seq = index.admit(entry, write.low_priority, write.claim)?;
@@ -431,6 +438,24 @@ impl Queue {
         })
     }
 
+    /// Records that the store is filled for another target from now on, if no calls or dead letters are left. Whether it
+    /// did. Which `target` that is is asked under the order lock: of two that do this at once, the later one records the
+    /// later target.
+    pub(crate) fn retarget_if_empty(&self, target: impl FnOnce() -> Target) -> bool {
+        let Ok(store) = self.store() else { return false };
+        let ordered = self.order.lock();
+        let is_empty = {
+            let index = self.index.lock();
+            index.is_empty() && index.dead().0 == 0
+        };
+        if is_empty {
+            // If this fails the next start finds an empty queue and tries again.
+            store.set_target(&target(), Box::new(|_| ()));
+        }
+        drop(ordered);
+        is_empty
+    }
+
     /// Why the store did not open, if it was tried in vain and may hold calls: nobody knows which lanes are
     /// occupied.
     pub(crate) fn shut(&self) -> Option<String> {
@@ -538,20 +563,6 @@ impl Queue {
         self.freed.everybody();
         self.stored.notify_waiters();
         self.work.notify_one();
-    }
-
-    /// A page has ended with this call.
-    pub(crate) fn ends_page(&self, op_id: OpId, seq: u64) {
-        let mut ends = self.page_ends.lock();
-        ends.retain(|(other, _)| *other != op_id);
-        ends.push_front((op_id, seq));
-        ends.truncate(PAGE_ENDS);
-    }
-
-    /// Where the page that ended with this call did so. `None` if that is long ago.
-    pub(crate) fn page_end(&self, op_id: OpId) -> Option<u64> {
-        let ends = self.page_ends.lock();
-        ends.iter().find(|(other, _)| *other == op_id).map(|(_, seq)| *seq)
     }
 
     /// How many calls it holds, and their bytes; how many dead letters, and theirs.

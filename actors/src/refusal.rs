@@ -60,6 +60,12 @@ impl AttemptError {
         self.code == ErrorCode::Own(code)
     }
 
+    /// Whether the backend has not answered: neither with an error nor with more than may be held.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        let is_too_large = self.is(OwnCode::HeadTooLarge) || self.is(OwnCode::ResultTooLarge);
+        self.reply.is_none() && matches!(self.code, ErrorCode::Own(_)) && !is_too_large
+    }
+
     /// Its code if that cannot be a caller's data: one that fusebox knows, or a number.
     pub fn known_code(&self) -> Cow<'static, str> {
         known_code(self.code.clone().into())

@@ -19,8 +19,8 @@ use crate::{
     settings::BackendSettings,
     trace,
     view::{
-        BackendHealthView, BackendView, BreakerView, CacheView, CallsView, ForcedView, QueuePage,
-        QueueView, QueuedCallView, WouldBeView,
+        BackendHealthView, BackendView, BreakerView, CacheView, CallsView, ForcedView, Place,
+        QueuePage, QueueView, QueuedCallView, WouldBeView,
     },
 };
 
@@ -270,12 +270,11 @@ impl BackendShared {
         }
     }
 
-    /// A page of the queue, in order of acceptance. Blocks on the disk.
-    pub fn queue_page(&self, dead: bool, after: Option<OpId>, limit: usize) -> QueuePage {
+    /// A page of the queue, in order of acceptance: what comes after a place. Blocks on the disk.
+    pub fn queue_page(&self, dead: bool, after: Option<Place>, limit: usize) -> QueuePage {
         let unix = self.circuit.clock.unix();
         let index = self.queue.index();
-        let found = after.and_then(|op_id| index.find(op_id)).map(|(seq, _)| seq);
-        let start = found.or_else(|| self.queue.page_end(after?)).unwrap_or(0);
+        let start = after.map_or(0, Place::sequence);
         let total = if dead { index.dead().0 } else { index.len() } as u64;
         let calls = index
             .page(dead, start)
@@ -290,16 +289,19 @@ impl BackendShared {
         for call in &mut calls {
             call.lane = self.label_of(call.sequence);
         }
-        let last = calls.last().filter(|_| more);
-        let next = last.map(|call| {
-            self.queue.ends_page(call.op_id, call.sequence);
-            call.op_id
-        });
+        let next = calls.last().filter(|_| more).map(|call| Place::of(call.sequence));
         QueuePage { total, calls, next }
     }
 
-    /// A queued call or dead letter, with its body. Blocks on the disk.
-    pub fn queued_call(&self, op_id: OpId) -> Option<(QueuedCallView, Bytes)> {
+    /// The place of a call in the list of the waiting calls, or in that of the dead letters. `None` if it is not
+    /// in that list.
+    pub fn place_of(&self, dead: bool, op_id: OpId) -> Option<Place> {
+        let found = self.queue.index().find(op_id);
+        found.filter(|(_, is_dead)| *is_dead == dead).map(|(seq, _)| Place::of(seq))
+    }
+
+    /// A queued call or dead letter, without its body. Blocks on the disk.
+    pub fn queued_call(&self, op_id: OpId) -> Option<QueuedCallView> {
         let unix = self.circuit.clock.unix();
         let (seq, mut view) = {
             let index = self.queue.index();
@@ -315,7 +317,13 @@ impl BackendShared {
                 .filter(|span| span.sampled)
                 .map(|_| format!("{:032x}", trace::replay_trace_id(op_id)));
         }
-        Some((view, store.body(seq).unwrap_or_default()))
+        Some(view)
+    }
+
+    /// The body of the queued call or dead letter with that sequence. `None` if it cannot be read, or is no longer
+    /// there. Blocks on the disk.
+    pub fn queued_body(&self, sequence: u64) -> Option<Bytes> {
+        self.queue.store().ok()?.body(sequence).ok()
     }
 
     /// The lanes of a queued call for people, as the store has them.

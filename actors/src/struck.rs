@@ -78,6 +78,7 @@ impl Acting {
         first: &mut Attempt<'a>,
     ) -> Result<Sent<'a>, Unsent> {
         let left = self.before(&**connector, first.body, first.timeout).await?;
+        first.left = first.left.saturating_sub(first.timeout.saturating_sub(left));
         first.timeout = left;
         let passage = first.passage.map(|passage| &**passage);
         if let Some(passage) = passage {

@@ -44,7 +44,7 @@ use scripted::{Mode, Scripted};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn settings(name: &str) -> BackendSettings {
+pub(crate) fn settings(name: &str) -> BackendSettings {
     let ms = Duration::from_millis;
     BackendSettings {
         name: name.into(),
@@ -808,23 +808,55 @@ async fn a_page_goes_on_though_the_call_that_it_follows_is_gone() {
         world.call_with(&format!("SET k{number} 1"), options).await.unwrap();
     }
     let first = world.backend().queue_page(false, None, 2).await;
-    let after = first.next.unwrap();
-    world.backend().discard(after).await.unwrap();
-    let rest = world.backend().queue_page(false, Some(after), 10).await;
+    let after = first.next;
+    world.backend().discard(first.calls[1].op_id).await.unwrap();
+    let rest = world.backend().queue_page(false, after, 10).await;
     let lanes: Vec<_> = rest.calls.iter().map(|call| call.lane.as_str()).collect();
     assert_eq!((lanes, rest.next), (vec!["k2", "k3", "k4", "k5"], None));
     // One that has a later name than those behind it: callers choose them.
-    let late = world.backend().queue_page(false, Some(after), 1).await.next.unwrap();
+    let late = world.backend().queue_page(false, after, 1).await.next;
     let op_id = Some(OpId::new(UnixMillis::new(1_000), 1));
     world.call_with("SET k6 1", CallOptions { op_id, ..CallOptions::default() }).await.unwrap();
     let op_id = Some(OpId::new(UnixMillis::new(7), 7));
     world.call_with("SET k7 1", CallOptions { op_id, ..CallOptions::default() }).await.unwrap();
-    let page = world.backend().queue_page(false, Some(late), 4).await;
-    assert_eq!(page.calls.last().unwrap().lane, "k6");
-    world.backend().discard(page.next.unwrap()).await.unwrap();
+    let page = world.backend().queue_page(false, late, 4).await;
+    assert_eq!(page.calls[3].lane, "k6");
+    world.backend().discard(page.calls[3].op_id).await.unwrap();
     let rest = world.backend().queue_page(false, page.next, 4).await;
     let lanes: Vec<_> = rest.calls.iter().map(|call| call.lane.as_str()).collect();
     assert_eq!(lanes, ["k7"]);
+}
+
+#[tokio::test]
+async fn a_page_of_dead_letters_goes_on_though_its_calls_were_requeued() {
+    let world = World::one().await;
+    world.server().set(Mode::Down);
+    for lane in ["a", "b", "c", "d", "e"] {
+        world.call(&format!("BAD {lane}")).await.unwrap();
+    }
+    world.server().set(Mode::Up);
+    world.until("all are dead", |world| world.backend().view().queue.dead_letters == 5).await;
+    // What is requeued waits: it does not become a dead letter a second time.
+    world.backend().set_offline(true).await.unwrap();
+    let mut pages = Vec::new();
+    let mut after = None;
+    loop {
+        let page = world.backend().queue_page(true, after, 2).await;
+        for call in &page.calls {
+            world.backend().requeue(call.op_id, false, false).await.unwrap();
+            let name = call.op_id;
+            assert_eq!(world.backend().place_of(true, name), None, "it is no dead letter now");
+            assert!(world.backend().place_of(false, name).is_some());
+        }
+        pages.push(page.calls.len());
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, [2, 2, 1]);
+    let queue = world.backend().view().queue;
+    assert_eq!((queue.calls, queue.dead_letters), (5, 0));
 }
 
 #[tokio::test]

@@ -21,11 +21,13 @@ use crate::settings::{DeadLetterPolicy, WriteFallback};
 mod chaos;
 mod dependencies;
 mod door;
+mod place;
 mod prediction;
 
 pub use chaos::{ChaosFaultView, ChaosView};
 pub use dependencies::{DependenciesView, EdgeView, NodeView, RootCauseView};
 pub use door::{Counts, DoorCommands, DoorConnections, DoorStatus, DoorView, Rates, counts};
+pub use place::Place;
 pub use prediction::PredictionView;
 
 /// GET /health.
@@ -461,8 +463,8 @@ pub struct QueuePage {
     pub total: u64,
     /// This page.
     pub calls: Vec<QueuedCallView>,
-    /// What to pass as `after` for the next page; `None` at the end.
-    pub next: Option<OpId>,
+    /// The place at which this page ends, to be passed as `after` for the next one; `None` at the end.
+    pub next: Option<Place>,
 }
 
 /// GET explain: why the breaker is in its state.

@@ -12,7 +12,10 @@ use tonic::{
 };
 
 use crate::{
-    net::{grpc::Channel, testing::server},
+    net::{
+        grpc::{Channel, Home},
+        testing::server,
+    },
     stub::{DATABASE, name, owned},
 };
 
@@ -22,7 +25,7 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 
 /// fusebox's own channel.
 pub(crate) fn ours(port: u16) -> FirestoreClient<Channel> {
-    FirestoreClient::new(Channel::new(server(port), false).expect("an address"))
+    FirestoreClient::new(Channel::new(server(port), false, Home::default()).expect("an address"))
 }
 
 /// tonic's.

@@ -7,7 +7,7 @@ use super::{
     *,
 };
 use crate::{
-    config::{Environment, Flags, Layers},
+    config::{Environment, Flags},
     kinds,
 };
 
@@ -16,11 +16,13 @@ const THRESHOLD: &str = "backends.redis.breaker.failure_threshold";
 
 /// A configuration of this file, these variables and changes.
 fn load(file: &str, env: &[(&str, &str)], changes: &[Change]) -> Result<Config, ConfigErrors> {
-    let mut all = vec![("FUSEBOX_STATE_DIR", "/s"), ("FUSEBOX_CONFIG", "/dev/null")];
+    let mut all = vec![("FUSEBOX_STATE_DIR", "/s")];
     all.extend_from_slice(env);
-    let table: toml::Table = file.parse().unwrap();
-    let layers = Layers { file: Some(&table), changes };
-    Config::load(&Flags::default(), &Environment::of(&all), layers, &kinds::sections())
+    let named = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(named.path(), file).unwrap();
+    let flags = Flags { config: Some(named.path().to_owned()), ..Flags::default() };
+    let (env, sections) = (Environment::of(&all), kinds::sections());
+    Config::load(&flags, &env, &sections)?.with(&flags, &env, changes, &sections)
 }
 
 fn with(file: &str, changes: &[Change]) -> Config {
@@ -72,6 +74,47 @@ fn a_change_lies_above_the_file_and_below_the_environment() {
     let name = "FUSEBOX_BACKENDS__REDIS__BREAKER__FAILURE_THRESHOLD";
     let config = load(file, &[(name, "9")], &both).unwrap();
     assert_eq!((threshold(&config), source(&config, THRESHOLD)), (9, name));
+}
+
+#[test]
+fn what_the_file_names_is_not_looked_at_again_for_a_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let secrets = ["token", "password", "authority", "credentials"];
+    for name in secrets {
+        std::fs::write(path(name), "secret").unwrap();
+    }
+    let callers = "[[callers]]\nname = 'a'\npassword_file = 'DIR/password'";
+    let file = "http = { listen = '127.0.0.1:1', token_file = 'DIR/token' }\n\
+        [backends.redis]\nurl = 'rediss://h'\npassword_file = 'DIR/password'\ntls.ca_file = 'DIR/authority'\n\
+        queue.dir = 'DIR/queue'\n\
+        [backends.firestore]\nurl = 'https://h'\ncredentials_file = 'DIR/credentials'\n\
+        [[doors]]\nbackend = 'redis'\nlisten = '127.0.0.1:2'\ncallers_file = 'DIR/callers'";
+    for (name, text) in [("callers", callers), ("file", file)] {
+        let text = text.replace("DIR", dir.path().to_str().unwrap());
+        std::fs::write(path(name), text).unwrap();
+    }
+    let flags = Flags { config: Some(path("file")), ..Flags::default() };
+    let (env, sections) = (Environment::of(&[("FUSEBOX_STATE_DIR", "/s")]), kinds::sections());
+    let base = Config::load(&flags, &env, &sections).unwrap_or_else(|errors| panic!("{errors}"));
+    for name in ["callers", "file"].iter().chain(&secrets) {
+        std::fs::remove_file(path(name)).unwrap();
+    }
+    std::fs::write(path("queue"), "in the place of a folder").unwrap();
+
+    let changed = base.with(&flags, &env, &[change(THRESHOLD, 7)], &sections);
+    let changed = changed.unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!((threshold(&changed), source(&changed, THRESHOLD)), (7, "runtime"));
+    let token = |config: &Config| config.http.as_ref().and_then(|http| http.token.clone());
+    assert_eq!((token(&changed), &changed.doors), (token(&base), &base.doors));
+    for (after, before) in changed.backends.iter().zip(&base.backends) {
+        assert_eq!(after.endpoint, before.endpoint);
+    }
+    let back = changed.with(&flags, &env, &[], &sections).map(|back| back.effective);
+    assert_eq!(back.unwrap(), base.effective);
+    let wrong = base.with(&flags, &env, &[change(THRESHOLD, 0)], &sections);
+    let why = format!("{THRESHOLD} must be at least 1, got 0 (changed at run time)");
+    assert_eq!(wrong.map(|_| ()).unwrap_err().problems, [why]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     args::{QueueArgs, QueueCommand},
     backends::{meant, only_backend},
-    export_lines::{name_of, read_lines, unnamed},
+    export_lines::{call_of, name_of, read_lines, unnamed},
     queue_import::{self, Wanted},
 };
 use crate::{
@@ -49,7 +49,7 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
             ls(client, named, if dead { "dead" } else { "pending" }, limit, output.json).await
         }
         QueueCommand::Show { op_id } => {
-            let (_, call) = find(client, named, op_id).await?;
+            let (_, call) = find(client, named, op_id, Shown::Whole).await?;
             say(&format!("{call:#}\n"))?;
             Ok(ExitCode::SUCCESS)
         }
@@ -57,7 +57,7 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
         QueueCommand::Compact { purge, .. } => compact(client, named, purge).await,
         QueueCommand::Requeue { from: Some(file), .. } => requeue_from(client, named, &file).await,
         QueueCommand::Requeue { op_id: Some(op_id), force, not_applied, from: None } => {
-            let (backend, _) = find(client, named, op_id).await?;
+            let (backend, _) = find(client, named, op_id, Shown::WithoutBody).await?;
             let body = json!({ "force": force, "not_applied": not_applied });
             let path = format!("/admin/backends/{backend}/queue/{op_id}/requeue");
             client.post(&path, Some(&body)).await?;
@@ -65,7 +65,7 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
             Ok(ExitCode::SUCCESS)
         }
         QueueCommand::Discard { op_id } => {
-            let (backend, _) = find(client, named, op_id).await?;
+            let (backend, _) = find(client, named, op_id, Shown::WithoutBody).await?;
             client.delete(&format!("/admin/backends/{backend}/queue/{op_id}")).await?;
             say(&format!("{op_id} is discarded\n"))?;
             Ok(ExitCode::SUCCESS)
@@ -117,15 +117,28 @@ fn one_page(mut pages: Vec<(&str, Value)>) -> Value {
     json!({ "total": total, "calls": calls, "next": null })
 }
 
+/// What is wanted of a call.
+#[derive(Clone, Copy)]
+enum Shown {
+    Whole,
+    /// All but its body, which may be large.
+    WithoutBody,
+}
+
 /// The queued call or dead letter of that name, and its backend: names are given once.
 async fn find(
     client: &Client,
     named: Option<String>,
     op_id: fusebox_state::OpId,
+    shown: Shown,
 ) -> Result<(String, Value), Failure> {
     let backends = meant(client, named).await?;
+    let query = match shown {
+        Shown::Whole => "",
+        Shown::WithoutBody => "?call=false",
+    };
     for backend in &backends {
-        let path = format!("/v1/backends/{backend}/queue/{op_id}");
+        let path = format!("/v1/backends/{backend}/queue/{op_id}{query}");
         let (status, answer) = client.exchange(Method::GET, &path, None).await?;
         match status {
             200..300 => return Ok((backend.clone(), answer)),
@@ -239,7 +252,7 @@ async fn requeue_from(client: &Client, named: Option<String>, file: &Path) -> Do
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
         let exported: Value = serde_json::from_str(line)
             .map_err(|error| Failure::failed(format!("{shown}, line {number}: {error}")))?;
-        let (Some(call), Some(op_id)) = (exported.get("call"), exported.get("op_id")) else {
+        let (Some(call), Some(op_id)) = (call_of(&exported), exported.get("op_id")) else {
             let what = "an exported call has \"call\" and \"op_id\"";
             return Err(Failure::failed(format!("{shown}, line {number}: {what}")));
         };

@@ -1,8 +1,9 @@
 //! `fusebox queue drain`: replays what waits in a state directory that no daemon has, without doors.
 //!
 //! For a directory whose host is gone: its stores are opened, what waits in them is sent to the backends of the
-//! given configuration, and what is left is reported. Only stores within the directory itself are opened, and
-//! only of backends that the configuration has: stores elsewhere are this host's own.
+//! given configuration, and what is left is reported. Only the stores of that directory are opened
+//! ([`stores`](super::stores)), and only of backends that the configuration has. Those that are not to be had are
+//! reported, too.
 //!
 //! A store also holds what the daemon that is gone was ordered and had found: that a backend is offline, that its
 //! breaker is forced or open. None of that is to hold replay back here. It is in effect once the store is open, which
@@ -19,16 +20,23 @@ use std::{
 };
 
 use fusebox_actors::{Backend, Fusebox, view::QueuedCallView};
-use fusebox_state::{Words, breaker::State};
+use fusebox_state::{
+    Words,
+    breaker::State,
+    store::check::{self, CheckVerdict},
+};
 use serde_json::{Value, json};
 
-use super::args::DrainArgs;
+use super::{args::DrainArgs, queue_offline::of_backend, stores::Host};
 use crate::{
     GRACE,
     config::Config,
     daemon,
     signals::Signals,
-    state_dir::StateDir,
+    state_dir::{
+        StateDir,
+        stores::{Found, Missing, Store},
+    },
     terminal::{
         failure::{Done, Failure},
         print::{complain, say, say_json},
@@ -56,25 +64,37 @@ impl Left {
     }
 }
 
-/// Drains the directory. Ends with 0 if nothing is left, with 1 and what is left otherwise.
-pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArgs) -> Done {
+/// Drains the directory. Ends with 0 if nothing is left, with 1 and what is left otherwise. `host` is the configuration
+/// without regard to the directory.
+pub(crate) async fn run(
+    mut config: Config,
+    host: &Host,
+    only: Option<&str>,
+    wanted: DrainArgs,
+) -> Done {
     let dir = config.state_dir.clone();
-    let found = stores(&dir)?;
+    // Before the directory is opened, which notes that it is a copy.
+    let (stores, missing) = stores(&dir, host, only)?;
     let state_dir =
         Arc::new(StateDir::open(&dir).map_err(|error| Failure::failed(format!("{error:#}")))?);
     accept_copy(&state_dir, &dir, wanted.accept_clone)?;
     config.backends.retain_mut(|backend| {
-        // The folders of this host's own stores do not matter to the directory.
-        (backend.settings.queue_dir, backend.settings.cache_dir) = (None, None);
-        let name = &backend.settings.name;
-        found.contains(name) && only.is_none_or(|only| only == name)
+        let settings = &mut backend.settings;
+        // The folder of this host's own cache does not matter to the directory.
+        settings.cache_dir = None;
+        let store = stores.get(&settings.name);
+        settings.queue_dir = store.filter(|it| it.is_elsewhere).map(|it| it.dir.clone());
+        store.is_some()
     });
     let is_known = |name: &&String| config.backends.iter().any(|it| it.settings.name == **name);
     let stray: Vec<String> = match only {
-        None => found.iter().filter(|name| !is_known(name)).cloned().collect(),
+        None => stores.keys().filter(|name| !is_known(name)).cloned().collect(),
         Some(only) if config.backends.is_empty() => {
+            for Missing { backend, why } in &missing {
+                complain(&of_backend(backend.as_deref(), why));
+            }
             return Err(Failure::usage(format!(
-                "{}/backends has no store of {only}, or the configuration has no such backend",
+                "{} has no store of {only}, or the configuration has no such backend",
                 dir.display()
             )));
         }
@@ -98,11 +118,11 @@ pub(crate) async fn run(mut config: Config, only: Option<&str>, wanted: DrainArg
     }
     fusebox.shutdown(GRACE).await;
     if wanted.output.json {
-        say_json(&as_json(&left, &stray))?;
+        say_json(&as_json(&left, &stray, &missing))?;
     } else {
-        say(&as_text(&left, &stray))?;
+        say(&as_text(&left, &stray, &missing))?;
     }
-    let done = left.values().all(Left::is_empty) && stray.is_empty();
+    let done = left.values().all(Left::is_empty) && stray.is_empty() && missing.is_empty();
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -120,20 +140,42 @@ fn accept_copy(state_dir: &StateDir, dir: &Path, accepted: bool) -> Result<(), F
     Ok(())
 }
 
-/// The names of the stores in the directory. One that is not there is not made.
-fn stores(dir: &Path) -> Result<Vec<String>, Failure> {
-    let base = dir.join("backends");
-    let entries = std::fs::read_dir(&base).map_err(|error| {
+/// The store of each backend that is to be drained, and the stores that are not. A directory that is not there is not
+/// made.
+fn stores(
+    dir: &Path,
+    host: &Host,
+    only: Option<&str>,
+) -> Result<(BTreeMap<String, Store>, Vec<Missing>), Failure> {
+    let found = host.stores(dir, only).map_err(|error| {
         Failure::failed(format!("there are no stores in {}: {error}", dir.display()))
     })?;
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            entry.path().is_dir().then(|| entry.file_name().into_string().ok())?
-        })
-        .collect();
-    names.sort();
-    Ok(names)
+    let Found { stores, mut missing, .. } = found;
+    let mut first = BTreeMap::new();
+    for store in stores {
+        let is_first = !first.contains_key(&store.name);
+        if is_first {
+            first.insert(store.name.clone(), store);
+        } else if may_have_calls(&store.dir) {
+            // A backend has one store at a time.
+            let why =
+                format!("calls may wait in {} too, which is not drained", store.dir.display());
+            missing.push(Missing { backend: Some(store.name), why });
+        }
+    }
+    Ok((first, missing))
+}
+
+/// Whether calls wait in the store at `dir`, or may do so.
+fn may_have_calls(dir: &Path) -> bool {
+    let report = check::check(dir, &mut |_, _| {});
+    match report.verdict {
+        CheckVerdict::Empty => false,
+        CheckVerdict::Whole => {
+            report.counts.is_none_or(|counts| counts.pending + counts.sending + counts.dead > 0)
+        }
+        CheckVerdict::Damaged | CheckVerdict::NewerFormat => true,
+    }
 }
 
 /// What the daemon that is gone was ordered, or had found, holds nothing back any more: to drain is to replay. The
@@ -234,7 +276,7 @@ fn told(words: Option<Words>) -> Option<String> {
     words.map(|words| words.whole().to_owned())
 }
 
-fn as_json(left: &BTreeMap<String, Left>, stray: &[String]) -> Value {
+fn as_json(left: &BTreeMap<String, Left>, stray: &[String], missing: &[Missing]) -> Value {
     let one = |left: &Left| {
         let dead: Vec<Value> = left
             .dead
@@ -245,10 +287,10 @@ fn as_json(left: &BTreeMap<String, Left>, stray: &[String]) -> Value {
     };
     let backends: serde_json::Map<String, Value> =
         left.iter().map(|(name, left)| (name.clone(), one(left))).collect();
-    json!({ "backends": backends, "without_backend": stray })
+    json!({ "backends": backends, "without_backend": stray, "missing": missing })
 }
 
-fn as_text(left: &BTreeMap<String, Left>, stray: &[String]) -> String {
+fn as_text(left: &BTreeMap<String, Left>, stray: &[String], missing: &[Missing]) -> String {
     let mut out = String::new();
     for (name, left) in left {
         let Left { replayed, waiting, why, dead } = left;
@@ -262,6 +304,7 @@ fn as_text(left: &BTreeMap<String, Left>, stray: &[String]) -> String {
         out.extend(dead.iter().map(|(op_id, lane, why)| format!("  {op_id}  {lane}  {why}\n")));
     }
     out.extend(stray.iter().map(|name| format!("{name}: no such backend in the configuration\n")));
+    out.extend(missing.iter().map(|it| of_backend(it.backend.as_deref(), &it.why) + "\n"));
     out
 }
 
@@ -279,20 +322,15 @@ mod tests {
                 Left { replayed: 1, waiting: 2, why: Some("it is down".into()), dead },
             ),
         ]);
+        let missing = [Missing { backend: Some("d".to_owned()), why: "it is in /q".to_owned() }];
         assert_eq!(
-            as_text(&left, &["c".to_owned()]),
+            as_text(&left, &["c".to_owned()], &missing),
             "a: 3 replayed, nothing left\nb: 1 replayed, 2 waiting, 1 dead letters\n  it is down\n  01J  k  rejected: \
-             WRONGTYPE\nc: no such backend in the configuration\n"
+             WRONGTYPE\nc: no such backend in the configuration\nd: it is in /q\n"
         );
-        let json = as_json(&left, &[]);
+        let json = as_json(&left, &[], &missing);
+        assert_eq!(json["missing"][0]["backend"], "d");
         assert_eq!(json["backends"]["b"]["dead"][0]["op_id"], "01J");
         assert!(left["a"].is_empty() && !left["b"].is_empty());
-    }
-
-    #[test]
-    fn a_directory_that_is_not_there_is_not_made() {
-        let dir = tempfile::tempdir().unwrap();
-        let absent = dir.path().join("absent");
-        assert!(stores(&absent).is_err() && !absent.try_exists().unwrap());
     }
 }

@@ -1,8 +1,8 @@
 //! `fusebox queue export|check|repair`: reads stores itself, with the daemon stopped or not; and `downgrade`, which
 //! writes them, with the daemon stopped.
 //!
-//! The others change nothing: what they look at is the raw log. A store is at `<state_dir>/backends/<name>`, or at
-//! `queue.dir`.
+//! The others change nothing: what they look at is the raw log. All of them look at the same stores of a directory
+//! ([`stores`](super::stores)), and fail if one of these is not to be had.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,10 +21,15 @@ use fusebox_state::{
 };
 use serde_json::{Value, json};
 
-use super::args::{QueueArgs, QueueCommand};
+use super::{
+    args::{QueueArgs, QueueCommand},
+    export_lines::{line_max, room_for},
+    stores::Host,
+};
 use crate::{
-    config::{Config, size},
-    kinds,
+    config::size,
+    kinds::{self, port::SHOWN_MAX},
+    state_dir::stores::{Found, Missing, Store},
     terminal::{
         client::segment,
         failure::{Done, Failure},
@@ -34,85 +39,68 @@ use crate::{
     },
 };
 
+/// All was done.
+const DONE: u8 = 0;
+/// Something was not done.
+const FAILED: u8 = 1;
 /// Damage was found.
 const DAMAGE: u8 = 5;
+/// The least that `calls.bytes` is by default.
+const CALLS_BYTES: u64 = 16 << 20;
 
-/// A store and the backend that it is of.
-#[derive(Debug, PartialEq, Eq)]
-struct Store {
-    name: String,
-    dir: PathBuf,
-}
-
-/// Runs one of them. If the configuration is valid, it says which stores are elsewhere.
-pub(crate) fn run(queue: QueueArgs, state_dir: &Path, config: Option<&Config>) -> Done {
+/// Runs one of them. The configuration of the host, if it is valid, says which stores are elsewhere.
+pub(crate) fn run(queue: QueueArgs, state_dir: &Path, host: &Host) -> Done {
+    let calls_bytes = host.config().map(|config| config.calls_bytes);
     if let QueueCommand::Repair { dir: Some(dir) } = &queue.command {
-        return repair_all([("", dir.as_path())]);
+        return Ok(ExitCode::from(repair_all([("", dir.as_path())], calls_bytes)?));
     }
-    let stores = stores(state_dir, config, queue.backend.as_deref())?;
-    match queue.command {
-        QueueCommand::Check { output } => check_all(&stores, output.json),
-        QueueCommand::Downgrade => downgrade_all(&stores),
+    let found = stores(state_dir, host, queue.backend.as_deref())?;
+    for Missing { backend, why } in &found.missing {
+        complain(&of_backend(backend.as_deref(), why));
+    }
+    let code = match queue.command {
+        QueueCommand::Check { output } => check_all(&found, output.json)?,
+        QueueCommand::Downgrade => downgrade_all(&found.stores)?,
         QueueCommand::Repair { .. } => {
             // A folder without a log, such as one of snapshots, has no calls.
-            let asides: Vec<_> = asides(&stores)
+            let asides: Vec<_> = asides(&found.stores)
                 .into_iter()
                 .filter(|(_, dir)| dir.join("db").try_exists().unwrap_or(true))
                 .collect();
             if asides.is_empty() {
                 complain(&format!("no store in {} was set aside", state_dir.display()));
             }
-            repair_all(asides.iter().map(|(name, dir)| (*name, dir.as_path())))
+            let asides = asides.iter().map(|(name, dir)| (*name, dir.as_path()));
+            repair_all(asides, calls_bytes)?
         }
-        _ => export_all(&stores),
-    }
+        _ => export_all(&found.stores, calls_bytes)?,
+    };
+    Ok(ExitCode::from(if code == DONE && !found.missing.is_empty() { FAILED } else { code }))
 }
 
-/// The stores that are there, by name; only one if it is named.
-fn stores(
-    state_dir: &Path,
-    config: Option<&Config>,
-    backend: Option<&str>,
-) -> Result<Vec<Store>, Failure> {
-    let base = state_dir.join("backends");
-    let mut found: Vec<Store> = config
-        .into_iter()
-        .flat_map(|config| &config.backends)
-        .filter_map(|backend| {
-            let settings = &backend.settings;
-            Some(Store { name: settings.name.clone(), dir: settings.queue_dir.clone()? })
-        })
-        .collect();
-    if let Some(name) = backend {
-        let dir = base.join(segment(name)?);
-        found.retain(|store| store.name == name);
-        return Ok(if found.is_empty() {
-            vec![Store { name: name.to_owned(), dir }]
-        } else {
-            found
-        });
+/// The stores of the directory; only those of one backend if it is named.
+fn stores(state_dir: &Path, host: &Host, backend: Option<&str>) -> Result<Found, Failure> {
+    let name = backend.map(segment).transpose()?;
+    let mut found = host.stores(state_dir, name).map_err(|error| {
+        Failure::failed(format!("cannot read {}: {error}", state_dir.join("backends").display()))
+    })?;
+    if let Some(name) = name.filter(|_| found.stores.is_empty() && found.missing.is_empty()) {
+        found.stores.push(Store::usual(state_dir, name));
     }
-    match std::fs::read_dir(&base) {
-        Ok(entries) => found.extend(entries.filter_map(|entry| {
-            let dir = entry.ok()?.path();
-            let name = dir.file_name()?.to_str()?.to_owned();
-            dir.is_dir().then_some(Store { name, dir })
-        })),
-        Err(error) if !found.is_empty() => drop(error),
-        Err(error) => {
-            return Err(Failure::failed(format!("cannot read {}: {error}", base.display())));
-        }
-    }
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    found.dedup_by(|later, earlier| later.name == earlier.name);
     Ok(found)
 }
 
-fn check_all(stores: &[Store], as_json: bool) -> Done {
-    let reports: Vec<(&Store, CheckReport)> = stores
+/// `why`, said of a backend, if it is known which.
+pub(super) fn of_backend(backend: Option<&str>, why: &str) -> String {
+    backend.map_or_else(|| why.to_owned(), |name| format!("{name}: {why}"))
+}
+
+fn check_all(found: &Found, as_json: bool) -> Result<u8, Failure> {
+    let reports: Vec<(&Store, CheckReport)> = found
+        .stores
         .iter()
         .map(|store| {
-            let bar = progress::bytes(&store.name);
+            let bar = progress::bytes(&store.label);
             let report = check::check(&store.dir, &mut progress::follow(&bar));
             bar.finish_and_clear();
             (store, report)
@@ -121,17 +109,17 @@ fn check_all(stores: &[Store], as_json: bool) -> Done {
     if as_json {
         let all: serde_json::Map<String, Value> = reports
             .iter()
-            .map(|(store, report)| Ok((store.name.clone(), serde_json::to_value(report)?)))
+            .map(|(store, report)| Ok((store.label.clone(), serde_json::to_value(report)?)))
             .collect::<Result<_, serde_json::Error>>()
             .map_err(anyhow::Error::from)?;
-        say_json(&json!({ "backends": all }))?;
+        say_json(&json!({ "backends": all, "missing": found.missing }))?;
     } else {
         say(&report_text(&reports, on_terminal()))?;
     }
     let damaged = reports.iter().any(|(_, report)| {
         matches!(report.verdict, CheckVerdict::Damaged | CheckVerdict::NewerFormat)
     });
-    Ok(ExitCode::from(if damaged { DAMAGE } else { 0 }))
+    Ok(if damaged { DAMAGE } else { DONE })
 }
 
 fn report_text(reports: &[(&Store, CheckReport)], terminal: bool) -> String {
@@ -145,7 +133,7 @@ fn report_text(reports: &[(&Store, CheckReport)], terminal: bool) -> String {
                 report.counts.as_ref().map_or_else(|| "?".into(), |counts| of(counts).to_string())
             };
             vec![
-                store.name.clone(),
+                store.label.clone(),
                 word(serde_json::to_value(report.verdict)),
                 count(|counts| counts.pending),
                 count(|counts| counts.sending),
@@ -157,7 +145,7 @@ fn report_text(reports: &[(&Store, CheckReport)], terminal: bool) -> String {
         .collect();
     let heads = ["BACKEND", "VERDICT", "WAITING", "SENDING", "DEAD", "SIZE", "OPEN"];
     let mut out = table(&heads, &rows, terminal);
-    for (Store { name, dir }, report) in reports {
+    for (Store { label: name, dir, .. }, report) in reports {
         for finding in &report.findings {
             out.extend([format!("{name}: {finding}\n")]);
         }
@@ -175,31 +163,74 @@ fn report_text(reports: &[(&Store, CheckReport)], terminal: bool) -> String {
     out
 }
 
-fn export_all(stores: &[Store]) -> Done {
+fn export_all(stores: &[Store], calls_bytes: Option<u64>) -> Result<u8, Failure> {
     let mut bad = 0;
     for store in stores {
-        let (bar, mut failed) = (progress::bytes(&store.name), None);
+        let (bar, mut lines) =
+            (progress::bytes(&store.label), Lines::new(&store.name, calls_bytes));
         let summary = check::export(&store.dir, &mut progress::follow(&bar), &mut |call| {
             bar.finish_and_clear();
-            failed = failed.take().or_else(|| say_json(&line(&store.name, &call)).err());
+            lines.print(&call);
         });
         bar.finish_and_clear();
-        if let Some(failure) = failed {
-            return Err(failure);
-        }
+        lines.end()?;
         let summary =
-            summary.map_err(|error| Failure::failed(format!("{}: {error}", store.name)))?;
-        complain(&format!("{}: {} calls exported", store.name, summary.calls));
+            summary.map_err(|error| Failure::failed(format!("{}: {error}", store.label)))?;
+        complain(&format!("{}: {} calls exported", store.label, summary.calls));
         if summary.bad > 0 {
-            complain(&format!("{}: {} damaged records were left out", store.name, summary.bad));
+            complain(&format!("{}: {} damaged records were left out", store.label, summary.bad));
         }
         bad += summary.bad;
     }
-    Ok(ExitCode::from(if bad > 0 { DAMAGE } else { 0 }))
+    Ok(if bad > 0 { DAMAGE } else { DONE })
+}
+
+/// The lines of one store, as they are printed. A line that a daemon may have no room for is counted.
+struct Lines<'a> {
+    backend: &'a str,
+    /// The longest line that there is room for, in bytes.
+    longest: u64,
+    too_long: u64,
+    most: u64,
+    failed: Option<Failure>,
+}
+
+impl<'a> Lines<'a> {
+    /// Lines of `backend`, for a daemon with so many `calls.bytes`.
+    fn new(backend: &'a str, calls_bytes: Option<u64>) -> Self {
+        let longest = line_max(calls_bytes.unwrap_or(CALLS_BYTES));
+        Self { backend, longest, too_long: 0, most: 0, failed: None }
+    }
+
+    fn print(&mut self, call: &ExportedCall) {
+        if self.failed.is_some() {
+            return;
+        }
+        let text = format!("{}\n", line(self.backend, call));
+        let bytes = text.len() as u64;
+        self.most = self.most.max(bytes);
+        self.too_long += u64::from(bytes > self.longest);
+        self.failed = say(&text).err();
+    }
+
+    /// Warns of lines that are too long, so that nobody discards their calls.
+    fn end(self) -> Result<(), Failure> {
+        let Self { backend, too_long, most, failed, .. } = self;
+        if too_long > 0 {
+            let room = room_for(most);
+            complain(&of_backend(
+                Some(backend).filter(|name| !name.is_empty()),
+                &format!(
+                    "{too_long} calls are large: to import all of them, a daemon needs calls.bytes of at least {room}"
+                ),
+            ));
+        }
+        failed.map_or(Ok(()), Err)
+    }
 }
 
 /// `fusebox queue downgrade`: each store in the format of the release before, or the first that cannot be.
-fn downgrade_all(stores: &[Store]) -> Done {
+fn downgrade_all(stores: &[Store]) -> Result<u8, Failure> {
     for store in stores {
         let settings = StoreSettings {
             dir: store.dir.clone(),
@@ -211,13 +242,13 @@ fn downgrade_all(stores: &[Store]) -> Done {
             faults: Faults::default(),
         };
         let done = fusebox_state::store::downgrade(&settings);
-        let done = done.map_err(|error| Failure::failed(format!("{}: {error}", store.name)))?;
+        let done = done.map_err(|error| Failure::failed(format!("{}: {error}", store.label)))?;
         say(&format!(
             "{}: {} calls, in the format of the previous release\n",
-            store.name, done.calls
+            store.label, done.calls
         ))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(DONE)
 }
 
 /// The folders that were set aside of these stores, each with the name of its store.
@@ -234,18 +265,19 @@ fn asides(stores: &[Store]) -> Vec<(&str, PathBuf)> {
 
 /// `fusebox queue repair`: what can be read of stores that were set aside, as JSON lines. Each has the name of its
 /// backend, which is empty if that is not known.
-fn repair_all<'a>(asides: impl IntoIterator<Item = (&'a str, &'a Path)>) -> Done {
+fn repair_all<'a>(
+    asides: impl IntoIterator<Item = (&'a str, &'a Path)>,
+    calls_bytes: Option<u64>,
+) -> Result<u8, Failure> {
     let (mut incomplete, mut unread) = (0, false);
     for (name, dir) in asides {
-        let (bar, mut failed) = (progress::bytes(name), None);
+        let (bar, mut lines) = (progress::bytes(name), Lines::new(name, calls_bytes));
         let summary = check::repair(dir, &mut progress::follow(&bar), &mut |call| {
             bar.finish_and_clear();
-            failed = failed.take().or_else(|| say_json(&line(name, &call)).err());
+            lines.print(&call);
         });
         bar.finish_and_clear();
-        if let Some(failure) = failed {
-            return Err(failure);
-        }
+        lines.end()?;
         let summary = match summary {
             Ok(summary) => summary,
             Err(error) if name.is_empty() => return Err(Failure::failed(error.to_string())),
@@ -264,17 +296,18 @@ fn repair_all<'a>(asides: impl IntoIterator<Item = (&'a str, &'a Path)>) -> Done
         incomplete += summary.incomplete;
     }
     Ok(match (unread, incomplete) {
-        (true, _) => ExitCode::FAILURE,
-        (false, 0) => ExitCode::SUCCESS,
-        (false, _) => ExitCode::from(DAMAGE),
+        (true, _) => FAILED,
+        (false, 0) => DONE,
+        (false, _) => DAMAGE,
     })
 }
 
-/// A call as a line of an export: with its body in wire form, and as JSON if its kind is known.
+/// A call as a line of an export: with its body in wire form, and as JSON if its kind is known and it is not large. So a
+/// line of a large call is about a third longer than its body.
 fn line(backend: &str, exported: &ExportedCall) -> Value {
     let ExportedCall { call, body, state } = exported;
     let header = &call.header;
-    let kind = kinds::find(call.target.kind());
+    let kind = kinds::find(call.target.kind()).filter(|_| body.len() <= SHOWN_MAX);
     json!({
         "backend": backend,
         "op_id": header.op_id,
@@ -321,21 +354,7 @@ mod tests {
     use super::*;
 
     fn store(name: &str, dir: PathBuf) -> Store {
-        Store { name: name.into(), dir }
-    }
-
-    #[test]
-    fn stores_are_the_folders_below_backends() {
-        let dir = tempfile::tempdir().unwrap();
-        let base = dir.path().join("backends");
-        assert!(stores(dir.path(), None, None).is_err());
-        for name in ["b", "a"] {
-            std::fs::create_dir_all(base.join(name)).unwrap();
-        }
-        std::fs::write(base.join("file"), "").unwrap();
-        let (a, b) = (store("a", base.join("a")), store("b", base.join("b")));
-        assert_eq!(stores(dir.path(), None, None).unwrap(), [a, b]);
-        assert_eq!(stores(dir.path(), None, Some("x")).unwrap(), [store("x", base.join("x"))]);
+        Store { name: name.into(), label: name.into(), dir, is_elsewhere: false }
     }
 
     #[test]
@@ -350,8 +369,8 @@ mod tests {
         );
     }
 
-    /// A store at `dir` with one call in it.
-    fn store_with_a_call(dir: &Path) {
+    /// A store at `dir` with one call in it, which sets a key to `value`.
+    fn store_with_a_call(dir: &Path, value: &str) {
         use fusebox_state::{
             LaneId, Lanes, OpId, UnixMillis,
             store::{
@@ -382,7 +401,7 @@ mod tests {
             label: "k".into(),
             note: None,
             traceparent: None,
-            body: b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n".as_slice().into(),
+            body: format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n{value}\r\n", value.len()).into(),
         };
         let (done, wait) = std::sync::mpsc::channel();
         store.append(call, Box::new(move |result| done.send(result.is_ok()).unwrap()));
@@ -390,15 +409,33 @@ mod tests {
         store.close();
     }
 
+    /// The line of the only call of the store at `dir`.
+    fn exported(dir: &Path) -> Value {
+        let mut lines = Vec::new();
+        check::export(dir, &mut |_, _| {}, &mut |call| lines.push(line("redis", &call))).unwrap();
+        let [exported] = lines.as_slice() else { panic!("one call, got {lines:?}") };
+        exported.clone()
+    }
+
+    #[test]
+    fn a_large_call_is_exported_once_and_not_as_json_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let value = "v".repeat(SHOWN_MAX);
+        store_with_a_call(dir.path(), &value);
+        let exported = exported(dir.path());
+        assert_eq!(exported["call"], Value::Null);
+        let bytes = exported.to_string().len();
+        assert!(bytes < value.len() * 4 / 3 + 2_000, "{bytes}");
+        let shown = crate::cli::export_lines::call_of(&exported).unwrap();
+        assert_eq!(shown, json!(["SET", "k", value]));
+    }
+
     #[test]
     fn a_call_is_exported_with_its_command_and_its_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let redis = store("redis", dir.path().join("backends/redis"));
-        store_with_a_call(&redis.dir);
-        let mut lines = Vec::new();
-        check::export(&redis.dir, &mut |_, _| {}, &mut |call| lines.push(line("redis", &call)))
-            .unwrap();
-        let [exported] = lines.as_slice() else { panic!("one call, got {lines:?}") };
+        store_with_a_call(&redis.dir, "v");
+        let exported = exported(&redis.dir);
         assert_eq!(exported["call"], json!(["SET", "k", "v"]));
         assert_eq!(exported["body"]["base64"], "KjMNCiQzDQpTRVQNCiQxDQprDQokMQ0Kdg0K");
         assert_eq!(

@@ -61,13 +61,15 @@ pub(super) struct Raw<'a> {
     pub(super) own: Table,
     /// The kinds.
     pub(super) sections: &'a [&'a dyn Section],
+    /// The backend as it was read before, if only changes at run time have to be checked.
+    pub(super) known: Option<&'a BackendConfig>,
 }
 
 /// Checks the section `[backends.name]`. `None` if its kind is not known: then nothing of it can
 /// be judged.
 pub(super) fn check(
     name: &str,
-    Raw { common: raw, own, sections }: Raw<'_>,
+    Raw { common: raw, own, sections, known }: Raw<'_>,
     auto_recovery: bool,
     env: &Environment,
     checker: &mut Checker,
@@ -87,10 +89,16 @@ pub(super) fn check(
     let cache = cache(&base, &raw.cache, defaults, checker);
     let answer_after = answer_after(&base, &raw.cache, timeout, checker);
     let queue = queue(&raw.queue);
-    checker.folder(&format!("{base}.queue.dir"), raw.queue.dir.as_deref());
-    checker.folder(&format!("{base}.cache.dir"), raw.cache.dir.as_deref());
-    let endpoint = endpoint(name, &base, &raw, env, checker);
-    if let Err(complaints) = kind.check(&endpoint, &own) {
+    let endpoint = if let Some(known) = known {
+        Arc::clone(&known.endpoint)
+    } else {
+        checker.folder(&format!("{base}.queue.dir"), raw.queue.dir.as_deref());
+        checker.folder(&format!("{base}.cache.dir"), raw.cache.dir.as_deref());
+        Arc::new(endpoint(name, &base, &raw, env, checker))
+    };
+    // What its kind has looked at, which may be files, it does not look at again.
+    let is_checked = known.is_some_and(|known| known.own.table == own);
+    if !is_checked && let Err(complaints) = kind.check(&endpoint, &own) {
         for (key, why) in complaints {
             checker.problem(&format!("{base}.{key}"), why);
         }
@@ -120,7 +128,7 @@ pub(super) fn check(
             DEAD_LETTER_POLICIES,
         ),
     };
-    Some(BackendConfig { settings, endpoint: Arc::new(endpoint), own: Arc::new(own) })
+    Some(BackendConfig { settings, endpoint, own: Arc::new(own) })
 }
 
 /// The kind of that name. `None` if it is not in this release.

@@ -368,10 +368,10 @@ pub(crate) struct RawCache {
     /// The most bytes that all files with cached values may take together.
     #[schemars(extend("setting" = restart().default("256MiB").between("0B", "1TiB")))]
     pub(crate) disk_bytes: Size,
-    /// The age up to which a cached value is answered with the mark `cache`.
+    /// The highest age of a cached value that counts as fresh: the answer has the mark `cache`.
     #[schemars(extend("setting" = patch().between("0s", "1year")))]
     pub(crate) ttl: Time,
-    /// The age up to which a cached value is answered at all. If it is older than `ttl`, the answer has the mark
+    /// The highest age of a cached value that is used as an answer. If it is older than `ttl`, the answer has the mark
     /// `stale`. At least `ttl`.
     #[schemars(extend("setting" = patch().rule(
         "5m for Redis, 30m for Firestore, 1h for ClickHouse, or `ttl` if that is longer"

@@ -28,7 +28,7 @@ pub(crate) const DEFAULT_FILE: &str = "/etc/fusebox/fusebox.toml";
 /// The sources between the defaults and the environment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Layers<'a> {
-    /// What the file said when it was read; `None` to read it.
+    /// What the file said when it was read; if none, it is read.
     pub(crate) file: Option<&'a Table>,
     /// What was changed at run time.
     pub(crate) changes: &'a [Change],

@@ -11,7 +11,7 @@ fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let mut all = vec![("HOME", "/home/ada"), ("XDG_RUNTIME_DIR", "/run/user/1")];
     all.extend_from_slice(env);
     let flags = Flags { config: Some(path), ..Flags::default() };
-    Config::load(&flags, &Environment::of(&all), Layers::default(), &crate::kinds::sections())
+    Config::load(&flags, &Environment::of(&all), &crate::kinds::sections())
 }
 
 fn good(text: &str, env: &[(&str, &str)]) -> Config {
@@ -103,7 +103,7 @@ fn later_sources_win() {
     let flags =
         Flags { state_dir: Some("/f".into()), http: Some("[::1]:9".into()), ..Flags::default() };
     let env = Environment::of(&[("FUSEBOX_CONFIG", "/dev/null"), ("FUSEBOX_STATE_DIR", "/e")]);
-    let config = Config::load(&flags, &env, Layers::default(), &crate::kinds::sections()).unwrap();
+    let config = Config::load(&flags, &env, &crate::kinds::sections()).unwrap();
     assert_eq!(config.state_dir, PathBuf::from("/f"));
     assert_eq!(config.http.unwrap().listen.port(), 9);
 }
@@ -386,9 +386,7 @@ fn a_file_that_is_no_toml_or_is_not_there_says_so() {
     assert!(errors.to_string().contains("fusebox.toml, line 1: "), "{errors}");
     let flags = Flags { config: Some("/nowhere".into()), ..Flags::default() };
     let env = Environment::of(&[("HOME", "/h")]);
-    let errors = Config::load(&flags, &env, Layers::default(), &crate::kinds::sections())
-        .map(|_| ())
-        .unwrap_err();
+    let errors = Config::load(&flags, &env, &crate::kinds::sections()).map(|_| ()).unwrap_err();
     assert_eq!(
         errors.problems,
         ["/nowhere cannot be read: No such file or directory (os error 2)"]
@@ -473,6 +471,16 @@ fn the_tcp_listener_beyond_loopback_wants_tls_or_a_written_plaintext() {
     let errors = load(&format!("{listen}tls = {{ cert_file = '/no', key_file = '/no' }}"), &[]);
     let errors = errors.map(|_| ()).unwrap_err();
     assert!(errors.problems[0].starts_with("http.tls is not usable: /no: "), "{errors}");
+}
+
+#[test]
+fn a_change_at_run_time_can_be_in_no_section_that_is_not_read_for_it() {
+    let declared = Declared::new(&crate::kinds::sections());
+    let takes_patch = |it: &&setting::Setting| it.facts.takes == setting::Takes::Patch;
+    for setting in declared.settings.iter().filter(takes_patch) {
+        let section = setting.path.split('.').next().unwrap();
+        assert!(CHANGED.contains(&section), "{}", setting.path);
+    }
 }
 
 #[test]

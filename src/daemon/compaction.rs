@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use fusebox_actors::{AdminError, Backend};
-use fusebox_state::store::remove_set_aside;
+use fusebox_state::store::{check::asides, remove_set_aside};
 
 use super::{Daemon, blocking::blocking};
 use crate::config::BackendConfig;
@@ -23,22 +23,29 @@ pub(crate) struct Compacted {
 
 impl Daemon {
     /// Compacts the store of `backend`. With `purge` nothing is left afterwards of what was replayed or discarded
-    /// before, neither in the store nor in stores that were set aside, which are deleted.
+    /// before, neither in the store nor in stores that were set aside, which are deleted. One that is set aside while the
+    /// order is carried out stays: no operator can have looked at it.
     ///
     /// # Errors
-    /// [`AdminError`] says what could not be done.
+    /// [`AdminError`] says what could not be done, or stays.
     pub(crate) async fn compact(
         &self,
         backend: &Backend,
         purge: bool,
     ) -> Result<Compacted, AdminError> {
+        let dir = self.store_dir(backend.name());
+        let (mut deleted, mut deleted_bytes, mut later) = (Vec::new(), 0, Vec::new());
+        if purge {
+            let dir = dir.clone();
+            deleted = blocking(move || Ok(asides(&dir))).await?;
+        }
         let (before_bytes, mut bytes) = backend.compact().await?;
-        let (mut deleted, mut deleted_bytes) = (Vec::new(), 0);
         if purge {
             // The first may have begun, and copied, before the call was discarded.
             (_, bytes) = backend.compact().await?;
-            let dir = self.store_dir(backend.name());
-            (deleted, deleted_bytes) = blocking(move || remove_set_aside(&dir)).await?;
+            let names = deleted.clone();
+            let removed = blocking(move || Ok((remove_set_aside(&dir, &names)?, asides(&dir))));
+            (deleted_bytes, later) = removed.await?;
         }
         let name = backend.name();
         tracing::info!(
@@ -49,6 +56,12 @@ impl Daemon {
             ?deleted,
             "the store was compacted by an operator"
         );
+        if !later.is_empty() {
+            return Err(AdminError::Conflict(format!(
+                "{} was set aside meanwhile, and is not deleted: look at it before you order that",
+                later.join(", ")
+            )));
+        }
         Ok(Compacted { before_bytes, bytes, deleted, deleted_bytes })
     }
 

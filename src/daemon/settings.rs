@@ -10,7 +10,7 @@ use fusebox_actors::{AdminError, Clock, EventKind, KeyChange};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
-    Daemon,
+    Alone, Daemon,
     blocking::blocking,
     differences::{key_changes, retuned},
 };
@@ -49,9 +49,9 @@ impl Daemon {
         expected: Option<&str>,
         dry_run: bool,
     ) -> Result<Edited, Refusal> {
-        let _alone = self.reloading.lock().await;
+        let alone = self.reloading.lock().await;
         let backend = edit.backend.clone();
-        let ended = self.edit_alone(&edit, expected, dry_run).await;
+        let ended = self.edit_alone(&alone, &edit, expected, dry_run).await;
         if !dry_run {
             let result = if ended.is_ok() { "applied" } else { "refused" };
             self.fusebox.count_config_change(backend.as_deref(), result);
@@ -64,6 +64,7 @@ impl Daemon {
 
     async fn edit_alone(
         self: &Arc<Self>,
+        alone: &Alone,
         edit: &Edit,
         expected: Option<&str>,
         dry_run: bool,
@@ -82,7 +83,7 @@ impl Daemon {
         if dry_run {
             return Ok(Edited { changed: key_changes(&old, &next), config: Arc::new(next) });
         }
-        self.take(&old, next, &edit.by, None).await
+        self.take(alone, &old, next, &edit.by, None).await
     }
 
     /// Refuses a queue's limit that is smaller than it was, and than what waits.
@@ -100,6 +101,7 @@ impl Daemon {
     /// published.
     async fn take(
         self: &Arc<Self>,
+        alone: &Alone,
         old: &Config,
         next: Config,
         by: &str,
@@ -111,7 +113,7 @@ impl Daemon {
         };
         let is_written = is_persisted(old) != is_persisted(&next);
         if is_written {
-            match write(&next).await {
+            match write(alone, &next).await {
                 // On the disk it is one whose time is over: whoever reads it drops it.
                 Err(error) if why.is_some() => {
                     tracing::warn!(%error, "a change whose time is over could not be removed from the disk");
@@ -121,7 +123,7 @@ impl Daemon {
         }
         let system = next.system(self.identity.load().instance.clone());
         if let Err(error) = self.fusebox.retune(system, retuned(old, &next)) {
-            return Err(give_back(old, is_written, &error).await);
+            return Err(give_back(alone, old, is_written, &error).await);
         }
         self.retune_kinds(old, &next);
         let changed = key_changes(old, &next);
@@ -159,6 +161,12 @@ impl Daemon {
 
     /// Forgets the persisted changes that are not in effect, so that none comes back when the file changes again.
     pub(crate) async fn keep_changes(&self) {
+        let alone = self.reloading.lock().await;
+        self.keep_those_in_effect(&alone).await;
+    }
+
+    /// The same for whoever changes settings just then.
+    pub(super) async fn keep_those_in_effect(&self, _: &Alone) {
         self.count_overrides();
         self.edited.notify_one();
         let config = self.config.load_full();
@@ -194,7 +202,7 @@ impl Daemon {
 
     /// Takes back the changes whose time is over.
     async fn take_back(self: &Arc<Self>) -> Result<(), Refusal> {
-        let _alone = self.reloading.lock().await;
+        let alone = self.reloading.lock().await;
         let old = self.config.load_full();
         let now = SystemTime::now();
         let is_over = |until: Option<SystemTime>| until.is_some_and(|until| until <= now);
@@ -211,7 +219,7 @@ impl Daemon {
                 }
             }
         }
-        self.take(&old, next, "fusebox", Some("its time is over")).await?;
+        self.take(&alone, &old, next, "fusebox", Some("its time is over")).await?;
         for change in old.changes.iter().filter(|change| is_over(change.until)) {
             let backend = change.path.strip_prefix("backends.").and_then(|it| it.split('.').next());
             self.fusebox.count_config_change(backend, "reverted");
@@ -221,14 +229,14 @@ impl Daemon {
 }
 
 /// Writes down the persisted changes of `config`.
-async fn write(config: &Config) -> Result<(), AdminError> {
+async fn write(_: &Alone, config: &Config) -> Result<(), AdminError> {
     let (dir, changes) = (config.state_dir.clone(), config.changes.clone());
     blocking(move || changes::file::write(&dir, &changes)).await
 }
 
 /// The core takes nothing of a change from `old`: the disk is as before again. Returns what its caller gets.
-async fn give_back(old: &Config, is_written: bool, why: &AdminError) -> Refusal {
-    let written = if is_written { write(old).await } else { Ok(()) };
+async fn give_back(alone: &Alone, old: &Config, is_written: bool, why: &AdminError) -> Refusal {
+    let written = if is_written { write(alone, old).await } else { Ok(()) };
     Refusal::Failed(match written {
         Ok(()) => format!("nothing was changed: {why}"),
         Err(error) => format!(

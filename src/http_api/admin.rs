@@ -240,10 +240,7 @@ pub(crate) async fn reload(
     State(api): State<Arc<Api>>,
     Extension(who): Extension<Who>,
 ) -> Result<Json<Value>, Problem> {
-    // In a task of its own: a client that leaves must not end it half way.
-    let reload = tokio::spawn(async move { api.daemon.reload(&who.to_string()).await });
-    let ended = reload.await.map_err(|error| AdminError::Failed(error.to_string()))?;
-    let changed = ended.map_err(AdminError::Conflict)?;
+    let changed = api.daemon.reload(&who.to_string()).await.map_err(AdminError::Conflict)?;
     Ok(Json(json!({ "changed": changed })))
 }
 

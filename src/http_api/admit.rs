@@ -12,6 +12,7 @@ use crate::{
         refusal::Denied,
         same::same,
     },
+    net::browser::is_of_browser,
 };
 
 /// Lets a request in, or says why not. Reads nothing of its body.
@@ -21,8 +22,9 @@ pub(crate) fn admit(
     headers: &HeaderMap,
     http: Option<&HttpSettings>,
 ) -> Result<Who, Problem> {
+    not_rebound(headers, caller, http)?;
     if access != Access::Public {
-        own_origin(headers, caller)?;
+        own_origin(headers)?;
     }
     match caller {
         Caller::Local { uid, rights } => Ok(may(access, uid, rights)?),
@@ -68,17 +70,16 @@ fn admit_by_token(
     }
 }
 
-/// Refuses a page in a browser that was rebound to this address: it brings its own host name. With TLS the browser
-/// does that itself: nobody else has a certificate for a name of theirs that leads here.
+/// Refuses a host other than the one that `http.listen` names, whoever asks for it. With TLS, any is right.
 ///
 /// # Errors
-/// 403 if the host is not the one that `http.listen` names.
+/// 403 if the host is another one.
 pub(crate) fn host_matches(headers: &HeaderMap, http: &HttpSettings) -> Result<(), Problem> {
     if http.tls.is_some() {
         return Ok(());
     }
     let listen = http.listen;
-    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let host = host_of(headers);
     let matches = host == listen.to_string()
         || host.strip_prefix("localhost:").and_then(|port| port.parse().ok())
             == Some(listen.port())
@@ -89,28 +90,48 @@ pub(crate) fn host_matches(headers: &HeaderMap, http: &HttpSettings) -> Result<(
     matches.then_some(()).ok_or_else(refused)
 }
 
+/// Refuses what a browser sends to a host name that anybody may have. A page of that name may have led it here by DNS
+/// (rebinding), and would read the answer as if it came from the page's own site: over TCP, or at a port to which the
+/// command socket is forwarded, with the rights of whoever forwards it. Nobody's DNS leads an address or `localhost`
+/// elsewhere. With TLS, the browser itself refuses such a page: the page's owner has no certificate that is valid here.
+fn not_rebound(
+    headers: &HeaderMap,
+    caller: Caller,
+    http: Option<&HttpSettings>,
+) -> Result<(), Problem> {
+    let has_tls = caller == Caller::Network && http.is_some_and(|http| http.tls.is_some());
+    if has_tls || !is_of_browser(headers) || is_address(host_of(headers)) {
+        return Ok(());
+    }
+    Err(Problem::forbidden(
+        "without TLS, a browser must use an IP address or localhost as the host name, so that no other site's pages \
+         can be led here by DNS",
+    ))
+}
+
 /// Refuses what a page of another origin sends in its user's name. A browser names the origin of
-/// whatever may change something; programs name none. If the socket is forwarded to a port, nothing
-/// else would tell such a page from its user, and a rebound one brings a host of its own.
-fn own_origin(headers: &HeaderMap, caller: Caller) -> Result<(), Problem> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+/// whatever may change something; programs name none.
+fn own_origin(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let origin = origin.to_str().unwrap_or_default();
     let from = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-    let host = text(header::HOST).unwrap_or_default();
-    let same = from.is_some_and(|from| from == host && !host.is_empty());
-    if same && (caller == Caller::Network || is_loopback(host)) {
+    let host = host_of(headers);
+    if !host.is_empty() && from == Some(host) {
         return Ok(());
     }
     Err(Problem::forbidden("web pages of another origin may not send this request"))
 }
 
-/// Whether a `Host` is this host under a name that nobody else can have.
-fn is_loopback(host: &str) -> bool {
+fn host_of(headers: &HeaderMap) -> &str {
+    headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// Whether a `Host` is an address or `localhost`, with a port or without.
+fn is_address(host: &str) -> bool {
     let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok());
     let name = name.map_or(host, |(name, _)| name);
     let ip = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    name == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+    name == "localhost" || ip.is_ok()
 }
 
 #[cfg(test)]
@@ -218,8 +239,55 @@ mod tests {
             assert_eq!(status(own, host, origin), expected, "{host} {origin}");
         }
         assert_eq!(status(Caller::Network, "a:1", "http://b:1"), Err(403));
-        assert_eq!(status(Caller::Network, "a:1", "http://a:1"), Err(401), "the token is next");
-        let foreign = HeaderMap::from_iter([(header::ORIGIN, "http://b".parse().unwrap())]);
+        assert_eq!(
+            status(Caller::Network, "a:1", "http://a:1"),
+            Err(403),
+            "a may be anybody's name"
+        );
+        let (host, origin) = ("10.0.0.1:1", "http://10.0.0.1:1");
+        assert_eq!(status(Caller::Network, host, origin), Err(401), "the token is next");
+        let foreign = HeaderMap::from_iter([
+            (header::HOST, "localhost:9180".parse().unwrap()),
+            (header::ORIGIN, "http://b".parse().unwrap()),
+        ]);
         assert!(admit(Access::Public, own, &foreign, None).is_ok(), "nothing is changed there");
+    }
+
+    #[test]
+    fn a_page_that_was_rebound_reads_nothing_and_programs_may_use_any_host() {
+        let http =
+            HttpSettings { listen: "127.0.0.1:9180".parse().unwrap(), token: None, tls: None };
+        let admitted = |access, caller, host: &str, header: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", host.parse().unwrap());
+            headers.insert(header, "en".parse().unwrap());
+            let admitted = admit(access, caller, &headers, Some(&http));
+            admitted.map(|_| ()).map_err(|problem| problem.status().as_u16())
+        };
+        let all = [
+            (Access::Public, Caller::Network),
+            (Access::Public, local(true, true)),
+            (Access::Client, local(true, true)),
+            (Access::Admin, local(true, true)),
+        ];
+        for (access, caller) in all {
+            let status = |host, header| admitted(access, caller, host, header);
+            for browser in ["accept-language", "sec-fetch-site"] {
+                for host in ["evil.example:9180", "evil.example", "localhost.evil.example", "a", ""]
+                {
+                    assert_eq!(status(host, browser), Err(403), "{access:?} {host} {browser}");
+                }
+                for host in
+                    ["127.0.0.1:9180", "localhost:8080", "[::1]:9180", "10.0.0.7", "[fd00::1]"]
+                {
+                    assert_eq!(status(host, browser), Ok(()), "{access:?} {host} {browser}");
+                }
+            }
+            for host in ["fusebox.monitoring.svc:9180", "evil.example", "unix", ""] {
+                for program in ["accept", "sec-fetch-mode"] {
+                    assert_eq!(status(host, program), Ok(()), "{access:?} {host} {program}");
+                }
+            }
+        }
     }
 }

@@ -1,26 +1,39 @@
-//! The bodies of requests, read within the bounds of the gate.
+//! The bodies of requests, and answers that are not small, within the bounds of the gate.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, HttpBody},
-    http::StatusCode,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
 use fusebox_actors::connector::{Answer, AttemptError, OwnCode, Tail, Upload};
 use fusebox_state::ErrorClass;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
 
 use super::{encoding::NotDecoded, problem::Problem};
-use crate::ingress::gate::{Account, Part, Pooled};
+use crate::{
+    ingress::gate::{Account, Part, Pooled},
+    kinds::port::SHOWN_MAX,
+};
 
 /// The largest JSON call, in bytes.
 pub(crate) const JSON_MAX: u64 = 32 << 20;
 /// A reply of less weighs nothing, in bytes: the number of connections bounds those.
 const REPLY_LIGHT: usize = 64 << 10;
-/// The longest that a body may take to arrive.
+/// As so many bodies of its size a stored call counts while it is shown: as it was read, as a value, and as text. The
+/// value is by far the largest if the call consists of small parts: 4 bytes of a Firestore call can be a geo point, whose
+/// two objects take 1,400 bytes, and 7 bytes of a Redis command an argument that is no text, whose object takes 700.
+const SHOWN: u64 = 200;
+/// The longest that a body may pause. Without a pause, its first bytes may take as long.
 const BODY_TIME: Duration = Duration::from_secs(30);
+/// How fast what follows must arrive on average while it is held, in bytes a second: 128 kbit/s. Without this, a
+/// caller who sends a byte now and then could hold its part of the gate for days.
+const BODY_RATE: u64 = 16 << 10;
 
 /// A call on its way in and out, as the gate sees it. Its bytes are given back when nobody has its body any more.
 pub(crate) struct Admitted {
@@ -85,11 +98,53 @@ impl Admitted {
     ///
     /// # Errors
     /// 413 above the limit (before reading if its length is announced), 429 if too many bytes
-    /// are in flight, 408 if it takes too long, 400 if it breaks off.
-    pub(crate) async fn read(&mut self, body: Body, limit: u64) -> Result<Bytes, Problem> {
+    /// are in flight, 408 if it pauses or is too slow, 400 if it breaks off.
+    pub(crate) async fn read(&mut self, mut body: Body, limit: u64) -> Result<Bytes, Problem> {
         let limit = limit.min(self.account.body_max());
-        let reading = self.read_on(body, limit);
-        tokio::time::timeout(BODY_TIME, reading).await.unwrap_or_else(|_| Err(slow_body()))
+        let announced = body.size_hint().exact();
+        if announced.is_some_and(|length| length > limit) {
+            return Err(Problem::too_large(limit));
+        }
+        let mut counted = announced.unwrap_or(0);
+        self.bytes.hold_body(counted)?;
+        let mut arrival = Arrival::begin();
+        let mut first = Bytes::new();
+        let mut rest = BytesMut::new();
+        let mut length = 0;
+        while let Some(data) = arrival.next(&mut body).await {
+            let data = data?;
+            length += data.len() as u64;
+            if length > limit {
+                return Err(Problem::too_large(limit));
+            }
+            if length > counted {
+                self.bytes.hold_body(length)?;
+                counted = length;
+            }
+            if rest.is_empty() && first.is_empty() {
+                first = data;
+                continue;
+            }
+            if rest.is_empty() {
+                rest.reserve(usize::try_from(counted).unwrap_or(0));
+                rest.extend_from_slice(&first);
+            }
+            rest.extend_from_slice(&data);
+        }
+        Ok(if rest.is_empty() { first } else { rest.freeze() })
+    }
+
+    /// The largest stored call that is shown, in bytes: it takes half of what all callers share, or less.
+    pub(crate) fn shown_max(&self) -> u64 {
+        (self.account.body_max() / (2 * SHOWN)).min(SHOWN_MAX as u64)
+    }
+
+    /// Takes room for a stored call of so many bytes, which is to be read and shown.
+    ///
+    /// # Errors
+    /// 429 if too many bytes are in flight.
+    pub(crate) fn hold_shown(&mut self, bytes: u64) -> Result<(), Problem> {
+        self.bytes.hold_body(bytes.saturating_mul(SHOWN)).map_err(Problem::from)
     }
 
     /// Reads the first `held` bytes of a body of at most `limit` bytes. `None` if that was all; else
@@ -112,15 +167,13 @@ impl Admitted {
             return Ok((self.read(body, held).await?, None));
         }
         self.bytes.hold_body(held)?;
+        let mut arrival = Arrival::begin();
         let mut first = BytesMut::new();
         while (first.len() as u64) < held {
-            let data = match tokio::time::timeout(BODY_TIME, next_data(&mut body)).await {
-                Ok(Some(Ok(data))) => data,
-                Ok(None) => return Ok((first.freeze(), None)),
-                Ok(Some(Err(problem))) => return Err(problem),
-                Err(_) => return Err(slow_body()),
-            };
-            first.extend_from_slice(&data);
+            match arrival.next(&mut body).await {
+                Some(data) => first.extend_from_slice(&data?),
+                None => return Ok((first.freeze(), None)),
+            }
         }
         let left = limit.saturating_sub(first.len() as u64);
         let fault = Fault::default();
@@ -128,45 +181,74 @@ impl Admitted {
         let rest = BodyRest { body: Mutex::new(body), left, limit, fault };
         Ok((first.freeze(), Some(Upload::new(Box::new(rest)))))
     }
+}
 
-    async fn read_on(&mut self, mut body: Body, limit: u64) -> Result<Bytes, Problem> {
-        let announced = body.size_hint().exact();
-        if announced.is_some_and(|length| length > limit) {
-            return Err(Problem::too_large(limit));
+/// The arrival of a body that is held.
+struct Arrival {
+    began: Instant,
+    bytes: u64,
+}
+
+impl Arrival {
+    fn begin() -> Self {
+        Self { began: Instant::now(), bytes: 0 }
+    }
+
+    /// The next piece of the body; `None` at its end, an error if it breaks off, pauses or is too slow.
+    async fn next(&mut self, body: &mut Body) -> Option<Result<Bytes, Problem>> {
+        let pause = Instant::now() + BODY_TIME;
+        let late = self.began + BODY_TIME + Duration::from_secs(self.bytes / BODY_RATE);
+        match timeout_at(pause.min(late), next_data(body)).await {
+            Ok(next) => {
+                if let Some(Ok(data)) = &next {
+                    self.bytes += data.len() as u64;
+                }
+                next
+            }
+            Err(_) if self.bytes > 0 && late < pause => {
+                Some(Err(slow_body("the body arrived with less than 16 KiB a second")))
+            }
+            Err(_) => Some(Err(slow_body(PAUSED))),
         }
-        let mut counted = announced.unwrap_or(0);
-        self.bytes.hold_body(counted)?;
-        let mut first = Bytes::new();
-        let mut rest = BytesMut::new();
-        let mut length = 0;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| broken(&error))?;
-            let Ok(data) = frame.into_data() else { continue };
-            length += data.len() as u64;
-            if length > limit {
-                return Err(Problem::too_large(limit));
-            }
-            if length > counted {
-                self.bytes.hold_body(length)?;
-                counted = length;
-            }
-            if rest.is_empty() && first.is_empty() {
-                first = data;
-                continue;
-            }
-            if rest.is_empty() {
-                rest.reserve(usize::try_from(counted).unwrap_or(0));
-                rest.extend_from_slice(&first);
-            }
-            rest.extend_from_slice(&data);
-        }
-        Ok(if rest.is_empty() { first } else { rest.freeze() })
     }
 }
 
-fn slow_body() -> Problem {
-    let detail = "no data of the body arrived for 30 seconds";
+/// The fault of a body that pauses for [`BODY_TIME`].
+const PAUSED: &str = "no data of the body arrived for 30 seconds";
+
+fn slow_body(detail: &str) -> Problem {
     Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail)
+}
+
+/// The text of an answer in JSON.
+///
+/// # Errors
+/// 500 if it cannot be written.
+pub(crate) fn json_text(answer: &impl Serialize) -> Result<Bytes, Problem> {
+    let text = serde_json::to_vec(answer);
+    text.map(Bytes::from).map_err(|error| Problem::internal(error.to_string()))
+}
+
+/// The answer with this text, which is JSON.
+pub(crate) fn json_response(text: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// An answer in JSON about more than one call or event. If it is not small, it takes room, and has it until the
+/// caller has taken the answer.
+///
+/// # Errors
+/// 429 if too many bytes are in flight, 500 if it cannot be written.
+pub(crate) fn listing(
+    account: &Arc<Account>,
+    answer: &impl Serialize,
+) -> Result<Response, Problem> {
+    let bytes = json_text(answer)?;
+    if bytes.len() < REPLY_LIGHT {
+        return Ok(json_response(bytes));
+    }
+    let part = account.take(Pooled::Bytes, bytes.len() as u64)?;
+    Ok(json_response(Bytes::from_owner(Counted { bytes, _part: part })))
 }
 
 /// A body that broke off, or that is not what its `Content-Encoding` says.
@@ -212,7 +294,7 @@ impl Tail for BodyRest {
                 }
                 Ok(Some(Ok(_))) => Problem::too_large(self.limit),
                 Ok(Some(Err(problem))) => problem,
-                Err(_) => slow_body(),
+                Err(_) => slow_body(PAUSED),
             };
             let message = problem.detail().to_owned();
             *self.fault.lock() = Some(problem);
@@ -327,6 +409,53 @@ mod tests {
         let gate = Gate::new(1 << 20);
         let held = read(&gate, chunks(1_000, 100), 1 << 20).await.unwrap();
         assert_eq!((held.len(), bytes_used(&gate)), (100_000, 200_000));
+    }
+
+    /// A body of so many pieces of `size` bytes, with a time before each.
+    fn slow(count: usize, size: usize, pause: Duration) -> Body {
+        let chunk = Bytes::from(vec![b'x'; size]);
+        Body::from_stream(stream::unfold(count, move |left| {
+            let chunk = chunk.clone();
+            async move {
+                tokio::time::sleep(pause).await;
+                (left > 0).then(|| (Ok::<_, std::convert::Infallible>(chunk), left - 1))
+            }
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_may_take_long_if_it_goes_on_arriving() {
+        let gate = Gate::new(1 << 30);
+        let of_20_s = Duration::from_secs(20);
+        let large = read(&gate, slow(8, 1 << 20, of_20_s), 32 << 20).await;
+        assert_eq!(large.map(|body| body.len()), Ok(8 << 20), "three minutes at 52 KiB a second");
+        let (head, rest) =
+            call(&gate).read_head(slow(8, 1 << 20, of_20_s), 4 << 20, 32 << 20).await.unwrap();
+        assert_eq!((head.len(), rest.is_some()), (4 << 20, true));
+        assert_eq!(read(&gate, slow(8, 1, of_20_s), 1 << 20).await, Err(408), "a trickle");
+        assert!(call(&gate).read_head(slow(8, 1, of_20_s), 1 << 10, 1 << 20).await.is_err());
+        let pausing = slow(8, 4 << 20, Duration::from_secs(31));
+        assert_eq!(read(&gate, pausing, 32 << 20).await, Err(408), "a pause");
+        assert_eq!(bytes_used(&gate), 0);
+    }
+
+    #[tokio::test]
+    async fn a_long_listing_takes_room_until_it_is_taken_or_is_refused() {
+        let gate = Gate::new(1 << 20);
+        let account = gate.account(user(1));
+        let list = |length: usize| listing(&account, &vec![0; length]);
+        let small = list(10).unwrap();
+        assert_eq!(
+            (small.headers()["content-type"].as_bytes(), bytes_used(&gate)),
+            (&b"application/json"[..], 0)
+        );
+        let large = list(200_000).unwrap();
+        assert_eq!(bytes_used(&gate), 400_001);
+        let refused = (0..3).map(|_| list(200_000)).collect::<Result<Vec<_>, _>>().unwrap_err();
+        assert_eq!(refused.status(), 429);
+        assert_eq!(bytes_used(&gate), 400_001, "what is refused takes nothing");
+        drop((small, large));
+        assert_eq!(bytes_used(&gate), 0);
     }
 
     #[tokio::test]

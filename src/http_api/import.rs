@@ -4,7 +4,7 @@
 //! The lines of a request are read before any is taken: if one is not understood, it is named with its field, and
 //! none is taken, so that a call that is mended does not come behind those that stood behind it.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     Extension, Json,
@@ -30,7 +30,7 @@ use super::{
     http::Connected,
     problem::{Checked, Problem},
 };
-use crate::{agreed::IMPORT_MAX, ingress::peer::Who};
+use crate::ingress::peer::Who;
 
 /// How many lines are named of each kind.
 const NAMED_MAX: usize = 100;
@@ -153,9 +153,11 @@ struct Base64(Vec<u8>);
 
 impl<'de> Deserialize<'de> for Base64 {
     fn deserialize<D: serde::Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
+        // Borrowed: it may be as long as all other calls in flight together.
         #[derive(Deserialize)]
-        struct Wrapped {
-            base64: String,
+        struct Wrapped<'a> {
+            #[serde(borrow)]
+            base64: Cow<'a, str>,
         }
         let Wrapped { base64 } = Wrapped::deserialize(value)?;
         let bytes = STANDARD.decode(base64.as_bytes()).map_err(serde::de::Error::custom)?;
@@ -323,28 +325,28 @@ pub(crate) async fn import(
 ) -> Result<Json<Value>, Problem> {
     let (backend, _) = api.backend(&name)?;
     let mut place = Admitted::new(&connected.account);
-    let body = place.read(body, IMPORT_MAX).await?;
+    let body_max = connected.account.body_max();
+    let body = place.read(body, body_max).await?;
     let text = std::str::from_utf8(&body)
         .map_err(|error| Problem::malformed(format!("the lines are not UTF-8: {error}")))?;
     let lines = read_all(text, &backend, &wanted).map_err(|problem| problem.of(&name))?;
     if wanted.check {
-        return Ok(Json(json!({ "backend": name, "understood": lines.len() })));
+        let understood = lines.len();
+        let told = json!({ "backend": name, "understood": understood, "body_max": body_max });
+        return Ok(Json(told));
     }
     let count = lines.len();
-    // In a task of its own: a client that leaves must not end it half way.
-    let (carried, force) = (Arc::clone(&backend), wanted.force);
-    let task = tokio::spawn(async move {
-        let told: Vec<(usize, OpId, String, bool)> = lines
-            .iter()
-            .map(|(number, read)| {
-                let Read { import, salvaged } = read;
-                (*number, import.op_id, import.label.clone(), *salvaged)
-            })
-            .collect();
-        let imports = lines.into_iter().map(|(_, read)| read.import).collect();
-        report(told, carried.import(imports, force).await)
-    });
-    let mut report = task.await.map_err(|error| Problem::malformed(error.to_string()))?;
+    // What was read of it is what is held from here on.
+    drop(body);
+    let told: Vec<(usize, OpId, String, bool)> = lines
+        .iter()
+        .map(|(number, read)| {
+            let Read { import, salvaged } = read;
+            (*number, import.op_id, import.label.clone(), *salvaged)
+        })
+        .collect();
+    let imports = lines.into_iter().map(|(_, read)| read.import).collect();
+    let mut report = report(told, backend.import(imports, wanted.force).await);
     tracing::warn!(backend = name, uid = who.uid, lines = count, %report, "calls were imported");
     if let Some(fields) = report.as_object_mut() {
         fields.insert("backend".to_owned(), json!(name));

@@ -85,6 +85,11 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
     }
 
+    /// 500: a fault in fusebox.
+    pub(crate) fn internal(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
     /// 413: more than `limit` bytes.
     pub(crate) fn too_large(limit: u64) -> Self {
         let detail = format!("the body must be at most {}", crate::config::size(limit));

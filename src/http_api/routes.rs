@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, patch, post, put},
 };
+use fusebox_actors::AdminError;
 
 use super::{
     admin,
@@ -98,7 +99,8 @@ pub(crate) const ROUTES: &[Route] = &[
     route!("GET" "/v1/backends/{backend}/queue", Client, "A page of the queue",
         "query: state=pending|dead, after, limit" -> "QueuePage", get(queue::page)),
     route!("GET" "/v1/backends/{backend}/queue/{op_id}", Client, "A queued call or dead letter",
-        "" -> "QueuedCallView; for admins with \"call\"", get(queue::show)),
+        "query: call=true|false" -> "QueuedCallView; for admins with \"call\", or \"call_left_out\" if it is too large; without both if call is false",
+        get(queue::show)),
     route!("GET" "/v1/dependencies", Client, "The dependencies of backends, and the root causes of what is down",
         "query: format=json|dot" -> "DependenciesView; the graph in DOT", get(dependencies::graph)),
     route!("GET" "/v1/events", Client, "New events, from now on",
@@ -171,12 +173,12 @@ pub(crate) const ROUTES: &[Route] = &[
         "Writes the contents of the store into new files; with purge, nothing is left of calls that were replayed or \
          discarded before",
         "optional JSON {\"purge\": flag}"
-        -> "{\"before_bytes\": number, \"bytes\": number, \"deleted\": [text], \"deleted_bytes\": number}; deleted are the stores that were set aside; 409 if the store is not open",
+        -> "{\"before_bytes\": number, \"bytes\": number, \"deleted\": [text], \"deleted_bytes\": number}; deleted are the stores that were set aside; 409 if the store is not open, or if one was set aside meanwhile, which stays",
         post(queue::compact)),
     route!("POST" "/admin/backends/{backend}/queue/import", Admin,
         "Takes the calls of an export or a repair into the queue, at its tail",
-        "query: force, retarget, check, first_line; the lines of `queue export` or `queue repair`, at most 64 MiB"
-        -> "{\"backend\": name, \"imported\": number, \"in_doubt\": number, \"dead\": number, \"salvaged\": number, \"known\": number, \"wants_force\": number, \"lanes_written\": [{\"line\": number, \"op_id\": OpId, \"lane\": text}], \"refused\": [{\"line\": number, \"op_id\": OpId, \"why\": text}], \"not_tried\": number}; with check {\"backend\", \"understood\"}; 422 if a line is not understood",
+        "query: force, retarget, check, first_line; the lines of `queue export` or `queue repair`, together at most half of calls.bytes"
+        -> "{\"backend\": name, \"imported\": number, \"in_doubt\": number, \"dead\": number, \"salvaged\": number, \"known\": number, \"wants_force\": number, \"lanes_written\": [{\"line\": number, \"op_id\": OpId, \"lane\": text}], \"refused\": [{\"line\": number, \"op_id\": OpId, \"why\": text}], \"not_tried\": number}; with check {\"backend\", \"understood\": number, \"body_max\": number}; 422 if a line is not understood",
         post(import::import)),
     route!("POST" "/admin/backends/{backend}/queue/{op_id}/requeue", Admin,
         "Puts a dead letter back at the tail of its lane",
@@ -226,13 +228,23 @@ async fn guard(
     match admitted {
         Ok(who) => {
             request.extensions_mut().insert(who);
-            encoding::pass(request, next).await
+            let is_order = access == Access::Admin && request.method() != Method::GET;
+            let answer = encoding::pass(request, next);
+            if is_order { whole(answer).await } else { answer.await }
         }
         Err(problem) => {
             tracing::debug!(?caller, path = request.uri().path(), "a request was refused");
             problem.into_response()
         }
     }
+}
+
+/// The answer to an order. It is carried out in a task of its own: a client that leaves must not end it half way, when
+/// the disk says one thing and memory another.
+async fn whole(order: impl Future<Output = Response> + Send + 'static) -> Response {
+    tokio::spawn(order).await.unwrap_or_else(|error| {
+        Problem::from(AdminError::Failed(error.to_string())).into_response()
+    })
 }
 
 async fn no_route(request: Request) -> Problem {

@@ -105,11 +105,7 @@ async fn edit(
     let at = SystemTime::now();
     let until = lasting.and_then(|lasting| at.checked_add(lasting));
     let edit = Edit { backend, patch, persist, until, force, by: who.to_string(), at };
-    // In a task of its own: a client that leaves must not end it half way.
-    let daemon = Arc::clone(&api.daemon);
-    let edited = tokio::spawn(async move { daemon.edit(edit, expected.as_deref(), dry_run).await });
-    let edited = edited.await.map_err(|error| refused(Refusal::Failed(error.to_string())))?;
-    let edited = edited.map_err(refused)?;
+    let edited = api.daemon.edit(edit, expected.as_deref(), dry_run).await.map_err(refused)?;
     let mut answer = shown(&edited.config, &base);
     if let Some(fields) = answer.as_object_mut() {
         let below = |key: String| strip(&key, &base).map_or(key.clone(), str::to_owned);

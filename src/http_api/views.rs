@@ -9,19 +9,21 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use fusebox_actors::{
-    Clock, Open, PastQuery,
+    Backend, Clock, Open, PastQuery,
     view::{BackendView, ExplainView, ResilienceView},
 };
-use fusebox_state::{breaker::TransitionRecord, system::SystemState};
+use fusebox_state::{UnixMillis, breaker::TransitionRecord, system::SystemState};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
     accept,
     api::Api,
+    body::listing,
+    http::Connected,
     problem::{Checked, Count, Problem},
 };
-use crate::ingress::peer::Who;
+use crate::ingress::{gate::Pooled, peer::Who};
 
 /// The most transitions of one answer.
 const HISTORY_MAX: usize = 1_000;
@@ -135,13 +137,14 @@ fn told(name: &str, records: Vec<TransitionRecord>) -> impl Iterator<Item = Told
 pub(crate) async fn transitions(
     State(api): State<Arc<Api>>,
     Extension(who): Extension<Who>,
+    Extension(connected): Extension<Connected>,
     Checked(Path(name)): Checked<Path<String>>,
     Checked(Query(limit)): Checked<Query<Limit>>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let records =
         api.backend(&name)?.0.transitions(limit.limit.map_or(100, Count::get)).shown_to(who.admin);
     let shown: Vec<Told> = told(&name, records).collect();
-    Ok(Json(json!({ "transitions": shown })))
+    listing(&connected.account, &json!({ "transitions": shown }))
 }
 
 /// `?since=&backend=&limit=`
@@ -153,12 +156,21 @@ pub(crate) struct Wanted {
     limit: Option<Count<EVENTS_MAX>>,
 }
 
+/// What happened.
+#[derive(Serialize)]
+struct History {
+    transitions: Vec<Told>,
+    events: Vec<Value>,
+    more: bool,
+}
+
 /// GET /v1/history
 pub(crate) async fn history(
     State(api): State<Arc<Api>>,
     Extension(who): Extension<Who>,
+    Extension(connected): Extension<Connected>,
     Checked(Query(wanted)): Checked<Query<Wanted>>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let fusebox = &api.daemon.fusebox;
     let backends = match &wanted.backend {
         Some(name) => vec![api.backend(name)?.0],
@@ -168,17 +180,35 @@ pub(crate) async fn history(
     let since = since.transpose().map_err(|why| Problem::malformed(format!("since {why}")))?;
     let wanted_limit = wanted.limit.map_or(100, Count::get);
     let limit = wanted_limit.min(HISTORY_MAX);
+    // Few are answered at once, and no caller's requests fill the line of those that wait for their turn.
+    let place = connected.account.take(Pooled::Listeners, 1)?;
+    let past = PastQuery { since, backend: wanted.backend, limit: wanted_limit };
+    let answer = fusebox.events().past(past, move |past| {
+        let transitions = newest(&backends, limit, since, who.admin);
+        let history = History { transitions, events: past.events, more: past.more };
+        let answer = listing(&connected.account, &history);
+        drop(place);
+        answer
+    });
+    answer.await.ok_or_else(|| Problem::internal("the events could not be read"))?
+}
+
+/// The newest `limit` transitions of these backends, newest last.
+fn newest(
+    backends: &[Arc<Backend>],
+    limit: usize,
+    since: Option<UnixMillis>,
+    admin: bool,
+) -> Vec<Told> {
     let mut all: Vec<Told> = backends
         .iter()
-        .flat_map(|backend| told(backend.name(), backend.transitions(limit).shown_to(who.admin)))
+        .flat_map(|backend| told(backend.name(), backend.transitions(limit).shown_to(admin)))
         .filter(|told| since.is_none_or(|since| told.record.at >= since))
         .collect();
     all.sort_by_key(|told| told.record.at);
     let surplus = all.len().saturating_sub(limit);
     all.drain(..surplus);
-    let past = PastQuery { since, backend: wanted.backend, limit: wanted_limit };
-    let past = fusebox.events().past(past).await;
-    Ok(Json(json!({ "transitions": all, "events": past.events, "more": past.more })))
+    all
 }
 
 /// GET /metrics

@@ -8,8 +8,8 @@
 //! |---|---|---|---|
 //! | connections | 1,280 | a connection | it is open |
 //! | spare | 64 | a connection above those | one request: health and orders are answered, others get 429 |
-//! | bytes | `calls.bytes` | bodies, [`COPIES`] times, and replies | they are held, a reply until it is written |
-//! | listeners | 64 | a listener to events or a live query | it listens |
+//! | bytes | `calls.bytes` | bodies, [`COPIES`] times, replies and long listings | they are held, an answer until it is written |
+//! | listeners | 64 | a listener to events or a live query; a request for earlier events | it listens, or is being answered |
 //! | pages | 64 | an open status page | it is open |
 //!
 //! Nothing waits at a gate: who finds it full is refused at once and may come again. Health and orders take nothing

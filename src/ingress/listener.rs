@@ -35,6 +35,17 @@ pub(crate) enum DoorStream {
 }
 
 impl DoorStream {
+    /// The same connection, registered with the runtime that runs this, and no longer with the one that accepted it.
+    ///
+    /// # Errors
+    /// The system has no descriptors left for it.
+    pub(crate) fn moved_here(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Unix(stream) => Self::Unix(UnixStream::from_std(stream.into_std()?)?),
+            Self::Tcp(stream) => Self::Tcp(TcpStream::from_std(stream.into_std()?)?),
+        })
+    }
+
     /// Tells the peer `words` and closes the connection. What the peer sends is read for up to a second: the kernel
     /// answers unread bytes with a reset, which would overtake the words.
     pub(crate) async fn farewell(self, words: &[u8]) {

@@ -12,12 +12,15 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 use toml::Table;
 
-use super::{options::CallOptionsJson, twins::Twins};
+use super::{former::Former, options::CallOptionsJson, twins::Twins};
 use crate::{
     config::{BackendConfig, DoorSettings, Section},
     exact::Outgoing,
     ingress::door::WireDoor,
 };
+
+/// The largest body of which a call is shown as JSON, in bytes: in an export, and to admins who look at the queue.
+pub(crate) const SHOWN_MAX: usize = 1 << 20;
 
 /// Who the connections say they are: `fusebox:<instance>:<run>`.
 #[derive(Clone, Debug, Default)]
@@ -26,8 +29,8 @@ pub(crate) struct Identity {
     pub(crate) instance: String,
     /// This run's name.
     pub(crate) run: String,
-    /// The name that it had before it was found to be another's: connections with it are killed once.
-    pub(crate) former: Option<String>,
+    /// The names that it had before they were found to be another's: connections with them are killed once.
+    pub(crate) former: Arc<Former>,
     /// The folder of what outlives a run; `None` if nothing does.
     pub(crate) state_dir: Option<PathBuf>,
     /// The longest that an attempt of each backend may have had which an earlier run has left on the wire.

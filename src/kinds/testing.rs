@@ -1,4 +1,4 @@
-//! What the tests of every kind's door begin with.
+//! What the tests of every kind's door begin with, and what they measure.
 
 use std::time::Duration;
 
@@ -53,4 +53,10 @@ pub(crate) fn backend(kind: &'static str, timeout: Duration) -> BackendSettings 
         write_fallback: WriteFallback::Queue,
         dead_letter_policy: DeadLetterPolicy::Continue,
     }
+}
+
+/// What this process takes of memory, in bytes.
+pub(crate) fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4_096
 }

@@ -11,8 +11,8 @@
 //! a task for each body between a caller and the connection, and writes head, message and end of a request
 //! one after the other, each of which wakes the server.
 //!
-//! **Tasks.** The connection is driven by one ([`line`]), which ends with it. A request is carried by its
-//! caller's own task; dropped, its stream is reset.
+//! **Tasks.** The connection is driven by one ([`line`]), which ends with it, and which runs on the channel's
+//! [home](Home). A request is carried by its caller's own task; dropped, its stream is reset.
 //!
 //! **A connection that broke** is noticed by its task, and by whoever finds it unusable before anything is
 //! sent: that one dials again, once.
@@ -22,6 +22,7 @@
 //! one. What else it carried ends as [`ResetForAnother`].
 
 use std::{
+    any::Any,
     future::poll_fn,
     pin::Pin,
     sync::{Arc, OnceLock},
@@ -48,10 +49,11 @@ use hyper::{
     },
 };
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
 use tonic::{Status, body::Body};
 
 mod line;
+pub(crate) mod pool;
 
 use super::{
     dial::{Dial, DialError, Stream},
@@ -64,7 +66,8 @@ const HTTP2: &[&str] = &["h2"];
 /// How much a server may send of one answer before it is read, and of all together.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
-const WINDOWS: Windows = Windows { stream: STREAM_WINDOW, connection: CONNECTION_WINDOW };
+pub(crate) const WINDOWS: Windows =
+    Windows { stream: STREAM_WINDOW, connection: CONNECTION_WINDOW };
 /// How often a request looks for a usable connection.
 const TRIES: usize = 2;
 
@@ -104,12 +107,39 @@ impl NotSent {
 #[error("the connection was reset because another write on it was not answered in time")]
 pub(crate) struct ResetForAnother;
 
+/// The runtime that drives connections, whoever dials them. By default it is that of whoever dials: then nobody on
+/// another runtime may dial, because a connection ends with its runtime.
+#[derive(Clone, Default)]
+pub(crate) struct Home(Option<Handle>);
+
+impl Home {
+    /// The runtime that there is here, if there is one.
+    pub(crate) fn current() -> Self {
+        Self(Handle::try_current().ok())
+    }
+
+    /// Runs a task there.
+    pub(crate) fn spawn<T>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T>
+    where
+        T: Send + 'static,
+    {
+        match &self.0 {
+            Some(runtime) => runtime.spawn(task),
+            None => tokio::spawn(task),
+        }
+    }
+}
+
 /// See the [module](self). Clones share the connection.
 #[derive(Clone)]
 pub(crate) struct Channel {
     inner: Arc<Inner>,
     carrier: Option<Carrier>,
+    kept: Option<Kept>,
 }
+
+/// Something that lives for as long as a request.
+type Kept = Arc<dyn Any + Send + Sync>;
 
 /// Which connection took a request.
 #[derive(Clone, Default)]
@@ -130,6 +160,7 @@ struct Inner {
     /// Whether closing the connection discards what was not sent yet.
     resets: bool,
     windows: Windows,
+    home: Home,
     scheme: Scheme,
     authority: Authority,
     state: Mutex<State>,
@@ -148,13 +179,13 @@ struct Connection {
 }
 
 impl Channel {
-    /// A channel to `server`. Nothing is sent yet. With `resets`, closing its connection
-    /// discards what was not sent.
+    /// A channel to `server`, whose connection is driven at `home`. Nothing is sent yet. With `resets`, closing its
+    /// connection discards what was not sent.
     ///
     /// # Errors
     /// The server's name is none.
-    pub(crate) fn new(server: Server, resets: bool) -> Result<Self, InvalidUri> {
-        Self::with_windows(server, resets, WINDOWS)
+    pub(crate) fn new(server: Server, resets: bool, home: Home) -> Result<Self, InvalidUri> {
+        Self::with_windows(server, resets, WINDOWS, home)
     }
 
     /// The same with other windows.
@@ -165,6 +196,7 @@ impl Channel {
         server: Server,
         resets: bool,
         windows: Windows,
+        home: Home,
     ) -> Result<Self, InvalidUri> {
         let inner = Inner {
             scheme: if server.tls { Scheme::HTTPS } else { Scheme::HTTP },
@@ -172,15 +204,21 @@ impl Channel {
             server,
             resets,
             windows,
+            home,
             state: Mutex::new(State::None),
         };
-        Ok(Self { inner: Arc::new(inner), carrier: None })
+        Ok(Self { inner: Arc::new(inner), carrier: None, kept: None })
     }
 
     /// The same channel for one request, and what will know which connection took it.
     pub(crate) fn followed(&self) -> (Self, Carrier) {
         let carrier = Carrier::default();
-        (Self { inner: Arc::clone(&self.inner), carrier: Some(carrier.clone()) }, carrier)
+        (Self { carrier: Some(carrier.clone()), ..self.clone() }, carrier)
+    }
+
+    /// The same channel for one request, which keeps `kept` until its answer has ended.
+    fn keeping(&self, kept: Kept) -> Self {
+        Self { kept: Some(kept), ..self.clone() }
     }
 
     /// Connects if there is no connection.
@@ -217,7 +255,8 @@ impl Channel {
             Pin::new(&mut head.response).poll(cx)
         });
         let response = answered.await;
-        Ok(head.answered_with(response)?.map(|answer| Answer { pump, ..answer }))
+        let kept = self.kept;
+        Ok(head.answered_with(response)?.map(|answer| Answer { pump, _kept: kept, ..answer }))
     }
 
     /// Begins a request of these headers to this server, whatever authority they name. Its body is to be sent over
@@ -283,7 +322,7 @@ impl Channel {
                 // One that has ended and is still here was cut short: by a panic, or by the runtime's end.
                 State::Dialling(_) | State::None => {
                     // A task of its own: it goes on when whoever wanted it has gone.
-                    let task = tokio::spawn(self.clone().dialled());
+                    let task = self.inner.home.spawn(self.clone().dialled());
                     let ended = task.map(|ended| {
                         ended.unwrap_or_else(|error| Err(NotSent::Refused(error.to_string())))
                     });
@@ -296,6 +335,7 @@ impl Channel {
         dialling.await
     }
 
+    /// A task of the channel's home: what it begins stays there.
     async fn dialled(self) -> Result<Connection, NotSent> {
         let dialled = self.dial().await;
         *self.inner.state.lock() = match &dialled {
@@ -416,7 +456,8 @@ impl Head {
             lost(error, &line)
         })?;
         awaited.answered();
-        Ok(response.map(|stream| Answer { stream, pump: None, line, _carried: carried }))
+        let answer = |stream| Answer { stream, pump: None, line, _carried: carried, _kept: None };
+        Ok(response.map(answer))
     }
 }
 
@@ -468,6 +509,7 @@ pub(crate) struct Answer {
     pump: Pump,
     line: Line,
     _carried: Carried,
+    _kept: Option<Kept>,
 }
 
 impl hyper::body::Body for Answer {

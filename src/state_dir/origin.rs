@@ -1,5 +1,5 @@
 //! What a state directory knows of itself, in the file `origin` beside `instance`: the place at which it was made,
-//! which backends have had a store, and what an operator has yet to decide.
+//! which names it had before, which backends have had a store, and what an operator has yet to decide.
 //!
 //! # A copy
 //! A directory is the one that it was if it has the inode and the birth time that it had, on the machine of the
@@ -9,6 +9,9 @@
 //! can tell from these. What a file system or a container does not tell (a birth time, a machine id) is not
 //! compared.
 //!
+//! The folders of stores outside the directory are the original's. So a copy forgets them, and expects its stores in
+//! their usual folders, until a daemon notes those that its configuration names.
+//!
 //! A copy by blocks on the same machine id is the same by all that. Its proof is the twin itself
 //! ([`crate::kinds::twins`]).
 //!
@@ -16,22 +19,31 @@
 //! | event | order | a crash in between leaves |
 //! | --- | --- | --- |
 //! | first start | `instance`, `origin` | a name without an origin, which is taken from its place then |
-//! | a copy is found, or what may be one | `instance` with a new name, `origin` with the pause and the new place | a copy, which is found again |
-//! | a twin is found | the same | a new name, and no pause: the twin has the old one |
+//! | a copy is found, or what may be one | `origin` with the pause, the new place, the former name and the new one, then `instance` with the new name | a name that is a former one, in whose place the next start puts the new one |
+//! | a twin is found | the same | the same |
+//! | what had a former name is killed at a backend | `origin` with that backend | it is killed there once more |
 //! | accept-clone, accept-loss | `origin`, then what it holds back goes on | it goes on at the next start |
 //! | a store is gone | `origin`, then a new store is made | the loss, reported again |
 //!
+//! # Former names
+//! What an earlier run has sent under a former name may still be on its way to a backend. So it is killed there, once:
+//! afterwards the name may be another daemon's. No run and no connector can say of itself that it was done, so this file
+//! says it: by name, the backends at which nothing has it any more ([`crate::kinds::former`]). A release that knows
+//! nothing of that drops it when it writes the file.
+//!
 //! # Damage
 //! A file that is no origin, or cannot be read, is set aside, reported, and replaced by a new one. What it had to say of
-//! losses is gone. Whether the directory is a copy, and was paused as one, is not known any more, so it is treated as
-//! a copy, be its stores here or elsewhere. A directory without the file is new, or of a release that had none.
+//! losses and of former names is gone. Whether the directory is a copy, and was paused as one, is not known any more, so
+//! it is treated as a copy, be its stores here or elsewhere. Which stores it had elsewhere is not known either, and the
+//! new file says so until a daemon has noted its stores. A directory without the file is new, or of a release that
+//! had none.
 //!
 //! One flipped bit in the name of a value would end a pause unnoticed, so the file begins with a checksum of all that
 //! follows. A file without one is of an earlier release: it is read, and gets one at the next start. Those releases
 //! pass over it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{File, OpenOptions},
     io::Write,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
@@ -64,6 +76,23 @@ pub(super) struct Origin {
     /// Why replay is paused until an operator accepts the copy.
     #[serde(default)]
     pub(super) paused: Option<String>,
+    /// The names that the directory had before, each with the backends at which nothing has it any more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) former: BTreeMap<String, BTreeSet<String>>,
+    /// The name in the place of the last of those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) renamed: Option<String>,
+    /// What was wrong with the file in whose place this one is, until a daemon has noted its stores: that file may have
+    /// named others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) damage: Option<String>,
+}
+
+impl Origin {
+    /// The directory's name if `name`, which its own file says, is a former one.
+    pub(super) fn name_after(&self, name: &str) -> Option<String> {
+        self.renamed.clone().filter(|_| self.former.contains_key(name))
+    }
 }
 
 /// What tells a directory from its copies.
@@ -77,11 +106,6 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Of no directory: each differs from it.
-    pub(super) fn nowhere() -> Self {
-        Self { machine: None, inode: Some(0), born: None }
-    }
-
     /// Of the directory `dir` on this machine.
     pub(super) fn of(dir: &Path) -> Self {
         let machine = std::fs::read_to_string("/etc/machine-id").ok();
@@ -118,6 +142,7 @@ const END_OF_SUM: &str = "\",\n";
 
 /// What was found at the origin's place.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is read once, and taken apart at once")]
 pub(super) enum Read {
     Found {
         origin: Origin,
@@ -236,6 +261,9 @@ mod tests {
             lost: [("redis".to_owned(), "gone".to_owned())].into(),
             paused: Some("a copy".into()),
             timeouts: BTreeMap::from([("db".to_owned(), 5_000)]),
+            former: BTreeMap::from([("old".to_owned(), BTreeSet::from(["redis".to_owned()]))]),
+            renamed: Some("new".into()),
+            damage: Some("its checksum is wrong".into()),
         };
         write(dir.path(), &origin).unwrap();
         let found = read(dir.path());
@@ -251,6 +279,8 @@ mod tests {
         // A later version's, or one of a release that knew of no checksum.
         std::fs::write(dir.path().join(FILE), r#"{"inode":1,"more":{}}"#).unwrap();
         assert!(matches!(read(dir.path()), Read::Found { is_sealed: false, .. }));
+        let names = |name: &str| origin.name_after(name);
+        assert_eq!((names("old"), names("new")), (Some("new".to_owned()), None));
     }
 
     #[test]

@@ -9,9 +9,9 @@ fn a_second_daemon_gets_one_clear_error_and_the_name_stays() {
     let error = StateDir::open(&path).map(|_| ()).unwrap_err().to_string();
     let expected = format!("(process {}) runs on the state directory", std::process::id());
     assert!(error.contains(&expected), "{error}");
-    let name = first.instance.clone();
+    let name = first.instance();
     drop(first);
-    assert_eq!(StateDir::open(&path).unwrap().instance, name);
+    assert_eq!(StateDir::open(&path).unwrap().instance(), name);
 }
 
 #[test]
@@ -41,14 +41,14 @@ fn what_a_killed_run_may_have_left_on_the_wire_has_its_timeout_and_not_the_next_
 #[test]
 fn what_is_no_name_is_set_aside_and_a_new_one_taken() {
     let dir = tempfile::tempdir().unwrap();
-    let name = StateDir::open(dir.path()).unwrap().instance;
+    let name = StateDir::open(dir.path()).unwrap().instance();
     let file = dir.path().join(INSTANCE);
     for garbage in [&b"rubbish"[..], b"", b"\xff\xfe\x00"] {
         std::fs::write(&file, garbage).unwrap();
         let again = StateDir::open(dir.path()).unwrap();
-        assert_ne!(again.instance, name);
+        assert_ne!(again.instance(), name);
         assert_eq!(again.copied(), None, "a lost name makes no copy");
-        assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), again.instance);
+        assert_eq!(std::fs::read_to_string(&file).unwrap().trim(), again.instance());
     }
     std::fs::remove_file(&file).unwrap();
     std::fs::create_dir_all(file.join("a folder")).unwrap();
@@ -83,6 +83,12 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// The former names that are still to be killed at `backend`.
+fn former(state: &StateDir, backend: &str) -> Vec<String> {
+    let names = state.former().into_iter();
+    names.filter(|(_, gone)| !gone.contains(backend)).map(|(name, _)| name).collect()
+}
+
 #[test]
 fn a_copy_takes_a_new_name_and_is_paused_until_it_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
@@ -90,13 +96,13 @@ fn a_copy_takes_a_new_name_and_is_paused_until_it_is_accepted() {
     let original = StateDir::open(&first).unwrap();
     copy(&first, &second);
     let clone = StateDir::open(&second).unwrap();
-    assert_ne!(clone.instance, original.instance);
-    assert_eq!(clone.former.as_ref(), Some(&original.instance));
+    assert_ne!(clone.instance(), original.instance());
+    assert_eq!(former(&clone, "redis"), [original.instance()]);
     assert!(clone.copied().unwrap().contains("is a copy (it is not the folder"));
-    let name = clone.instance.clone();
+    let name = clone.instance();
     drop(clone);
     let again = StateDir::open(&second).unwrap();
-    assert_eq!((&again.instance, &again.former), (&name, &None), "once");
+    assert_eq!(again.instance(), name, "once");
     assert!(again.copied().is_some(), "until an operator says so");
     assert!(again.accept_clone().unwrap() && !again.accept_clone().unwrap());
     drop(again);
@@ -134,14 +140,16 @@ fn what_may_be_a_copy_is_paused_until_it_is_accepted() {
         },
     ];
     for damage in damages {
-        let name = StateDir::open(dir.path()).unwrap().instance;
+        let name = StateDir::open(dir.path()).unwrap().instance();
         damage(&file);
         let doubted = StateDir::open(dir.path()).unwrap();
         assert!(doubted.copied().unwrap().starts_with("it cannot be told whether"));
-        assert_eq!(doubted.former, Some(name), "as a copy does");
+        assert_eq!(former(&doubted, "redis"), [name], "as a copy does");
+        let taken = doubted.instance();
         drop(doubted);
         let again = StateDir::open(dir.path()).unwrap();
-        assert!(again.copied().is_some() && again.former.is_none(), "until an operator says so");
+        assert!(again.copied().is_some(), "until an operator says so");
+        assert_eq!(again.instance(), taken);
         assert!(again.accept_clone().unwrap());
         drop(again);
         assert_eq!(StateDir::open(dir.path()).unwrap().copied(), None);
@@ -149,36 +157,96 @@ fn what_may_be_a_copy_is_paused_until_it_is_accepted() {
 }
 
 #[test]
-fn a_copy_whose_new_name_is_not_saved_is_found_to_be_one_again() {
+fn a_former_name_is_to_be_killed_until_that_is_done_at_each_backend() {
+    let dir = tempfile::tempdir().unwrap();
+    let [first, second, third] = ["first", "second", "third"].map(|name| dir.path().join(name));
+    let original = StateDir::open(&first).unwrap().instance();
+    copy(&first, &second);
+    // One that ends at once, and one that is killed when it has reached one of two backends.
+    drop(StateDir::open(&second).unwrap());
+    let clone = StateDir::open(&second).unwrap();
+    assert_eq!(former(&clone, "redis"), std::slice::from_ref(&original));
+    clone.former_is_gone("redis", std::slice::from_ref(&original));
+    let name = clone.instance();
+    drop(clone);
+    let again = StateDir::open(&second).unwrap();
+    assert!(former(&again, "redis").is_empty(), "once");
+    assert_eq!(former(&again, "other"), std::slice::from_ref(&original));
+    drop(again);
+
+    // A copy of the copy has two names before its own.
+    copy(&second, &third);
+    let next = StateDir::open(&third).unwrap();
+    assert_eq!(former(&next, "redis"), std::slice::from_ref(&name));
+    let mut both = [original, name];
+    both.sort();
+    assert_eq!(former(&next, "other"), both);
+}
+
+#[test]
+fn a_new_name_that_is_not_saved_in_its_own_file_is_taken_at_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (dir.path().join("first"), dir.path().join("second"));
-    let original = StateDir::open(&first).unwrap();
+    let original = StateDir::open(&first).unwrap().instance();
     copy(&first, &second);
     // A file cannot be written there.
-    let obstacle = second.join("instance.next");
-    std::fs::create_dir(&obstacle).unwrap();
-    for is_obstructed in [true, true, false] {
+    let obstruct = |name: &str| std::fs::create_dir(second.join(name)).unwrap();
+    let clear = |name: &str| std::fs::remove_dir(second.join(name)).unwrap();
+    obstruct("origin.next");
+    let lost = StateDir::open(&second).unwrap();
+    assert!(lost.copied().is_some() && lost.instance() != original);
+    drop(lost);
+    let file = std::fs::read_to_string(second.join(INSTANCE)).unwrap();
+    assert_eq!(file.trim(), original, "it is found to be a copy again");
+    clear("origin.next");
+    obstruct("instance.next");
+    let name = StateDir::open(&second).unwrap().instance();
+    assert_ne!(name, original);
+    for is_obstructed in [true, false] {
         if !is_obstructed {
-            std::fs::remove_dir(&obstacle).unwrap();
+            clear("instance.next");
         }
         let clone = StateDir::open(&second).unwrap();
-        assert_eq!(clone.former.as_ref(), Some(&original.instance));
-        assert_ne!(clone.instance, original.instance);
+        assert_eq!(clone.instance(), name);
+        assert_eq!(former(&clone, "redis"), std::slice::from_ref(&original));
         assert!(clone.copied().is_some());
     }
-    assert_eq!(StateDir::open(&second).unwrap().former, None);
+    assert_eq!(std::fs::read_to_string(second.join(INSTANCE)).unwrap().trim(), name);
 }
 
 #[test]
 fn a_twin_leaves_the_old_name_to_the_other() {
     let dir = tempfile::tempdir().unwrap();
     let first = StateDir::open(dir.path()).unwrap();
+    let old = first.instance();
     let name = first.take_new_name();
-    assert_ne!(name, first.instance);
+    assert!(name != old && name == first.instance());
     assert!(first.copied().unwrap().contains("has the same instance name"));
     drop(first);
     let again = StateDir::open(dir.path()).unwrap();
-    assert_eq!((again.instance.clone(), again.copied().is_some()), (name, true));
+    assert_eq!((again.instance(), again.copied().is_some()), (name, true));
+    assert_eq!(former(&again, "redis"), [old]);
+}
+
+#[test]
+fn a_timeout_that_begins_while_earlier_ones_are_forgotten_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::open(dir.path()).unwrap();
+    for longer in 1..=50 {
+        let (begin, start) = (Duration::from_millis(longer), std::sync::Barrier::new(2));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                state.begin_with_timeouts([("db".to_owned(), begin)].into_iter());
+            });
+            start.wait();
+            state.forget_earlier_timeouts();
+        });
+        let origin::Read::Found { origin, .. } = origin::read(dir.path()) else {
+            panic!("there is no origin")
+        };
+        assert_eq!(origin.timeouts.get("db"), Some(&longer));
+    }
 }
 
 #[test]

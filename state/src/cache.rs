@@ -8,7 +8,8 @@
 //!    ends, which raises the version and then drops the lane's entries; what was withdrawn comes back if the write is
 //!    proven not to have been executed and no other was sent meanwhile ([`Cache::put_back`]);
 //! 3. [`Cache::fill`] keeps a value only if the version is still the fill's, looks again after it
-//!    has put it there, and takes it out if a write came between.
+//!    has put it there, and takes it out if a write came between. Whatever comes into the cache, or back, does so by
+//!    this way (`Cache::put_if`, and `Cache::put_older` for what an earlier cache held).
 //!
 //! Versions are kept in a small table by hash: two lanes that share a place only throw away a fill too
 //! many. Values are found by their full canonical read, never by hash alone.
@@ -24,7 +25,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use quick_cache::sync::Cache as Entries;
+use parking_lot::Mutex;
+use quick_cache::sync::{Cache as Entries, EntryAction, EntryResult};
 
 use crate::{
     shelf::{Label, Shelf},
@@ -154,6 +156,8 @@ pub struct Cache {
     /// Entries put that outlast the daemon.
     outlasting: AtomicU64,
     shelf: OnceLock<Arc<Shelf>>,
+    /// The one whose place it took, until it has [taken over](Cache::take_over) what that holds.
+    before: Mutex<Option<Arc<Self>>>,
 }
 
 impl Cache {
@@ -178,18 +182,20 @@ impl Cache {
             copying: AtomicU64::new(0),
             outlasting: AtomicU64::new(0),
             shelf: OnceLock::new(),
+            before: Mutex::default(),
         }
     }
 
     /// An empty cache with other limits, to take the place of `before`. What bars fills there bars them here, whichever
-    /// of the two hears of it; counters go on.
-    pub fn in_place_of(before: &Self, settings: CacheSettings) -> Self {
+    /// of the two hears of it; counters go on. Once it is in use, it is to [take over](Self::take_over) what that holds.
+    pub fn in_place_of(before: &Arc<Self>, settings: CacheSettings) -> Self {
         let count = |counter: &AtomicU64| AtomicU64::new(counter.load(Ordering::Relaxed));
         Self {
             barred: Arc::clone(&before.barred),
             hits: count(&before.hits),
             misses: count(&before.misses),
             outlasting: count(&before.outlasting),
+            before: Mutex::new(Some(Arc::clone(before))),
             ..Self::new(settings)
         }
     }
@@ -257,18 +263,7 @@ impl Cache {
         // A reply is often a slice of a larger read buffer; the cache must not keep that alive.
         let value = Value::Memory(Bytes::copy_from_slice(value));
         let key = Bytes::copy_from_slice(key);
-        self.put_unless_written(fill, fill.read(key, value, now, until));
-    }
-
-    fn put_unless_written(&self, fill: Fill, read: CachedRead) {
-        let version = self.version(fill.lane);
-        if version.load(Ordering::Acquire) != fill.version {
-            return;
-        }
-        self.put(fill.lane, read);
-        if version.load(Ordering::Acquire) != fill.version {
-            self.inner.remove(&fill.lane);
-        }
+        self.put(fill.lane, fill.version, fill.read(key, value, now, until));
     }
 
     /// [`Cache::fill`] for a reply that may be large: then it is written to a file first, on the shelf's thread. `room`
@@ -292,7 +287,8 @@ impl Cache {
         }
         let (cache, key) = (Arc::clone(this), label.key.clone());
         shelf.put(label, value, move |shelved| {
-            cache.put_unless_written(fill, fill.read(key, Value::File(shelved), now, until));
+            let read = fill.read(key, Value::File(shelved), now, until);
+            cache.put(fill.lane, fill.version, read);
             drop(room);
         });
     }
@@ -333,14 +329,9 @@ impl Cache {
     /// The write for which this was withdrawn was not executed. Comes back if no other write was sent meanwhile and
     /// nothing was read.
     pub fn put_back(&self, withdrawn: Withdrawn) {
-        let Withdrawn { cache, lane, version: then, reads } = withdrawn;
-        let version = self.version(lane);
-        let unchanged = cache == self.id && version.load(Ordering::Acquire) == then;
-        if unchanged && self.inner.get(&lane).is_none() {
-            self.inner.insert(lane, reads);
-            if version.load(Ordering::Acquire) != then {
-                self.inner.remove(&lane);
-            }
+        let Withdrawn { cache, lane, version, reads } = withdrawn;
+        if cache == self.id && self.inner.get(&lane).is_none() {
+            self.put_if(lane, version, reads);
         }
     }
 
@@ -445,14 +436,18 @@ impl Cache {
             .collect();
         let mut dropped = 0;
         for lane in lanes {
-            let Some(reads) = self.inner.get(&lane) else { continue };
-            let kept: Vec<_> = reads.iter().filter(|read| !old(&reads, read)).cloned().collect();
-            dropped += reads.len() - kept.len();
-            if kept.is_empty() {
-                self.inner.remove(&lane);
-            } else {
-                self.inner.insert(lane, Held::new(kept, &self.tally));
-            }
+            // In one step: what a write has dropped by now is not there to be kept.
+            let swept = self.inner.entry(&lane, Some(Duration::ZERO), |_, reads| {
+                let held = Arc::clone(reads);
+                let kept: Vec<_> = held.iter().filter(|read| !old(&held, read)).cloned().collect();
+                dropped += held.len() - kept.len();
+                if kept.is_empty() {
+                    return EntryAction::Remove;
+                }
+                *reads = Held::new(kept, &self.tally);
+                EntryAction::Retain(())
+            });
+            drop(swept);
         }
         dropped
     }
@@ -467,26 +462,63 @@ impl Cache {
 
     /// Takes back what a snapshot held; it will answer as stale only. What was read or written since this cache was made
     /// is newer, and stays.
-    pub fn restore(&self, entries: impl IntoIterator<Item = (LaneId, CachedRead)>) {
-        let is_read = |lane, key: &[u8]| {
-            let reads = self.inner.get(&lane);
-            reads.is_some_and(|reads| reads.iter().any(|read| *read.key == *key))
-        };
-        let newer = entries.into_iter().filter(|(lane, read)| !is_read(*lane, &read.key));
-        self.take_over(newer.map(|(lane, read)| (lane, CachedRead { restored: true, ..read })));
+    pub fn restore(
+        &self,
+        entries: impl IntoIterator<Item = (LaneId, CachedRead), IntoIter: DoubleEndedIterator>,
+    ) {
+        // The last of a lane is the newest.
+        for (lane, read) in entries.into_iter().rev() {
+            self.put_older(lane, CachedRead { restored: true, ..read });
+        }
     }
 
-    /// Takes over what another cache holds, with its age, as long as nothing was written here since this one was
-    /// made. It must be in use already: then a write that came meanwhile is known here.
-    pub fn take_over(&self, entries: impl IntoIterator<Item = (LaneId, CachedRead)>) {
-        for (lane, read) in entries {
-            let version = self.version(lane);
-            if version.load(Ordering::Acquire) == 0 {
-                self.put(lane, read);
-                if version.load(Ordering::Acquire) != 0 {
-                    self.inner.remove(&lane);
-                }
+    /// Takes over what the cache holds whose place this one took, with its age; if it has done so, nothing. What was read
+    /// or written since this cache was made is newer, and stays. It must be in use already: then a write that came
+    /// meanwhile is known here. Walks the whole cache, and waits for whoever is doing so.
+    pub fn take_over(&self) {
+        let mut before = self.before.lock();
+        let Some(old) = before.as_ref() else { return };
+        // It may not have all of its own yet.
+        old.take_over();
+        for (lane, reads) in old.inner.iter() {
+            reads.taken().rev().for_each(|read| self.put_older(lane, read));
+        }
+        *before = None;
+    }
+
+    /// Puts what is older than all that this cache holds of `lane`, before that, unless it was read or its lane was
+    /// written since. It takes no place of what is newer: there must be room for it.
+    fn put_older(&self, lane: LaneId, read: CachedRead) {
+        let is_unwritten = || self.version(lane).load(Ordering::Acquire) == 0;
+        if !is_unwritten() {
+            return;
+        }
+        let (outlasts, size) = (read.outlasts, (read.key.len() + read.value.weight()) as u64);
+        // In one step: what is read meanwhile is newer, and is not there to be replaced.
+        let held = self.inner.entry(&lane, None, |_, reads| {
+            // What is added to an entry drives no other out, so the cache itself must have room for it.
+            let goes_in = reads.len() < READS_PER_LANE
+                && reads.iter().all(|newer| newer.key != read.key)
+                && size <= self.settings.bytes / 8
+                && !self.is_full();
+            if goes_in {
+                let all = std::iter::once(read.clone()).chain(reads.taken()).collect();
+                *reads = Held::new(all, &self.tally);
             }
+            EntryAction::Retain(goes_in)
+        });
+        let is_kept = match held {
+            EntryResult::Retained(goes_in) => goes_in,
+            // What has come to this place meanwhile stays.
+            EntryResult::Vacant(place) => place.insert(Held::new(vec![read], &self.tally)).is_ok(),
+            EntryResult::Removed(..) | EntryResult::Replaced(..) | EntryResult::Timeout => false,
+        };
+        if !is_unwritten() {
+            self.inner.remove(&lane);
+            return;
+        }
+        if is_kept && outlasts {
+            self.outlasting.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -502,10 +534,12 @@ impl Cache {
         self.outlasting.load(Ordering::Relaxed)
     }
 
-    fn put(&self, lane: LaneId, read: CachedRead) {
-        if read.outlasts {
-            self.outlasting.fetch_add(1, Ordering::Relaxed);
+    /// Adds `read` to what is held of `lane`, unless that was written since it had this version.
+    fn put(&self, lane: LaneId, version: u64, read: CachedRead) {
+        if self.version(lane).load(Ordering::Acquire) != version {
+            return;
         }
+        let outlasts = read.outlasts;
         let mut reads = match self.inner.get(&lane) {
             Some(reads) if !(reads.len() == 1 && reads.iter().all(|old| old.key == read.key)) => {
                 reads.taken().filter(|old| old.key != read.key).collect()
@@ -516,7 +550,24 @@ impl Cache {
             reads.remove(0);
         }
         reads.push(read);
-        self.inner.insert(lane, Held::new(reads, &self.tally));
+        if self.put_if(lane, version, Held::new(reads, &self.tally)) && outlasts {
+            self.outlasting.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Puts `reads` in the place of what is held of `lane`, unless that was written since it had this version. Whether
+    /// they are there.
+    fn put_if(&self, lane: LaneId, version: u64, reads: Reads) -> bool {
+        let is_unwritten = || self.version(lane).load(Ordering::Acquire) == version;
+        if !is_unwritten() {
+            return false;
+        }
+        self.inner.insert(lane, reads);
+        if is_unwritten() {
+            return true;
+        }
+        self.inner.remove(&lane);
+        false
     }
 
     fn version(&self, lane: LaneId) -> &AtomicU64 {

@@ -38,13 +38,13 @@ use hashbrown::HashTable;
 use crate::{
     dense::Dense,
     lane::{LaneMap, LanesOf},
-    seqs::SeqSet,
     store::{TokenKind, Traits},
     units::{ByteCount, Lanes, Moment, OpId, UnixMillis},
     words::Words,
     write::{End, Known, WriteState},
 };
 
+mod arriving;
 mod dead;
 mod entry;
 mod figures;
@@ -53,6 +53,9 @@ mod kept;
 mod left;
 mod letters;
 mod order;
+mod ready;
+mod room;
+mod sentenced;
 mod stuck;
 mod turn;
 
@@ -134,13 +137,15 @@ pub struct QueueIndex {
     /// The sequence of each name. The names themselves are with the calls.
     by_op: HashTable<u64>,
     hasher: RandomState,
-    ready: SeqSet,
+    ready: ready::Ready,
     backing_off: BTreeSet<(Moment, u64)>,
     groups: BTreeMap<u64, Group>,
     /// Calls that are left to do of others; see the module's page.
     residues: left::Residues,
     /// Calls with a verdict, for which there was no room among the dead letters.
-    sentenced: BTreeSet<u64>,
+    sentenced: sentenced::Sentenced,
+    /// What has come of calls that arrive in pieces.
+    arriving: arriving::Arriving,
     folds: kept::Folds,
     next_seq: u64,
     bytes: u64,
@@ -181,11 +186,12 @@ impl QueueIndex {
             lanes: LaneMap::default(),
             by_op: HashTable::new(),
             hasher: RandomState::new(),
-            ready: SeqSet::default(),
+            ready: ready::Ready::default(),
             backing_off: BTreeSet::new(),
             groups: BTreeMap::new(),
             residues: left::Residues::default(),
-            sentenced: BTreeSet::new(),
+            sentenced: sentenced::Sentenced::default(),
+            arriving: arriving::Arriving::default(),
             folds: kept::Folds::default(),
             next_seq: last_seq + 1,
             bytes: 0,
@@ -206,7 +212,7 @@ impl QueueIndex {
     /// letters of a backend that wants them to block their lanes.
     pub fn restore(&mut self, seq: u64, entry: Entry, dead: bool, holds_lane: bool) {
         self.next_seq = self.next_seq.max(seq + 1);
-        let (op_id, traits) = (entry.header.op_id, entry.header.traits);
+        let op_id = entry.header.op_id;
         let mut entry = Entry { phase: Phase::Waiting, ..entry };
         if dead {
             self.dead_bytes += u64::from(entry.bytes);
@@ -220,12 +226,8 @@ impl QueueIndex {
             return;
         }
         self.bytes += u64::from(entry.bytes);
-        if traits.due().is_some() {
-            self.residues.insert(seq, &entry.header.lanes);
-        }
         self.calls.entries.insert(seq, entry);
-        self.lanes.enter(seq, &self.calls);
-        self.lanes.set_whole(seq, traits.is_whole(), &self.calls);
+        self.line_up(seq);
         self.name(op_id, seq);
         self.consider(seq);
     }
@@ -256,6 +258,7 @@ impl QueueIndex {
 
     /// Gives up a place that was claimed and not used. Returns the lanes in which it was.
     pub fn unclaim(&mut self, seq: u64) -> Option<Lanes> {
+        self.arriving.remove(seq);
         self.calls.claims.contains_key(&seq).then(|| self.step_out(seq));
         self.calls.claims.remove(&seq)
     }
@@ -274,34 +277,30 @@ impl QueueIndex {
         if let Some(refusal) = self.known(entry.header.op_id, entry.header.digest) {
             return Err(refusal);
         }
-        let calls = self.calls.entries.len() as u64;
-        let limit = u64::from(self.limits.items);
-        if self.full && self.fill_percent() < RESUME_PERCENT {
-            self.full = false;
-        }
         let bytes = u64::from(entry.bytes);
-        if self.full || calls >= limit || self.bytes + bytes > self.limits.bytes {
+        if let Err(refusal) = self.room(claim, bytes) {
             // One oversized call does not close the queue to all others.
-            self.full |= calls >= limit || bytes <= self.limits.bytes / OVERSIZED_PART;
-            let (bytes, limit_bytes) = (self.bytes, self.limits.bytes);
-            return Err(Refusal::Full { calls, limit, bytes, limit_bytes });
+            self.full |= self.taken(claim).0 >= u64::from(self.limits.items)
+                || bytes <= self.limits.bytes / OVERSIZED_PART;
+            return Err(refusal);
         }
-        if low_priority && self.fill_percent() >= SHED_PERCENT {
+        if low_priority && self.fill_without(claim) >= SHED_PERCENT {
             return Err(Refusal::Shed);
         }
         let claimed = claim.filter(|seq| self.calls.claims.contains_key(seq));
         let seq = claimed.unwrap_or(self.next_seq);
         self.note_written(&entry.header.lanes);
-        let (op_id, is_whole) = (entry.header.op_id, entry.header.traits.is_whole());
+        let op_id = entry.header.op_id;
         self.bytes += bytes;
         self.calls.entries.insert(seq, Entry { phase: Phase::Committing, ..entry });
+        self.arriving.remove(seq);
+        self.calls.claims.remove(&seq);
+        self.line_up(seq);
         if claimed.is_some() {
-            self.calls.claims.remove(&seq);
+            self.changed(seq);
         } else {
             self.next_seq += 1;
-            self.lanes.enter(seq, &self.calls);
         }
-        self.lanes.set_whole(seq, is_whole, &self.calls);
         self.name(op_id, seq);
         Ok(seq)
     }
@@ -320,29 +319,26 @@ impl QueueIndex {
 
     /// The append of `seq` is synced.
     pub fn committed(&mut self, seq: u64) {
-        if let Some(entry) = self.calls.entries.get_mut(seq)
+        if let Some(entry) = self.calls.entries.get(seq)
             && entry.phase == Phase::Committing
         {
-            entry.phase = Phase::Waiting;
             let lanes = entry.header.lanes.clone();
             self.touched(seq, &lanes);
-            self.consider(seq);
+            self.becomes(seq, Phase::Waiting);
         }
     }
 
     /// Takes the oldest call that may go on the wire at `now`. `None` if nothing may.
     pub fn take(&mut self, now: Moment) -> Option<u64> {
         self.wake_due(now);
-        let seq = loop {
-            let seq = self.ready.pop_first()?;
+        loop {
+            let seq = self.ready.first()?;
             if self.may_move(seq) {
-                break seq;
+                self.becomes(seq, Phase::Sending);
+                return Some(seq);
             }
-        };
-        if let Some(entry) = self.calls.entries.get_mut(seq) {
-            entry.phase = Phase::Sending;
+            self.unready(seq);
         }
-        Some(seq)
     }
 
     /// `seq` did not go on the wire after all: it is as if it had not been taken.
@@ -350,43 +346,32 @@ impl QueueIndex {
         if let Some(entry) = self.calls.entries.get_mut(seq)
             && entry.phase == Phase::Sending
         {
-            entry.phase = Phase::Waiting;
             if entry.state.known() == Known::OnWire {
                 // It did go on the wire, and nobody heard how that ended.
                 entry.state.end(End::Unknown);
             }
-            self.waits_again(seq);
+            self.becomes(seq, Phase::Waiting);
         }
     }
 
     /// Keeps `seq`, which waits, from being taken until it is [put back](QueueIndex::put_back) or replaced.
     pub fn hold(&mut self, seq: u64) {
-        if let Some(entry) = self.calls.entries.get_mut(seq)
-            && matches!(entry.phase, Phase::Waiting | Phase::BackingOff)
-        {
-            if let Some(until) = entry.backs_off_until() {
-                self.backing_off.remove(&(until, seq));
-            }
-            entry.phase = Phase::Sending;
-            self.ready.remove(seq);
+        let waits = |entry: &Entry| matches!(entry.phase, Phase::Waiting | Phase::BackingOff);
+        if self.calls.entries.get(seq).is_some_and(waits) {
+            self.becomes(seq, Phase::Sending);
         }
     }
 
     /// `seq` was applied, or is discarded, and its removal handed to the committer.
     pub fn applied(&mut self, seq: u64) {
-        if let Some(entry) = self.calls.entries.get_mut(seq) {
-            if let Some(until) = entry.backs_off_until() {
-                self.backing_off.remove(&(until, seq));
-            }
-            entry.phase = Phase::Removing;
-            self.ready.remove(seq);
-            self.consider_all(self.next_of(seq));
-        }
+        self.becomes(seq, Phase::Removing);
     }
 
     /// `seq` was applied, and something is left to do of it, which takes its place: `bytes` large, in `lanes`,
     /// due then. It waits from now on.
     pub fn became_residue(&mut self, seq: u64, lanes: Lanes, due: UnixMillis, bytes: u64) {
+        // While it has the traits that it was ready with.
+        self.unready(seq);
         let Some(entry) = self.calls.entries.get_mut(seq) else { return };
         self.bytes -= u64::from(entry.bytes);
         entry.bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -394,16 +379,11 @@ impl QueueIndex {
         entry.header.traits = Traits::residue(due);
         entry.header.token = TokenKind::Absolute;
         entry.state = WriteState::fresh(TokenKind::Absolute.repeat());
-        self.sentenced.remove(&seq);
-        if let Some(until) = entry.backs_off_until() {
-            self.backing_off.remove(&(until, seq));
-        }
+        self.sentenced.remove(seq);
         entry.begins_again();
         if let Some(details) = &mut entry.details {
             (details.noted, details.verdict) = (None, None);
         }
-        entry.phase = Phase::Waiting;
-        self.ready.remove(seq);
         let before = entry.header.lanes.clone();
         self.residues.remove(seq, &before);
         self.residues.insert(seq, &lanes);
@@ -419,7 +399,8 @@ impl QueueIndex {
             self.lanes.enter(seq, &self.calls);
             self.consider_all(free);
         }
-        self.waits_again(seq);
+        self.becomes(seq, Phase::Waiting);
+        self.changed(seq);
     }
 
     /// The durable writes behind `seq` in its lanes, in order.
@@ -439,8 +420,8 @@ impl QueueIndex {
         let (op_id, until, group) =
             (entry.header.op_id, entry.backs_off_until(), entry.details().group);
         let lanes = entry.header.lanes.clone();
-        self.ready.remove(seq);
-        self.sentenced.remove(&seq);
+        self.unready(seq);
+        self.sentenced.remove(seq);
         if let Some(until) = until {
             self.backing_off.remove(&(until, seq));
         }
@@ -459,25 +440,20 @@ impl QueueIndex {
 
     /// `seq` is to be tried again at `until`.
     pub fn retry(&mut self, seq: u64, until: Moment, error: impl Into<Words>) {
+        let Some(attempts) = self.calls.entries.get(seq).map(Entry::attempts) else { return };
+        self.becomes(seq, Phase::BackingOff);
         if let Some(entry) = self.calls.entries.get_mut(seq) {
-            let attempts = entry.attempts();
-            entry.phase = Phase::BackingOff;
             let details = entry.details_mut();
             (details.attempts, details.until) = (attempts, until);
             details.last_error = Some(error.into());
-            self.ready.remove(seq);
             self.backing_off.insert((until, seq));
-            self.waits_again(seq);
         }
     }
 
     /// Forgets every backoff: replay may try everything now.
     pub fn retry_all(&mut self) {
         for (_, seq) in std::mem::take(&mut self.backing_off) {
-            if let Some(entry) = self.calls.entries.get_mut(seq) {
-                entry.phase = Phase::Waiting;
-                self.consider(seq);
-            }
+            self.becomes(seq, Phase::Waiting);
         }
     }
 
@@ -504,10 +480,11 @@ impl QueueIndex {
 
     /// Waiting calls, or dead letters, after a sequence, in order.
     pub fn page(&self, dead: bool, after: u64) -> impl Iterator<Item = (u64, &Entry)> {
+        let next = after.saturating_add(1);
         let (dead, calls) = if dead {
-            (Some(self.calls.dead.range(after + 1..)), None)
+            (Some(self.calls.dead.range(next..)), None)
         } else {
-            (None, Some(self.calls.entries.range(after + 1..)))
+            (None, Some(self.calls.entries.range(next..)))
         };
         let dead = dead.into_iter().flatten().map(|(seq, entry)| (*seq, entry));
         dead.chain(calls.into_iter().flatten())
@@ -519,10 +496,7 @@ impl QueueIndex {
                 return;
             }
             self.backing_off.remove(&(until, seq));
-            if let Some(entry) = self.calls.entries.get_mut(seq) {
-                entry.phase = Phase::Waiting;
-                self.consider(seq);
-            }
+            self.becomes(seq, Phase::Waiting);
         }
     }
 

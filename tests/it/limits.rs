@@ -115,6 +115,37 @@ fn a_queue_that_fills_up_degrades_the_system_and_a_full_one_is_critical() {
     daemon.wait_until("it is healthy again", LONG, |daemon| state(daemon) == "HEALTHY");
 }
 
+#[test]
+fn a_call_that_is_too_large_to_be_shown_is_described_and_discarded_all_the_same() {
+    let redis = RedisServer::start();
+    let daemon = operated(&redis.url()).set("calls.bytes", "16MiB").start();
+    daemon.order("/admin/backends/redis/offline");
+    let queue = |key: &str, value: &str| {
+        let queued = daemon.redis(&["SET", key, value]);
+        queued.assert_queued();
+        queued.body["op_id"].as_str().unwrap().to_owned()
+    };
+    let (large, small) = (queue("large", &"x".repeat(2 << 20)), queue("small", "v"));
+    let show = |op_id: &str, query: &str| {
+        let (status, shown) = daemon.get(&format!("/v1/backends/redis/queue/{op_id}{query}"));
+        assert_eq!(status, 200, "{shown}");
+        shown
+    };
+    let shown = show(&large, "");
+    assert_eq!((&shown["lane"], &shown["call"]), (&json!("large"), &Value::Null));
+    assert!(shown["bytes"].as_u64().unwrap() > 2 << 20, "{shown}");
+    assert!(shown["call_left_out"].as_str().unwrap().contains("at most 20.5 KiB"), "{shown}");
+    for op_id in [&large, &small] {
+        let shown = show(op_id, "?call=false");
+        assert_eq!((shown.get("call"), shown.get("call_left_out")), (None, None), "{shown}");
+    }
+    let shown = show(&small, "?call=true");
+    assert_eq!(shown["call"], json!(["SET", "small", "v"]));
+    let discarded = daemon.fusebox(&["queue", "discard", &large]);
+    assert_eq!(discarded.status.code(), Some(0), "{discarded:?}");
+    assert_eq!(daemon.queued("redis", "pending"), 1);
+}
+
 /// Connections over which requests are sent before earlier ones are answered.
 struct Pipelines(Vec<BufReader<UnixStream>>);
 

@@ -355,6 +355,36 @@ fn pages_of_other_origins_get_neither_the_stream_nor_obedience() {
 }
 
 #[test]
+fn a_page_that_was_rebound_reads_nothing_and_monitoring_may_use_any_host() {
+    const BROWSER: &str = "accept-language: en-US,en;q=0.9\r\n";
+    const NODE: &str =
+        "accept: */*\r\naccept-language: *\r\nsec-fetch-mode: cors\r\nuser-agent: node\r\n";
+    let stage = Stage::set();
+    let status = |path: &str, host: &str, headers: &str| {
+        let port = stage.port.number();
+        stage.get(path, &format!("host: {host}:{port}\r\n{headers}")).status().to_owned()
+    };
+    for path in ["/", "/page/page.js", "/health", "/health/resilience", "/metrics"] {
+        assert_eq!(status(path, "evil.example", BROWSER), "403", "{path}");
+        assert_eq!(status(path, "localhost", BROWSER), "200", "{path}");
+        assert_eq!(status(path, "fusebox.monitoring.svc", ""), "200", "{path}");
+        assert_eq!(status(path, "fusebox.monitoring.svc", NODE), "200", "{path}");
+    }
+    // At a port to which the socket is forwarded, as an admin.
+    let forwarded = |host: &str, headers: &str| {
+        let mut stream = UnixStream::connect(stage.daemon.socket()).unwrap();
+        let head = format!("GET /admin/config HTTP/1.1\r\nhost: {host}\r\n{headers}");
+        stream.write_all(format!("{head}connection: close\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(forwarded("evil.example:9180", BROWSER), "403");
+    assert_eq!(forwarded("localhost:9180", BROWSER), "200");
+    assert_eq!(forwarded("fusebox", NODE), "200", "at the socket itself");
+}
+
+#[test]
 fn listeners_are_bounded_and_take_no_place_of_those_to_events() {
     let stage = Stage::set();
     let mut all: Vec<Stream> = (0..LISTENERS).map(|_| Stream::follow(&stage)).collect();

@@ -160,15 +160,151 @@ fn a_copy_is_drained_only_where_an_operator_says_that_it_may_be() {
     daemon.kill_9();
     let place = tempfile::tempdir().unwrap();
     let dir = place.path().join("copy");
-    let copied =
-        std::process::Command::new("cp").arg("-a").args([&daemon.state_dir(), &dir]).status();
-    assert!(copied.unwrap().success());
+    copy(&daemon.state_dir(), &dir);
     let refused = drain(&daemon, &dir, &[]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(err(&refused).contains("is a copy") && err(&refused).contains("--accept-clone"));
     assert_eq!(redis.get("k"), None);
     assert_eq!(drain(&daemon, &dir, &["--accept-clone"]).status.code(), Some(0));
     assert_eq!(redis.get("k").as_deref(), Some("v"));
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(copied.unwrap().success());
+}
+
+/// Runs the command line on a state directory.
+fn offline(daemon: &Daemon, arguments: &[&str], dir: &Path) -> Output {
+    let mut command = daemon.cli(arguments);
+    command.arg("--state-dir").arg(dir).arg("--config").arg(daemon.configuration());
+    command.output().expect("fusebox runs")
+}
+
+#[test]
+fn a_store_in_a_folder_of_its_own_is_drained_and_is_no_part_of_a_copy() {
+    let redis = RedisServer::start();
+    let place = tempfile::tempdir().unwrap();
+    let (store, backup) = (place.path().join("store"), place.path().join("backup"));
+    let (saved, other) = (place.path().join("saved"), place.path().join("other"));
+    let builder = operated(&redis.url()).set("backends.redis.queue.dir", store.to_str().unwrap());
+    let mut daemon = builder.start();
+    let dir = daemon.state_dir();
+    daemon.order("/admin/backends/redis/offline");
+    daemon.redis(&["SET", "k", "saved"]).assert_queued();
+    daemon.kill_9();
+    for (from, to) in [(&dir, &backup), (&dir, &other), (&store, &saved)] {
+        copy(from, to);
+    }
+    daemon.restart();
+    daemon.redis(&["SET", "k", "live"]).assert_queued();
+
+    // The daemon runs, and its store is not the copy's.
+    for command in ["check", "export", "downgrade", "repair"] {
+        let run = offline(&daemon, &["queue", command], &backup);
+        assert_eq!(run.status.code(), Some(1), "{command}: {run:?}");
+        let why = format!("redis: its store was in {} when", store.display());
+        assert!(err(&run).contains(&why), "{command}: {}", err(&run));
+        assert!(!out(&run).contains("redis"), "{command}: {}", out(&run));
+    }
+    fs::create_dir_all(backup.join("backends")).unwrap();
+    copy(&saved, &backup.join("backends/redis"));
+    let exported = offline(&daemon, &["queue", "export"], &backup);
+    assert_eq!(exported.status.code(), Some(0), "{exported:?}");
+    assert_eq!(out(&exported).lines().count(), 1);
+    assert!(out(&exported).contains(r#"["SET","k","saved"]"#), "{}", out(&exported));
+
+    daemon.kill_9();
+    // A copy that was accepted has no store of the original either, whether the configuration names one or not.
+    let plain = operated(&redis.url()).start();
+    for host in [&daemon, &plain, &daemon] {
+        let left = drain(host, &other, &["--accept-clone"]);
+        assert_eq!(left.status.code(), Some(1), "{left:?}");
+        let told = json_of(&left);
+        assert_eq!(
+            (&told["missing"][0]["backend"], &told["backends"]),
+            (&json!("redis"), &json!({})),
+            "{told}"
+        );
+        assert_eq!(redis.get("k"), None);
+    }
+    drop(plain);
+
+    // From here on the configuration says of which directory it is.
+    daemon.set("state_dir", dir.to_str().unwrap());
+    let checked = offline(&daemon, &["queue", "check", "--json"], &dir);
+    let report = json_of(&checked);
+    assert_eq!((checked.status.code(), &report["missing"]), (Some(0), &json!([])), "{report}");
+    assert_eq!(report["backends"]["redis"]["counts"]["pending"], json!(2), "{report}");
+    let drained = drain(&daemon, &dir, &[]);
+    assert_eq!(drained.status.code(), Some(0), "{drained:?}");
+    let told = json_of(&drained);
+    assert_eq!(
+        (&told["backends"]["redis"]["waiting"], &told["missing"]),
+        (&json!(0), &json!([])),
+        "{told}"
+    );
+    assert_eq!(redis.get("k").as_deref(), Some("live"));
+    let left = drain(&daemon, &other, &["--accept-clone"]);
+    assert_eq!(left.status.code(), Some(1), "{left:?}");
+    assert_eq!(json_of(&left)["missing"][0]["backend"], json!("redis"));
+
+    // Its folder is not mounted.
+    fs::rename(&store, place.path().join("away")).unwrap();
+    let left = drain(&daemon, &dir, &[]);
+    assert_eq!(left.status.code(), Some(1), "{left:?}");
+    assert!(json_of(&left)["missing"][0]["why"].to_string().contains("is missing"), "{left:?}");
+    assert!(!store.try_exists().unwrap(), "it is not made");
+}
+
+#[test]
+fn a_line_that_is_too_large_holds_back_only_what_would_overtake_it() {
+    let redis = RedisServer::start();
+    let mut old = operated(&redis.url()).start();
+    old.order("/admin/backends/redis/offline");
+    let large = "v".repeat(3 << 19);
+    for (key, value) in [("a", large.as_str()), ("b", "1"), ("a", "2")] {
+        old.redis(&["SET", key, value]).assert_queued();
+    }
+    old.kill_9();
+    old.set("calls.bytes", "1MiB");
+    let dir = old.state_dir();
+    let exported = offline(&old, &["queue", "export"], &dir);
+    assert_eq!(exported.status.code(), Some(0), "{}", err(&exported));
+    assert!(err(&exported).contains("redis: 1 calls are large"), "{}", err(&exported));
+    let lines = out(&exported);
+    assert!(lines.len() < large.len() * 4 / 3 + 10_000, "{}", lines.len());
+
+    let mut new = operated(&redis.url()).set("calls.bytes", "1MiB").start();
+    new.order("/admin/backends/redis/offline");
+    let held = import(&new, &lines, &["--force"]);
+    assert_eq!(held.status.code(), Some(1), "{held:?}");
+    let told = json_of(&held);
+    assert_eq!(told["counts"]["imported"], json!(1), "{told}");
+    let refused = told["refused"].as_array().unwrap();
+    let refused: Vec<(&Value, &str)> =
+        refused.iter().map(|line| (&line["line"], line["why"].as_str().unwrap())).collect();
+    let [(first, too_large), (last, behind)] = refused[..] else { panic!("{told}") };
+    assert_eq!((first, last), (&json!(1), &json!(3)));
+    assert!(too_large.contains("calls.bytes") && behind.contains("line 1"), "{told}");
+
+    assert!(too_large.contains("import only the lines that are named here"), "{too_large}");
+
+    // What was imported is replayed, and its key is written again, before the rest comes.
+    new.order("/admin/backends/redis/online");
+    new.wait_until_drained("redis", LONG);
+    assert_eq!((redis.get("a"), redis.get("b").as_deref()), (None, Some("1")));
+    new.redis(&["SET", "b", "newer"]).assert_live();
+    new.set("calls.bytes", "16MiB");
+    let reloaded = new.fusebox(&["config", "reload"]);
+    assert!(reloaded.status.success(), "{}", err(&reloaded));
+    let all: Vec<&str> = lines.lines().collect();
+    let rest = import(&new, &[all[0], all[2]].join("\n"), &["--force"]);
+    assert_eq!(rest.status.code(), Some(0), "{}", err(&rest));
+    let counts = &json_of(&rest)["counts"];
+    assert_eq!((&counts["known"], &counts["imported"]), (&json!(0), &json!(2)), "{counts}");
+    new.wait_until_drained("redis", LONG);
+    assert_eq!((redis.get("a").as_deref(), redis.get("b").as_deref()), (Some("2"), Some("newer")));
 }
 
 fn export(daemon: &Daemon) -> String {

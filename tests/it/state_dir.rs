@@ -2,7 +2,9 @@
 //! or are copied with it.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -226,6 +228,11 @@ fn a_copied_state_directory_takes_a_new_name_and_replays_once_it_is_accepted() {
     );
     assert_peace(&redis, &[&original, &clone]);
     assert_eq!(alerts(&original, "redis"), "[]");
+    // Nor is it killed by the connector that a reload makes.
+    clone.set("backends.redis.timeout", "6s");
+    let reloaded = clone.order("/admin/config/reload");
+    assert!(reloaded.to_string().contains("backends.redis.timeout"), "{reloaded}");
+    assert_peace(&redis, &[&original, &clone]);
 
     // It replays nothing, whoever asks and however often it starts.
     clone.restart();
@@ -245,6 +252,49 @@ fn a_copied_state_directory_takes_a_new_name_and_replays_once_it_is_accepted() {
     assert_eq!(clone.fusebox(&["backend", "accept-clone"]).status.code(), Some(1));
     clone.restart();
     assert_eq!(alerts(&clone, "redis"), "[]");
+}
+
+#[test]
+fn a_first_run_that_ends_at_once_leaves_it_to_the_next_to_kill_what_has_the_old_name() {
+    let redis = RedisServer::start();
+    let mut original = operated(&redis.url()).start();
+    assert!(original.terminate().success());
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("copy");
+    copy(&original.state_dir(), &dir);
+    original.restart();
+    original.redis(&["SET", "k", "v"]).assert_live();
+    let has_old_name = || names(&redis).iter().any(|name| name.starts_with(&instance(&original)));
+    assert!(has_old_name());
+    // A drain finds out that it is a copy, and refuses it.
+    let mut drain = original.cli(&["queue", "drain", "--state-dir"]);
+    drain.arg(&dir).arg("--config").arg(original.configuration());
+    let refused = drain.output().expect("fusebox runs");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--accept-clone"), "{refused:?}");
+    assert!(has_old_name());
+
+    let clone = operated(&redis.url()).state_dir(&dir).start();
+    clone.redis(&["SET", "k", "w"]).assert_live();
+    assert!(!has_old_name(), "{:?}", names(&redis));
+    assert_peace(&redis, &[&original, &clone]);
+}
+
+#[test]
+fn an_order_is_carried_out_whole_though_its_client_leaves() {
+    let redis = RedisServer::start();
+    let mut original = operated(&redis.url()).start();
+    assert!(original.terminate().success());
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("copy");
+    copy(&original.state_dir(), &dir);
+    let clone = operated(&redis.url()).state_dir(&dir).start();
+    assert!(alerts(&clone, "redis").contains("this state directory is a copy"));
+    let mut leaving = UnixStream::connect(clone.socket()).unwrap();
+    let order = "POST /admin/backends/accept-clone HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    leaving.write_all(order.as_bytes()).unwrap();
+    drop(leaving);
+    clone.wait_until("the alert has ended", LONG, |clone| alerts(clone, "redis") == "[]");
 }
 
 #[test]

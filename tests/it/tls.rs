@@ -246,11 +246,13 @@ fn the_systems_authorities_are_trusted_where_no_others_are_named_in_their_place(
     }
 }
 
-/// Asks the daemon over TCP, with the authorities of a file: the status, or why there is no answer.
+/// Asks the daemon over TCP, with the authorities of a file, as a browser does that knows it by a name: the status, or
+/// why there is no answer.
 fn curl(authority: &Authority, url: &str) -> Result<u16, String> {
     let output = Command::new(require("curl", "curl"))
         .args(["--silent", "--show-error", "--http1.1", "--output", "/dev/null"])
         .args(["--write-out", "%{http_code}", "--header", "Authorization: Bearer t0ken"])
+        .args(["--header", "Host: fusebox.example", "--header", "Accept-Language: en"])
         .args(["--cacert", &authority.file(), url])
         .output()
         .expect("curl runs");

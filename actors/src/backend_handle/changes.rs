@@ -103,7 +103,6 @@ impl Backend {
         let shared = &self.entry.shared;
         let target = spec.connector.target();
         let before = self.connector().target();
-        let is_seen_otherwise = spec.connector.view() != self.connector().view();
         if target != before {
             // What is queued from here on waits until it is clear for whom it is.
             shared.circuit.hold(|holds| (holds.retarget, holds.exchange) = (true, true));
@@ -111,16 +110,17 @@ impl Backend {
         // What the old one has on the wire must be over before the new one sends: until then calls
         // find it closed, and fall back.
         self.connector().close().await;
-        if !is_seen_otherwise {
+        if spec.connector.view() == self.connector().view() {
             let before = SharedConnector::clone(&shared.connector.load());
             spec.connector.succeed(&*before);
+        } else {
+            // Another server's values answer nothing here, nor do another user's. Who finds the new one in place finds
+            // none of them, and the old one adds none: it is closed, and a read that it has answered took its leave to
+            // fill the cache before it was sent, and so before this.
+            shared.cache.load().invalidate_all();
         }
         shared.connector.store(Arc::new(spec.connector));
         shared.circuit.hold(|holds| holds.exchange = false);
-        if is_seen_otherwise {
-            // Another server's values answer nothing here, nor do another user's.
-            shared.cache.load().invalidate_all();
-        }
         if target != before {
             // Whoever hears of the new address finds it in effect. If calls wait, replay lifts the hold
             // once they are gone.
@@ -146,18 +146,20 @@ impl Backend {
     }
 
     /// Gives it other settings; its connector stays. Nothing is closed, opened or emptied by that: the window, the
-    /// exponent, a force, the queue and the cache are what they were, and a smaller limit refuses only what is new.
+    /// exponent, a force, the queue and the cache are what they were, and a smaller limit refuses only what is new. What
+    /// is cached may be found again only a moment later.
     ///
     /// Each part takes them by itself, so that none is missed while the actor is being started again. One change
     /// follows another: callers see to that.
     pub(crate) fn configure(&self, settings: BackendSettings) {
         let shared = &self.entry.shared;
         if shared.circuit.settings.load().cache != settings.cache {
-            let cache = Cache::in_place_of(&shared.cache.load(), settings.cache);
-            let cache = Arc::new(cache);
-            let old = shared.cache.swap(Arc::clone(&cache));
+            let old = shared.cache.load_full();
+            let cache = Arc::new(Cache::in_place_of(&old, settings.cache));
             old.shelf().into_iter().for_each(|shelf| cache.set_shelf(Arc::clone(shelf)));
-            cache.take_over(old.entries());
+            shared.cache.store(Arc::clone(&cache));
+            // Of a large one that takes seconds. Nobody waits for it.
+            drop(shared.queue.ground().run(move || cache.take_over()));
         }
         shared.queue.configure(&settings);
         shared.circuit.configure(settings);

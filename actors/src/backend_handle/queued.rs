@@ -10,7 +10,7 @@ impl Backend {
     pub async fn queue_page(
         &self,
         dead: bool,
-        after: Option<OpId>,
+        after: Option<view::Place>,
         limit: usize,
     ) -> view::QueuePage {
         let shared = std::sync::Arc::clone(&self.entry.shared);
@@ -19,12 +19,24 @@ impl Backend {
         reading.await.unwrap_or_default()
     }
 
-    /// A queued call or dead letter, with its body in wire form.
-    pub async fn queued_call(&self, op_id: OpId) -> Option<(view::QueuedCallView, bytes::Bytes)> {
+    /// The place of a call in the list of everything not dead, or in that of the dead letters. `None` if it is not
+    /// in that list.
+    pub fn place_of(&self, dead: bool, op_id: OpId) -> Option<view::Place> {
+        self.entry.shared.place_of(dead, op_id)
+    }
+
+    /// A queued call or dead letter, without its body.
+    pub async fn queued_call(&self, op_id: OpId) -> Option<view::QueuedCallView> {
         let shared = std::sync::Arc::clone(&self.entry.shared);
         let ground = shared.queue.ground().clone();
         let reading = ground.run(move || shared.queued_call(op_id));
         reading.await.ok().flatten()
+    }
+
+    /// The body, in wire form, of the queued call or dead letter with that sequence. `None` if it cannot be read, or
+    /// is no longer there. A body may be large: make room for it first. Blocks on the disk.
+    pub fn queued_body(&self, sequence: u64) -> Option<bytes::Bytes> {
+        self.entry.shared.queued_body(sequence)
     }
 
     /// Puts a dead letter back at the tail of its lane, with all that were sent with it as one. `force` is wanted

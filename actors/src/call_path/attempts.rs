@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
-    ErrorClass, Lanes, OpId, Outcome, Verdict,
+    ErrorClass, Lanes, Moment, OpId, Outcome, Verdict,
     backoff::full_jitter,
     chaos::{Class, Seen},
     flight::Standing,
     system::SystemState,
-    write::Next,
+    write::{End, Next, WriteState},
 };
 
 use super::{
@@ -124,7 +124,9 @@ impl BackendShared {
             }
             let failed = self.clock().read();
             let now = failed.moment();
-            if context.live_left(now).is_zero() {
+            // The deadline ended the attempt only if no answer came in time, whatever it waited for: a connection, a
+            // fence or the answer. Otherwise it is only a reason not to try again, and the attempt ended by its answer.
+            if context.live_left(now).is_zero() && error.is_unanswered() {
                 return Live::None(NoAnswer::Deadline);
             }
             let wait = full_jitter(&retry, context.attempts.saturating_sub(1), fastrand::u64(..));
@@ -258,13 +260,39 @@ impl BackendShared {
         if spec.write {
             context.state.sent();
         }
+        let ended = self.waited(context, spec, (passage, now, span_id)).await;
+        let rest = ended.rest.map(|rest| self.guarded(rest, Arc::clone(passage)));
+        let error = ended.result.as_ref().err();
+        let (number, verdict) = (context.attempts, ended.verdict);
+        let end = AttemptEnd { began, span_id, number, verdict, error };
+        self.attempt_ended(passage, end, &mut context.counted, &mut context.recorder);
+        if spec.write {
+            let needs_evidence = context.connector.needs_evidence();
+            note_end(&mut context.state, &mut context.evidence, needs_evidence, error);
+        }
+        let lost = ended.reply_lost;
+        let answered = |reply| Answered { reply, rest, repeated, lost };
+        ended.result.map(answered).map_err(NoAnswer::Failed)
+    }
+
+    /// Hands an attempt to the connector, and waits for its end.
+    async fn waited(
+        &self,
+        context: &mut Context,
+        spec: AttemptSpec,
+        (passage, now, span_id): (&Arc<Passage>, Moment, u64),
+    ) -> Attempted {
+        let circuit = &*self.circuit;
+        let (repeated, left) = (context.state.is_in_doubt(), context.live_left(now));
         let departure = spec.write.then(|| Departure {
             shared: self,
             connector: &context.connector,
             passage,
-            lanes: Some(context.plan.lanes.clone()),
+            lanes: &context.plan.lanes,
+            state: &mut context.state,
+            has_ended: false,
         });
-        let timeout = context.live_left(now).min(circuit.settings.load().timeout);
+        let timeout = left.min(circuit.settings.load().timeout);
         let attempt = Attempt {
             body: &context.plan.body,
             lanes: &context.plan.lanes,
@@ -281,6 +309,7 @@ impl BackendShared {
             accepted_at: context.accepted_at,
             now: self.clock().steady_unix(),
             timeout,
+            left,
             fence_patience: if spec.queues { timeout.min(FENCE_PATIENCE) } else { timeout },
             trace: context.recorder.passed_on(span_id),
             passage: Some(passage),
@@ -295,7 +324,7 @@ impl BackendShared {
         let ended = tokio::select! {
             biased;
             ended = carried(&context.connector, attempt, acting) => ended,
-            () = self.system.cut_off() => Attempted::failed(Verdict::Neutral, stopping()),
+            () = self.system.cut_off() => Attempted::failed(Verdict::Neutral, stopping(passage)),
         };
         if let Some(word) = chaos {
             context.recorder.struck(word);
@@ -303,18 +332,7 @@ impl BackendShared {
         if let Some(departure) = departure {
             departure.stayed(ended.result.as_ref().err());
         }
-        let rest = ended.rest.map(|rest| self.guarded(rest, Arc::clone(passage)));
-        let error = ended.result.as_ref().err();
-        let (number, verdict) = (context.attempts, ended.verdict);
-        let end = AttemptEnd { began, span_id, number, verdict, error };
-        self.attempt_ended(passage, end, &mut context.counted, &mut context.recorder);
-        if spec.write {
-            let needs_evidence = context.connector.needs_evidence();
-            note_end(&mut context.state, &mut context.evidence, needs_evidence, error);
-        }
-        let lost = ended.reply_lost;
-        let answered = |reply| Answered { reply, rest, repeated, lost };
-        ended.result.map(answered).map_err(NoAnswer::Failed)
+        ended
     }
 
     /// The rest of an answer, which holds its place for as long as it comes. Its beginning was a success;
@@ -336,30 +354,37 @@ async fn carried(
     }
 }
 
-/// A write on the wire, for whose end its caller waits. One whose caller leaves goes on, and nobody hears when it
-/// lands.
+/// A write that is being sent, for whose end its caller waits. If the caller leaves, the state says what is known: it
+/// was given up unsent, or it goes on and nobody hears when it lands.
 struct Departure<'a> {
     shared: &'a BackendShared,
     connector: &'a SharedConnector,
     passage: &'a Passage,
-    lanes: Option<Lanes>,
+    lanes: &'a Lanes,
+    state: &'a mut WriteState,
+    has_ended: bool,
 }
 
 impl Departure<'_> {
     /// Its caller has waited, until it was answered or its outcome was unknown.
     fn stayed(mut self, error: Option<&AttemptError>) {
-        let Some(lanes) = self.lanes.take() else { return };
+        self.has_ended = true;
         if error.is_some_and(|error| error.doubt.is_some()) {
-            self.shared.leave(&**self.connector, self.passage, &lanes);
+            self.shared.leave(&**self.connector, self.passage, self.lanes);
         }
     }
 }
 
 impl Drop for Departure<'_> {
     fn drop(&mut self) {
-        if let Some(lanes) = &self.lanes {
-            self.shared.leave(&**self.connector, self.passage, lanes);
-            self.shared.bar_fills(lanes);
+        if self.has_ended {
+            return;
+        }
+        if self.passage.stays() {
+            self.state.end(End::Nothing);
+        } else {
+            self.shared.leave(&**self.connector, self.passage, self.lanes);
+            self.state.end(End::Unknown);
         }
     }
 }
@@ -404,7 +429,8 @@ impl Tail for GuardedRest {
     }
 }
 
-/// The daemon stops: the attempt is abandoned, its outcome unknown.
-fn stopping() -> AttemptError {
-    AttemptError::own(ErrorClass::Unknown, OwnCode::Stopping, "fusebox is stopping")
+/// The daemon stops: the attempt is abandoned, and its outcome unknown if anything of it may have been sent.
+fn stopping(passage: &Passage) -> AttemptError {
+    let class = if passage.stays() { ErrorClass::NotExecuted } else { ErrorClass::Unknown };
+    AttemptError::own(class, OwnCode::Stopping, "fusebox is stopping")
 }

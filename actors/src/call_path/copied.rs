@@ -66,6 +66,11 @@ impl AnswerCopy {
         takes
     }
 
+    /// What has come so far.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The answer has come to its end: keeps the reply that `made` makes of it, if that makes one.
     pub fn keep(self, made: impl FnOnce(Bytes) -> Option<Bytes>) {
         if let Some(reply) = made(self.bytes.freeze()) {

@@ -8,6 +8,7 @@ use fusebox_state::{
     write::{End, Known, WriteState},
 };
 
+use super::Context;
 use crate::{
     backend_shared::BackendShared,
     clock::Reading,
@@ -78,6 +79,11 @@ impl BackendShared {
         recorder.attempt(began, ended_at, span_id, Tried { number, verdict, error, transition });
     }
 
+    /// The way of a write that is about to go over the wire.
+    pub(super) fn way<'a>(&'a self, context: &'a mut Context) -> Way<'a> {
+        Way { shared: self, context }
+    }
+
     /// A write's way over the wire is over: what reads answered meanwhile is not what the lanes hold now. What was
     /// `withdrawn` for it is, if it wrote nothing.
     pub(super) fn write_ended(
@@ -95,6 +101,26 @@ impl BackendShared {
             _ if state.is_in_doubt() => self.bar_fills(lanes),
             _ => self.invalidate_lanes(lanes),
         }
+    }
+}
+
+/// A write's way over the wire. However it is over, the cache hears of it: also if its caller leaves.
+pub(super) struct Way<'a> {
+    shared: &'a BackendShared,
+    context: &'a mut Context,
+}
+
+impl Way<'_> {
+    /// The call that it belongs to.
+    pub(super) fn context(&mut self) -> &mut Context {
+        self.context
+    }
+}
+
+impl Drop for Way<'_> {
+    fn drop(&mut self) {
+        let Context { state, plan, withdrawn, .. } = &mut *self.context;
+        self.shared.write_ended(*state, &plan.lanes, withdrawn.take());
     }
 }
 

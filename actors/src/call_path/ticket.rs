@@ -26,12 +26,13 @@
 //! # Invariants
 //! 1. A ticket has a permit, a place and, for a write, a flight that began *before* its lanes were looked at. A read
 //!    has taken its leave to fill the cache before it was let through.
-//! 2. A ticket is for one attempt, which is sent at once or never.
+//! 2. A ticket is for one attempt, which is sent at once or never; or, if its door says so ([`Ticket::waits`]), when it
+//!    [departs](Ticket::departs).
 //! 3. A ticket belongs to what is on the wire, not to the client that waits for it: a door whose client leaves says
 //!    so ([`Ticket::abandon`]), keeps the ticket with its request, and settles it by how that ends. A ticket that is
 //!    dropped was never sent, or nobody will hear how it ended: permit and place go back, the attempt counts for
 //!    nothing. An abandoned or dropped write may still land, so its lanes are barred to fills for a while, and those of
-//!    an abandoned one to newer writes until it has ended ([`BackendShared::leave`]).
+//!    an abandoned one to newer writes until it has ended ([`BackendShared::leave`]); unless nothing of it was sent.
 //! 4. A failed attempt is counted when it is settled. What follows (retry, queue, fallback, the call's own end) is
 //!    [`BackendShared::go_on`]'s, or nothing does ([`BackendShared::end`]); an [`Onward`] that is dropped abandons the
 //!    call between two attempts.
@@ -48,7 +49,6 @@ use fusebox_state::{
     cache::{Cache, Fill, Hit, Withdrawn},
     chaos::{Class, Seen, Strike},
     flight::Flight,
-    system::SystemState,
     write::{Next, Repeat, WriteState},
 };
 
@@ -61,7 +61,7 @@ use super::{
 };
 use crate::{
     backend_shared::BackendShared,
-    call::{AckLevel, Call, CallError, Priority, Reply, Source},
+    call::{AckLevel, Call, CallError, Reply, Source},
     circuit::UnderWay,
     clock::Reading,
     connector::{Access, SharedConnector},
@@ -71,6 +71,7 @@ use crate::{
     trace::{Answered, CallRecorder, CallRef, StepKind},
 };
 
+mod leaving;
 mod plan;
 
 pub use plan::{Instead, OtherWay, Outcome, PlainAccess, PlainPlan};
@@ -178,11 +179,8 @@ impl Onward {
 impl BackendShared {
     /// Whether a plain call may be sent now, or what answers it instead.
     pub fn admit(self: &Arc<Self>, plan: &PlainPlan<'_>) -> Admission {
-        let state = self.system.state();
         let is_write = matches!(plan.access, PlainAccess::Write { .. });
-        if plan.priority == Priority::Low && state >= SystemState::Critical
-            || is_write && state == SystemState::Emergency
-        {
+        if self.sheds(plan.priority, is_write) {
             return Admission::OtherWay(OtherWay::Shed);
         }
         match plan.access {
@@ -270,6 +268,7 @@ impl BackendShared {
             write.withdrawn = withdrawn;
         }
         let recorder = self.tracer.begin(plan.trace.clone(), began);
+        passage.departs();
         Ticket {
             shared: Arc::clone(self),
             under_way: Some(self.circuit.call_begins()),
@@ -472,32 +471,6 @@ impl Ticket {
         self.write.as_ref().map(|write| &write.lanes)
     }
 
-    /// Its client has left; its attempt goes on, and is settled by its end.
-    pub fn abandon(&mut self) {
-        self.left = true;
-        self.fill = None;
-        self.passage.give_up();
-        if let Some(write) = &self.write {
-            self.shared.leave(&*self.connector, &self.passage, &write.lanes);
-            self.shared.bar_fills(&write.lanes);
-        }
-    }
-
-    /// Its client has no more time for the wire: its call goes on by itself, as if its attempt had ended with `error`.
-    /// The attempt goes on as well, and is settled by its end, of which nothing follows. `None` if its client has left.
-    pub fn part(&mut self, error: AttemptError) -> Option<Box<Onward>> {
-        if self.left {
-            return None;
-        }
-        if let Some(write) = &self.write {
-            self.shared.leave(&*self.connector, &self.passage, &write.lanes);
-        }
-        let ended = self.ended(Verdict::Neutral, Some(&error))?;
-        self.fill = None;
-        self.passage.give_up();
-        Some(Box::new(Onward { parted: true, ..self.onward(ended, error) }))
-    }
-
     /// Its attempt has ended. Nothing follows the failure of one whose client has left.
     pub fn settle(mut self, outcome: Outcome<'_>) -> Settled {
         self.open = false;
@@ -527,6 +500,9 @@ impl Ticket {
                 Settled::Done
             }
             Outcome::Failed { .. } if self.left => {
+                if let Some(PlainWrite { lanes, state, withdrawn, .. }) = ended.write {
+                    shared.write_ended(state, &lanes, withdrawn);
+                }
                 if let Some(source) = self.instead {
                     shared.end_plain(ended.recorder, self.operation, false, source);
                 }
@@ -577,12 +553,4 @@ struct Ended {
     counted: bool,
     evidence: Bytes,
     write: Option<PlainWrite>,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let (true, Some(write)) = (self.open, &self.write) {
-            self.shared.bar_fills(&write.lanes);
-        }
-    }
 }

@@ -78,9 +78,7 @@ impl BackendShared {
         }
         let queueable = self.queueable(context, write);
         if context.failed.is_some() {
-            let result = self.write_live(context, write, queueable, op_id, digest).await;
-            self.write_ended(context.state, &context.plan.lanes, context.withdrawn.take());
-            return result;
+            return self.write_live(context, write, queueable, op_id, digest).await;
         }
         if context.call.upload.is_some() && matches!(queueable, Queueable::Yes(_)) {
             let why = NoAnswer::Rejected {
@@ -119,9 +117,7 @@ impl BackendShared {
             context.recorder.step(began, context.read_at, StepKind::Fence);
             waited?;
         }
-        let result = self.write_live(context, write, queueable, op_id, digest).await;
-        self.write_ended(context.state, &context.plan.lanes, context.withdrawn.take());
-        result
+        self.write_live(context, write, queueable, op_id, digest).await
     }
 
     /// Sends the write to the backend; what it could not take is queued if that is allowed.
@@ -133,6 +129,8 @@ impl BackendShared {
         op_id: OpId,
         digest: u64,
     ) -> Result<Reply, CallError> {
+        let mut way = self.way(context);
+        let context = way.context();
         if matches!(queueable, Queueable::Yes(_)) {
             let reserve = reserve(context.left(self.clock().now()));
             context.live_until = context.live_until.minus(reserve);
@@ -366,11 +364,11 @@ impl BackendShared {
             low_priority: context.call.options.priority == Priority::Low,
             claim: context.claim.as_ref().map(Claim::seq),
         };
+        let is_for_us = || !self.has_moved(&context.connector);
         let appended = match rest {
-            None => self.queue.append(new),
+            None => self.queue.append(new, is_for_us),
             Some(rest) => {
                 let left = context.left(self.clock().now());
-                let is_for_us = || !self.has_moved(&context.connector);
                 let upload = self.queue.append_upload(new, rest, is_for_us);
                 tokio::time::timeout(left, upload).await.map_err(|_| CallError {
                     kind: CallErrorKind::TimedOut,
@@ -549,7 +547,7 @@ impl BackendShared {
             AppendError::NoStore(_) | AppendError::Store(_) | AppendError::DeadFull => {
                 (CallErrorKind::Full, "store_refuses")
             }
-            AppendError::Moved => (CallErrorKind::Unavailable, "moved"),
+            AppendError::Moved => (CallErrorKind::Unavailable, "address_changed"),
             AppendError::BrokenOff(_) => (CallErrorKind::Malformed, "body_broken_off"),
         };
         CallError {

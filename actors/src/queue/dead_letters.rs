@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use fusebox_state::{
     Words,
-    queue::{Phase, QueueIndex},
+    queue::Phase,
     store::{DeadMark, DeadReason, StoreError},
 };
 use tokio::sync::oneshot;
@@ -14,7 +14,7 @@ use crate::event::EventKind;
 
 impl Queue {
     /// Gives up on `seq`, and on all that were sent with it as one, and keeps it with its reason. If the dead
-    /// letters are full, `false` is returned: it keeps its verdict and its lane, and is not sent again.
+    /// letters are full, `false` is returned: they keep their lanes and wait, and are not sent again.
     pub fn bury(self: &Arc<Self>, seq: u64, reason: DeadReason, detail: &Words) -> bool {
         if self.store().is_err() {
             return false;
@@ -24,7 +24,7 @@ impl Queue {
         // One that was sent with others as one may have been given up with these.
         let Some(entry) = index.get_mut(seq) else { return true };
         let (attempts, op_id) = (entry.attempts(), entry.header.op_id);
-        let seqs = members(&index, seq);
+        let seqs = index.sent_with(seq);
         let bytes = seqs.iter().filter_map(|it| Some(u64::from(index.get(*it)?.bytes))).sum();
         if index.dead_full(bytes) {
             index.sentence(seq, reason, detail);
@@ -84,6 +84,7 @@ impl Queue {
     }
 
     /// Makes a call durable that is a dead letter already, and never waits in this run; resolves once that is synced.
+    /// `is_for_us` as for [`Queue::append`].
     ///
     /// # Errors
     /// [`AppendError`] says why it was not even tried; nothing changed.
@@ -91,6 +92,7 @@ impl Queue {
         self: &Arc<Self>,
         write: NewWrite,
         mark: DeadMark,
+        is_for_us: impl Fn() -> bool,
     ) -> Result<oneshot::Receiver<Result<(), StoreError>>, AppendError> {
         let bytes = write.body.len() as u64;
         if self.index.lock().dead_full(bytes) {
@@ -99,7 +101,7 @@ impl Queue {
         let (sender, marked) = oneshot::channel();
         let why = mark.detail.within(|text| said(mark.reason, text));
         let this = Arc::clone(self);
-        self.enter(write, bytes, move |store, call, done| {
+        self.enter(write, bytes, is_for_us, move |store, call, done| {
             let seq = call.seq;
             {
                 let mut index = this.index.lock();
@@ -247,7 +249,7 @@ impl Queue {
         let (sender, synced) = oneshot::channel();
         let ordered = self.order.lock();
         let mut index = self.index.lock();
-        let seqs = members(&index, seq);
+        let seqs = index.sent_with(seq);
         let busy = seqs.iter().any(|seq| match index.get_mut(*seq) {
             Some(entry) => !matches!(entry.phase, Phase::Waiting | Phase::BackingOff),
             None => index.get(*seq).is_none(),
@@ -271,12 +273,6 @@ impl Queue {
         drop(ordered);
         Some(synced)
     }
-}
-
-/// The call, and those that were sent with it as one.
-fn members(index: &QueueIndex, seq: u64) -> Vec<u64> {
-    let id = index.get(seq).and_then(|entry| entry.details().group);
-    id.and_then(|id| index.group(id)).map_or_else(|| vec![seq], |it| it.members.clone())
 }
 
 /// Why a dead letter is one.

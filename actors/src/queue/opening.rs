@@ -1,7 +1,7 @@
 //! The queue and its store: opening, what an outage of the store leaves, and putting the index in step.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Weak, atomic::Ordering},
 };
 
@@ -172,6 +172,7 @@ impl Queue {
         let ordered = self.order.lock();
         let mut again = Vec::new();
         let mut index = self.index.lock();
+        let unsent = unsent_notes(&index, &held);
         let known: Vec<(u64, Phase)> =
             index.page(false, 0).map(|(seq, entry)| (seq, entry.phase)).collect();
         let requeued = self.take_doubtful_requeues();
@@ -182,13 +183,7 @@ impl Queue {
                 (None, Phase::Committing) if !in_doubt => {}
                 (Some(_), Phase::Committing) => index.committed(seq),
                 (Some(_), Phase::Removing) => again.push(seq),
-                // What replaced it was written after all.
-                (Some(StoredCall { header, body_len, .. }), _) => {
-                    let known = index.get(seq).and_then(|entry| entry.header.traits.due());
-                    if let Some(due) = header.traits.due().filter(|due| known != Some(*due)) {
-                        index.became_residue(seq, header.lanes, due, body_len);
-                    }
-                }
+                (Some(stored), _) => replaced(&mut index, stored),
                 (None, Phase::Committing | Phase::Removing) => drop(index.removed(seq)),
                 (None, _) => {
                     tracing::error!(
@@ -229,6 +224,9 @@ impl Queue {
             again.iter().filter_map(|seq| Some((*seq, applied_note(&index, *seq)?))).collect();
         drop(index);
         if let Ok(store) = self.store() {
+            for seq in unsent {
+                store.take_back_note(seq, Box::new(|_| ()));
+            }
             for (seq, note) in &notes {
                 store.note_sending(*seq, note, Box::new(|_| ()));
             }
@@ -278,6 +276,29 @@ impl Queue {
                 Some(format!("the store was found damaged: {}", damage.join("; ")).into()),
             );
         }
+    }
+}
+
+/// The calls beside which the store has notes that the index does not know of. It was not heard that they were written,
+/// so nothing was sent.
+fn unsent_notes(index: &QueueIndex, held: &BTreeMap<u64, StoredCall>) -> BTreeSet<u64> {
+    let is_unsent = |call: &&StoredCall| {
+        let entry = index.get(call.seq).filter(|_| call.first_sent_at.is_some());
+        entry.is_some_and(|entry| entry.details().noted.is_none())
+    };
+    let beside = |call: &StoredCall| call.group.as_ref().map_or(call.seq, |group| group.id);
+    held.values().filter(is_unsent).map(beside).collect()
+}
+
+/// If what was to replace a call was written after all, the index has that, too.
+fn replaced(index: &mut QueueIndex, stored: StoredCall) {
+    let StoredCall { seq, header, body_len, .. } = stored;
+    let Some(due) = header.traits.due() else { return };
+    let is_other = index
+        .get(seq)
+        .is_some_and(|entry| entry.header != header || u64::from(entry.bytes) != body_len);
+    if is_other {
+        index.became_residue(seq, header.lanes, due, body_len);
     }
 }
 

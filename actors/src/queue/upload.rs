@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use fusebox_state::{
-    queue::Refusal,
-    store::{CallStore, PIECE_BYTES, StoreError, StoredBody},
-};
+use fusebox_state::store::{CallStore, PIECE_BYTES, StoreError, StoredBody};
 use tokio::sync::oneshot;
 
 use super::{AppendError, Appending, NewWrite, Queue};
@@ -59,7 +56,8 @@ impl Drop for Putting<'_> {
 }
 
 impl Queue {
-    /// Makes a write durable whose body goes on with `rest`. Dropping the future gives it up.
+    /// Makes a write durable whose body goes on with `rest`. What has come counts as if it was queued. Dropping the
+    /// future gives it up.
     ///
     /// # Errors
     /// As [`Queue::append`], and if the store or the sender breaks off; nothing was queued.
@@ -78,36 +76,20 @@ impl Queue {
             held: BytesMut::new(),
             done: false,
         };
-        let mut next = Some(Ok(write.body.clone()));
+        let (mut next, mut arrived) = (Some(Ok(write.body.clone())), 0);
         while let Some(data) = next {
-            self.admits(putting.body.len)?;
-            putting.take(&data.map_err(AppendError::BrokenOff)?).await?;
+            let data = data.map_err(AppendError::BrokenOff)?;
+            arrived += data.len() as u64;
+            self.index().arrives(claim.seq(), arrived)?;
+            putting.take(&data).await?;
             next = rest.next().await;
         }
         let body = putting.finish().await?;
-        if !is_for_us() {
-            return Err(AppendError::Moved);
-        }
         let write = NewWrite { body: Bytes::new(), claim: Some(claim.seq()), ..write };
-        let appending = self.enter(write, body.len, |store, call, done| {
+        let appending = self.enter(write, body.len, is_for_us, |store, call, done| {
             store.append_stored(call, body, done);
         })?;
         putting.done = true;
         Ok(appending)
-    }
-
-    /// Whether there is room for a call of `bytes`.
-    fn admits(&self, bytes: u64) -> Result<(), Refusal> {
-        let index = self.index();
-        let limits = index.limits();
-        if index.is_full() || index.bytes() + bytes > limits.bytes {
-            return Err(Refusal::Full {
-                calls: index.len() as u64,
-                limit: limits.items.into(),
-                bytes: index.bytes(),
-                limit_bytes: limits.bytes,
-            });
-        }
-        Ok(())
     }
 }

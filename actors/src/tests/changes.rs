@@ -185,6 +185,43 @@ async fn other_settings_of_the_cache_leave_fills_barred() {
 }
 
 #[tokio::test]
+async fn other_settings_of_the_cache_keep_what_is_cached_and_two_in_a_row_do_so_too() {
+    let world = World::one().await;
+    world.call("SET a 1").await.unwrap();
+    assert_eq!(world.call("GET a").await.unwrap().source, Source::Live);
+    for items in [50, 40] {
+        let cache = CacheSettings { items, ..settings("one").cache };
+        retune(&world, vec![BackendSettings { cache, ..settings("one") }]);
+    }
+    let cached = |world: &World| world.fusebox.0.entries[0].shared.cache.load().stats().0;
+    world.until("it is taken over", |world| cached(world) == 1).await;
+    world.server().set(Mode::Down);
+    let answer = world.call("GET a").await.unwrap();
+    assert_eq!((value(&answer), answer.source), ("1", Source::Cache));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_cached_of_one_server_is_gone_before_another_is_in_its_place() {
+    let world = World::one().await;
+    world.call("SET a 1").await.unwrap();
+    world.call("GET a").await.unwrap();
+    let shared = Arc::clone(&world.fusebox.0.entries[0].shared);
+    assert_eq!(shared.cache.load().entries().len(), 1);
+    let before = shared.connector.load_full();
+    let looking = std::thread::spawn(move || {
+        while Arc::ptr_eq(&before, &shared.connector.load_full()) {
+            std::hint::spin_loop();
+        }
+        shared.cache.load().entries().len()
+    });
+    let other = Scripted::new();
+    *other.name.lock() = "other".into();
+    let spec = BackendSpec { settings: settings("one"), connector: other };
+    world.fusebox.reload(system(&world, HOUR), vec![spec], Vec::new()).await.unwrap();
+    assert_eq!(looking.join().unwrap(), 0);
+}
+
+#[tokio::test]
 async fn an_alert_about_closed_objects_lasts_until_all_are_open() {
     let world = World::one().await;
     world.backend().set_offline(true).await.unwrap();

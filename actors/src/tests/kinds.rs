@@ -231,6 +231,43 @@ async fn a_large_call_is_tried_once_and_stored_first_where_it_is_to_be_durable()
 }
 
 #[tokio::test]
+async fn what_has_come_of_large_calls_counts_against_the_limits_of_the_queue() {
+    /// So many times 128 KiB, and then nothing more for as long as anybody waits.
+    struct Stalls(u32, Arc<std::sync::atomic::AtomicBool>);
+    impl Tail for Stalls {
+        fn next(&mut self) -> crate::connector::Answer<'_, Option<Result<Bytes, AttemptError>>> {
+            Box::pin(async {
+                if self.0 == 0 {
+                    self.1.store(true, Ordering::Relaxed);
+                    std::future::pending::<()>().await;
+                }
+                self.0 -= 1;
+                Some(Ok(Bytes::from(vec![b'x'; 1 << 17])))
+            })
+        }
+    }
+    // The queue holds 1 MiB.
+    let world = World::one().await;
+    world.server().set(Mode::Down);
+    let has_stalled = Arc::default();
+    let stalls = Stalls(6, Arc::clone(&has_stalled));
+    let first = upload(&world, "PUT t ", stalls, stored_first());
+    let second = async {
+        world.until("the first has stalled", |_| has_stalled.load(Ordering::Relaxed)).await;
+        upload(&world, "PUT t ", Stalls(6, Arc::default()), stored_first()).await
+    };
+    let full = tokio::select! {
+        first = first => panic!("it has not come whole: {:?}", first.map(drop)),
+        second = second => second.unwrap_err(),
+    };
+    assert_eq!((full.kind, &*full.code), (CallErrorKind::Full, "queue_full"));
+    // Both were given up, and their room with them.
+    let six = Pieces(vec![Bytes::from(vec![b'x'; 1 << 17]); 6]);
+    let reply = upload(&world, "PUT t ", six, stored_first()).await.unwrap();
+    assert_eq!((reply.source, world.backend().view().queue.calls), (Source::Queued, 1));
+}
+
+#[tokio::test]
 async fn a_large_call_that_breaks_off_leaves_nothing() {
     struct Broken;
     impl Tail for Broken {
@@ -246,4 +283,26 @@ async fn a_large_call_that_breaks_off_leaves_nothing() {
     assert_eq!(world.backend().view().queue.calls, 0);
     // A barrier finds every lane free: the place is given back.
     world.call("FLUSH").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_backend_answers_after_the_deadline_is_the_answer() {
+    let world = World::one().await;
+    let brief =
+        || CallOptions { deadline: Some(Duration::from_millis(50)), ..CallOptions::default() };
+    let late = Bytes::from_static(b"late");
+    world.server().set(Mode::Late);
+    let unknown = world.call_with("INCR n", brief()).await.unwrap_err();
+    assert_eq!((unknown.kind, unknown.outcome_unknown), (CallErrorKind::TimedOut, true));
+    assert_eq!((&*unknown.code, unknown.last_answer.as_deref()), ("LATE", Some(&late)));
+    let read = world.call_with("BIG x", brief()).await.unwrap_err();
+    assert_eq!((read.kind, read.outcome_unknown), (CallErrorKind::Unavailable, false));
+    assert_eq!((&*read.code, read.last_answer.as_deref()), ("LATE", Some(&late)));
+    // Nothing is heard of the one, and the other gets no connection.
+    for mode in [Mode::Silent, Mode::Unreachable] {
+        let world = World::one().await;
+        world.server().set(mode);
+        let read = world.call_with("BIG x", brief()).await.unwrap_err();
+        assert_eq!((read.kind, &*read.code), (CallErrorKind::TimedOut, "deadline"), "{mode:?}");
+    }
 }

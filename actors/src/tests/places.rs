@@ -271,6 +271,19 @@ async fn a_body_weighs_for_as_long_as_it_is_on_the_wire() {
 }
 
 #[tokio::test]
+async fn a_write_whose_caller_leaves_before_it_is_sent_leaves_the_cache() {
+    let world = world(4).await;
+    let entries = |world: &World| world.backend().view().cache.entries;
+    world.call("GET a").await.unwrap();
+    world.server().set(Mode::Unreachable);
+    hang_up(&world, "INCR a", 1).await;
+    assert_eq!(entries(&world), 1, "nothing was sent");
+    world.server().set(Mode::Silent);
+    hang_up(&world, "INCR a", 1).await;
+    assert_eq!(entries(&world), 0, "it may be applied");
+}
+
+#[tokio::test]
 async fn a_write_that_has_waited_for_its_place_is_not_sent_in_an_emergency() {
     let world = world(1).await;
     world.server().set(Mode::Slow);

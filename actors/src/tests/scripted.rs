@@ -60,6 +60,8 @@ pub(crate) enum Mode {
     Strange,
     /// Connects, and refuses before anything is read.
     Full,
+    /// Applies nothing that it is sent, and says so with an error that leaves it open, once its time is over.
+    Late,
     /// This host has no network.
     Cut,
     /// Works on as many calls at once as there are `slots`, each for 40 ms.
@@ -328,6 +330,17 @@ impl Scripted {
                     ..fault(ErrorClass::NotExecuted, ErrorCode::OfKind("FULL"))
                 };
                 Attempted::failed(Verdict::Failure, error)
+            }
+            Mode::Late => {
+                if body.is_none() {
+                    return Attempted::answered(Bytes::from_static(b"PONG"));
+                }
+                tokio::time::sleep(timeout).await;
+                let error = AttemptError {
+                    reply: Some("late".into()),
+                    ..fault(ErrorClass::Unknown, ErrorCode::OfKind("LATE"))
+                };
+                Attempted::failed(Verdict::Success, error)
             }
             Mode::Half | Mode::Strange => {
                 let Some(body) = body else {

@@ -142,6 +142,35 @@ async fn stopped(body: Option<&str>) -> World {
 }
 
 #[tokio::test]
+async fn a_connector_that_hangs_keeps_no_store_open() {
+    let both = || vec![settings("one"), settings("two")];
+    let world = World::start(both()).await;
+    for server in &world.servers {
+        server.closing.store(60_000, Ordering::Relaxed);
+    }
+    let stopped = tokio::time::timeout(PATIENCE, world.fusebox.shutdown(Duration::ZERO)).await;
+    stopped.expect("it stops");
+    let fusebox = start(world.dir.path(), both(), &world.servers).await;
+    for backend in fusebox.backends() {
+        assert!(backend.is_stored(), "{} was not closed", backend.name());
+    }
+}
+
+#[tokio::test]
+async fn a_stop_gives_up_an_answer_that_is_still_read_in_time_to_close_its_store() {
+    let world = World::one().await;
+    let bulkhead = &world.fusebox.0.entries[0].shared.circuit.bulkhead;
+    // As an answer has it that its client does not read.
+    let _place = bulkhead.try_enter(7).unwrap();
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    let grace = 3 * crate::CUT_RESERVE;
+    world.fusebox.shutdown(grace).await;
+    let took = begun.elapsed();
+    assert!(took + crate::CUT_RESERVE / 2 < grace, "it took {took:?} of {grace:?}");
+}
+
+#[tokio::test]
 async fn a_store_that_does_not_open_is_refused_alone_and_heals() {
     let world = stopped(Some("SET a 1")).await;
     let place = world.dir.path().join("backends");

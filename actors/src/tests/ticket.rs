@@ -93,6 +93,7 @@ async fn by_door(backend: &Backend, server: &Scripted, body: &str) -> Told {
         accepted_at: UnixMillis::default(),
         now: UnixMillis::default(),
         timeout: Duration::from_millis(100),
+        left: Duration::from_millis(100),
         fence_patience: Duration::from_millis(100),
         trace: None,
         passage: None,
@@ -216,6 +217,54 @@ async fn a_ticket_that_is_dropped_gives_everything_back_and_counts_for_nothing()
     assert!(backend.entry.shared.cache.load().is_barred(lane, now), "it may still land");
     assert_eq!(backend.entry.shared.circuit.bulkhead.in_flight(), 0);
     assert_eq!(backend.entry.shared.circuit.calls_under_way(), 0);
+}
+
+#[tokio::test]
+async fn what_was_withdrawn_for_a_write_comes_back_if_nothing_of_it_was_sent() {
+    let server = Scripted::new();
+    let (_dir, fusebox) = quiet(&server).await;
+    let backend = fusebox.backends().remove(0);
+    let lanes = fusebox_state::Lanes::One(fusebox_state::LaneId::of(b"", b"a"));
+    let entries = || backend.entry.shared.cache.load().entries().len();
+    let waiting = || {
+        let write = PlainAccess::Write { absolute: true };
+        let Admission::Go(mut ticket) = backend.admit(&plain(&lanes, write)) else { panic!("go") };
+        ticket.waits();
+        ticket
+    };
+    backend.call(call_of("GET a")).await.unwrap();
+    let dropped = waiting();
+    assert_eq!(entries(), 0, "it is about to be sent");
+    drop(dropped);
+    assert_eq!(entries(), 1);
+    let mut left = waiting();
+    assert!(left.abandon() && !left.departs(), "it is not sent any more");
+    let error = fault(fusebox_state::ErrorClass::NotExecuted, OwnCode::Connect);
+    let failed = Outcome::Failed { verdict: Verdict::Neutral, error };
+    assert!(matches!(left.settle(failed), Settled::Done));
+    assert_eq!(entries(), 1);
+    let mut sent = waiting();
+    assert!(sent.departs() && !sent.abandon(), "it may be applied");
+    drop(sent);
+    assert_eq!(entries(), 0);
+}
+
+#[tokio::test]
+async fn an_attempt_that_its_call_has_parted_from_is_not_sent_again() {
+    let server = Scripted::new();
+    let (_dir, fusebox) = quiet(&server).await;
+    let backend = fusebox.backends().remove(0);
+    let lanes = fusebox_state::Lanes::One(fusebox_state::LaneId::of(b"", b"a"));
+    let write = PlainAccess::Write { absolute: true };
+    let Admission::Go(mut ticket) = backend.admit(&plain(&lanes, write)) else { panic!("go") };
+    ticket.waits();
+    assert!(ticket.departs(), "its call waits for it");
+    let error = fault(fusebox_state::ErrorClass::Unknown, OwnCode::Timeout);
+    let onward = ticket.part(error).expect("it goes on");
+    // The server has acted upon nothing of it, after its call has gone on by itself.
+    ticket.waits();
+    assert!(!ticket.departs(), "the call is sent by its next attempt alone");
+    drop((ticket, onward));
 }
 
 #[tokio::test]

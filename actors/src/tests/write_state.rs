@@ -669,6 +669,58 @@ async fn a_call_is_discarded_with_all_that_it_was_sent_with() {
 }
 
 #[tokio::test]
+async fn calls_that_were_sent_as_one_and_find_no_room_among_the_dead_letters_can_be_discarded() {
+    let mut settings = settings("one");
+    settings.queue.dead_items = 1;
+    let world = World::start(vec![settings.clone()]).await;
+    held(&world, ["BAD x".to_owned()]).await;
+    let dead = |world: &World| world.backend().view().queue.dead_letters;
+    world.until("there is no more room", |world| dead(world) == 1).await;
+    world.server().gathers.store(50, Ordering::Relaxed);
+    world.server().set(Mode::Deaf);
+    let names = held(&world, (0..4).map(|n| format!("PUT t {n}"))).await;
+    world.until("it was applied", |world| times(world, "PUT t 3") == 1).await;
+    world.server().tokenless.store(true, Ordering::Relaxed);
+    world.server().set(Mode::Up);
+    world
+        .until("it has a verdict", |world| {
+            let backend = world.backend();
+            let index = backend.entry.shared.queue.index();
+            index.page(false, 0).any(|(_, entry)| entry.details().verdict.is_some())
+        })
+        .await;
+    {
+        let backend = world.backend();
+        let index = backend.entry.shared.queue.index();
+        let is_sent = index.page(false, 0).any(|(_, entry)| entry.phase == Phase::Sending);
+        assert!(!is_sent, "none of them is on the wire");
+    }
+    world.backend().discard(names[2]).await.unwrap();
+    let world = world.restart(vec![settings]).await;
+    assert_eq!((world.backend().view().queue.calls, dead(&world)), (0, 1));
+    assert_eq!(times(&world, "PUT t 2"), 1);
+}
+
+#[tokio::test]
+async fn a_line_that_fails_again_is_left_alone_for_longer_though_its_last_write_was_sent() {
+    let world = World::one().await;
+    world.server().wholes.store(true, Ordering::Relaxed);
+    world.server().set(Mode::Strange);
+    held(&world, ["SET k a", "SET k b"].map(str::to_owned)).await;
+    world
+        .until("it is left alone for longer than the first time", |world| {
+            // It is tried again at once.
+            world.backend().replay().ok();
+            let backend = world.backend();
+            let index = backend.entry.shared.queue.index();
+            let head = index.page(false, 0).next();
+            head.is_some_and(|(_, head)| head.details().backoff_ms > 1_000)
+        })
+        .await;
+    assert_eq!(times(&world, "SET k a"), 0);
+}
+
+#[tokio::test]
 async fn an_op_id_that_nothing_would_know_again_is_refused() {
     let world = World::one().await;
     let options = || CallOptions { op_id: Some(OpId::from_u128(7)), ..CallOptions::default() };

@@ -5,7 +5,7 @@ use toml::Table;
 
 use super::*;
 use crate::config::{
-    Complaint, Config, ConfigErrors, Defaults, Endpoint, Environment, Flags, Layers, Variable,
+    Complaint, Config, ConfigErrors, Defaults, Endpoint, Environment, Flags, Variable,
 };
 
 /// A kind of this release; Redis has a door, the others have none.
@@ -50,7 +50,7 @@ fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let flags = Flags { config: Some(path), ..Flags::default() };
     let sections: Vec<WithDoor> = crate::kinds::sections().into_iter().map(WithDoor).collect();
     let sections: Vec<&dyn Section> = sections.iter().map(|it| it as &dyn Section).collect();
-    Config::load(&flags, &Environment::of(&all), Layers::default(), &sections)
+    Config::load(&flags, &Environment::of(&all), &sections)
 }
 
 /// The doors of a file with these lines in its first `[[doors]]`.

@@ -4,14 +4,14 @@ use serde_json::Value;
 
 use super::{super::Config, *};
 use crate::{
-    config::{Environment, Flags, Layers},
+    config::{Environment, Flags},
     kinds,
 };
 
 /// The settings in effect without any.
 fn usual() -> Config {
     let env = Environment::of(&[("FUSEBOX_CONFIG", "/dev/null"), ("FUSEBOX_STATE_DIR", "/s")]);
-    Config::load(&Flags::default(), &env, Layers::default(), &kinds::sections()).unwrap()
+    Config::load(&Flags::default(), &env, &kinds::sections()).unwrap()
 }
 
 /// Fails unless the file says what is made; with `FUSEBOX_TEST_WRITE` set, writes it.
@@ -46,7 +46,7 @@ fn the_installed_file_sets_what_is_in_effect_without_it() {
     std::fs::write(&path, &made).unwrap();
     let flags = Flags { config: Some(path), ..Flags::default() };
     let env = Environment::of(&[("FUSEBOX_STATE_DIR", "/s")]);
-    let read = Config::load(&flags, &env, Layers::default(), &kinds::sections()).unwrap();
+    let read = Config::load(&flags, &env, &kinds::sections()).unwrap();
     assert_eq!(read.effective, usual().effective);
     // Each line that is commented out is a setting, too, and its value one that it may have.
     let whole = made.lines().map(|line| match line.strip_prefix('#') {

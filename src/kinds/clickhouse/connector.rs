@@ -59,15 +59,15 @@ impl ClickHouseConnector {
     pub fn new(settings: ClickHouseSettings) -> Arc<Self> {
         let settings = Arc::new(settings);
         let target = Target::new("clickhouse", &settings.url, &settings.database);
-        let endings = Arc::default();
+        let fence = Arc::new(Fence::open(&settings));
         let shared = Shared {
             http: Http::new(Arc::clone(&settings)),
             servers: Servers::default(),
             tables: Tables::default(),
-            fence: Arc::new(Fence::new(&settings, Arc::clone(&endings))),
+            endings: fence.endings(),
+            fence,
             sessions: Sessions::open(settings.sessions.as_ref()),
             usual_database: UsualDatabase::of(&settings),
-            endings,
             is_describing: AtomicBool::new(false),
             is_raising: AtomicBool::new(false),
             settings,

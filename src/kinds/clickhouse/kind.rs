@@ -271,7 +271,7 @@ fn settings(
     }
     let mut settings =
         ClickHouseSettings::new(url, identity.instance.clone(), identity.run.clone());
-    settings.former.clone_from(&identity.former);
+    settings.former = Arc::clone(&identity.former);
     settings.twins = Arc::clone(&identity.twins);
     settings.ca_file.clone_from(&endpoint.ca_file);
     if endpoint.username.is_some() {

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use crate::{
-    kinds::twins::Twins,
+    kinds::{former::Former, twins::Twins},
     net::{endpoint::Server, percent::decoded, secret::Secret},
 };
 
@@ -33,8 +33,8 @@ pub struct ClickHouseSettings {
     pub instance: String,
     /// This run of the daemon, different at each start.
     pub run: String,
-    /// The name that it had before: queries with it are killed too, once.
-    pub former: Option<String>,
+    /// The names that it had before: queries with them are killed too, once.
+    pub former: Arc<Former>,
     /// Receives reports of other daemons with this name.
     pub twins: Arc<Twins>,
     /// The backend's name.
@@ -70,7 +70,7 @@ impl ClickHouseSettings {
             ordered: false,
             instance: instance.into(),
             run: run.into(),
-            former: None,
+            former: Arc::default(),
             twins: Arc::default(),
             name: "clickhouse".to_owned(),
             sessions: None,

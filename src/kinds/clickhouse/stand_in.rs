@@ -204,6 +204,7 @@ mod tests {
             accepted_at: at,
             now: at,
             timeout: Duration::from_secs(3),
+            left: Duration::from_secs(3),
             fence_patience: Duration::from_secs(3),
             trace: None,
         }

@@ -72,6 +72,7 @@ impl Sent {
             accepted_at: self.now,
             now: self.now,
             timeout: self.timeout,
+            left: self.timeout,
             fence_patience: self.timeout,
             trace: None,
         }

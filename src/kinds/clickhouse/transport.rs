@@ -8,6 +8,7 @@ mod endings;
 mod exchange;
 pub(crate) mod fence;
 pub(crate) mod http;
+mod lent;
 pub(crate) mod opaque;
 mod protected;
 pub(crate) mod question;

@@ -2,7 +2,7 @@
 //!
 //! A body and a reply are messages of Protocol Buffers behind a version byte (`protocol/wire.rs`); JSON is made of
 //! them at the doors (`protocol/{json,value,write,query}.rs`). A document is a lane. A few HTTP/2
-//! connections carry everything: one reads and Listens, the others writes.
+//! connections carry everything: as many as they need reads and Listens, four writes.
 //!
 //! ```text
 //!  plan ── cache, overlay            attempt, attempt_batch ── carry ── fence, pace
@@ -22,7 +22,11 @@ use fusebox_actors::connector::{
     Overlay, OwnCode, Plan, QueuedWrite, Refused, Said, Slot, Streams, UsualErrors,
 };
 use fusebox_state::{ErrorClass, LaneId, Lanes, OpId, Target, UnixMillis, Verdict};
-use tokio::{runtime::Handle, sync::mpsc, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     live_queries::LiveQueries,
@@ -39,6 +43,7 @@ use super::{
     transport::{
         client::{self, Client, closed},
         fence::{Fence, MARGIN},
+        gathering::{Gathering, Progress},
         listening::Listening,
         pace::Pace,
         reading::{Reading, ask},
@@ -48,6 +53,8 @@ use super::{
 
 /// So many markers are deleted by one commit.
 const FORGET_AT_ONCE: usize = plan::WRITES_MAX;
+/// No caller waits longer.
+const LEFT_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// So many wait to be deleted; more than that stay, which is harmless.
 const FORGOTTEN_MAX: usize = 64 << 10;
 
@@ -152,7 +159,8 @@ impl FirestoreConnector {
                 return match Cargo::of(&attempt) {
                     Ok(cargo) => {
                         let (time, patience) = (attempt.timeout, attempt.fence_patience);
-                        one(self.shared.carry(&[cargo], time, patience, attempt.board()).await)
+                        let aboard = attempt.board_unsent();
+                        one(self.shared.carry(&[cargo], time, patience, aboard).await)
                     }
                     Err(failed) => failed.ended(),
                 };
@@ -164,21 +172,38 @@ impl FirestoreConnector {
                 return Failed::own(Verdict::Neutral, ErrorClass::Rejected, code, message).ended();
             }
         };
-        let asked = ask(Arc::clone(&self.shared.client), call);
-        let mut reading = Reading::new(&self.shared.client, asked, attempt.board());
-        self.timed(attempt.timeout, false, reading.answered()).await
+        let progress = Progress::default();
+        let asked = ask(Arc::clone(&self.shared.client), call, progress.clone());
+        let board = attempt.board();
+        let mut reading = Reading::new(&self.shared.client, asked, board, progress.clone());
+        let (time, left) = (attempt.timeout, attempt.left);
+        self.timed((time, left), false, &progress, reading.answered()).await
     }
 
-    /// Waits for what changes nothing, within its time.
+    /// Waits for what changes nothing: for as long as `time` until its answer begins, and then for as long as its
+    /// messages come within the backend's `timeout` of one another, until nothing is `left` of its caller's time.
     async fn timed(
         &self,
-        time: Duration,
+        (time, left): (Duration, Duration),
         urgent: bool,
+        progress: &Progress,
         asked: impl Future<Output = Result<Bytes, Failed>>,
     ) -> Attempted {
-        let whole =
-            urgent || time + Duration::from_millis(25) >= self.shared.client.settings.timeout;
-        let verdict = if whole { Verdict::Failure } else { Verdict::Neutral };
+        let limit = self.shared.client.settings.timeout;
+        let whole = urgent || time + Duration::from_millis(25) >= limit;
+        let began = Instant::now();
+        let end = began + left.clamp(time, LEFT_MAX.max(time));
+        let late = async {
+            let mut due = began + time;
+            loop {
+                sleep_until(due).await;
+                let came = progress.at();
+                match came.map(|at| (at + limit).min(end)) {
+                    Some(next) if whole && next > due => due = next,
+                    _ => return (came.is_some(), due),
+                }
+            }
+        };
         tokio::select! {
             biased;
             answered = asked => answered.map_or_else(Failed::ended, Attempted::answered),
@@ -186,8 +211,15 @@ impl FirestoreConnector {
                 let message = "the connection was closed";
                 Failed::own(Verdict::Neutral, ErrorClass::Unknown, OwnCode::Reset, message).ended()
             }
-            () = tokio::time::sleep_until(Instant::now() + time) => {
-                let message = format!("no answer within {time:?}");
+            (has_begun, due) = late => {
+                let message = if has_begun {
+                    format!("the answer was not complete within {:?}", due - began)
+                } else {
+                    format!("no answer within {time:?}")
+                };
+                // Of one that goes on coming its caller has had enough.
+                let is_failure = whole && !(has_begun && due >= end);
+                let verdict = if is_failure { Verdict::Failure } else { Verdict::Neutral };
                 Failed::own(verdict, ErrorClass::Unknown, OwnCode::Timeout, message).ended()
             }
         }
@@ -199,7 +231,7 @@ impl FirestoreConnector {
         }
         let time = attempts.first().map_or(Duration::ZERO, |attempt| attempt.timeout);
         let patience = attempts.first().map_or(Duration::ZERO, |attempt| attempt.fence_patience);
-        let aboard = attempts.first().map(Attempt::board).unwrap_or_default();
+        let aboard = attempts.first().map(Attempt::board_unsent).unwrap_or_default();
         let mut ends: Vec<Option<Attempted>> = Vec::with_capacity(attempts.len());
         let mut cargos = Vec::with_capacity(attempts.len());
         for attempt in &attempts {
@@ -290,10 +322,12 @@ impl Connector for FirestoreConnector {
         let asked = async {
             let client = &self.shared.client;
             let name = client.root().await?.name("fusebox_markers/ping");
-            client.get(vec![name], &Bytes::new(), "").await?;
+            client.get(vec![name], &Bytes::new(), "", &mut Gathering::default()).await?;
             Ok(Reply::encoded(Answer::Done(true)))
         };
-        Box::pin(self.timed(timeout, true, asked))
+        Box::pin(
+            async move { self.timed((timeout, timeout), true, &Progress::default(), asked).await },
+        )
     }
 
     fn may_land(&self, lane: LaneId) -> bool {

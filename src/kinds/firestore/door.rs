@@ -40,9 +40,10 @@
 //! # Invariants
 //! 1. A permit and a place are given back when the wire is done with the call, not when its client leaves: a call whose
 //!    client leaves before *Settled* goes on until it is answered, or the backend's `timeout` has passed, and its
-//!    stream is reset then. After *Settled* a client that leaves resets its stream at once. A write has the backend's
-//!    `timeout` as its deadline, never its client's: if the client has less time, and the write may be queued, it is
-//!    queued shortly before that, behind what it has sent itself.
+//!    stream is reset then; but what was not *Sent* when its client left is not sent. After *Settled* a client that
+//!    leaves resets its stream at once. A write whose answer is one message has the backend's `timeout` as its deadline,
+//!    never its client's: if the client has less time, and the write may be queued, it is queued shortly before that,
+//!    behind what it has sent itself.
 //! 2. A call that is not understood is sent twice only if the server said that it has not acted upon it: by
 //!    `REFUSED_STREAM`, or a GOAWAY whose last stream is an earlier one.
 //! 3. Writes wait for the fence and enter it, as those of the connector do. One that is not answered in time closes the

@@ -14,6 +14,7 @@ pub(crate) mod overlay;
 pub(crate) mod path;
 pub(crate) mod plan;
 pub(crate) mod query;
+mod same;
 pub(crate) mod size;
 pub(crate) mod stock;
 pub(crate) mod targets;

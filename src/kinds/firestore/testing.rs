@@ -191,6 +191,7 @@ pub(crate) fn attempt(plan: &Plan, token: Option<OpId>) -> Attempt<'_> {
         accepted_at: now,
         now,
         timeout: Duration::from_secs(5),
+        left: Duration::from_secs(5),
         fence_patience: Duration::from_secs(5),
         trace: None,
     }

@@ -27,6 +27,7 @@ use super::{
 };
 
 mod door;
+mod many;
 
 fn token(n: u128) -> OpId {
     OpId::from_u128(n)

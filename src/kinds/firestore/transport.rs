@@ -5,6 +5,7 @@ pub(crate) mod carry;
 pub(crate) mod cause;
 pub(crate) mod client;
 pub(crate) mod fence;
+pub(crate) mod gathering;
 pub(crate) mod listening;
 pub(crate) mod pace;
 pub(crate) mod reading;

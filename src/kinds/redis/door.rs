@@ -49,6 +49,7 @@ mod class;
 mod client;
 mod core;
 mod counters;
+mod held;
 mod lane_set;
 mod local;
 mod pin;

@@ -208,7 +208,7 @@ fn settings(
         ("url".into(), text.unwrap_or_else(|| format!("is not usable: {error}")))
     })?;
     let mut settings = RedisSettings::new(url, identity.instance.clone(), identity.run.clone());
-    settings.former.clone_from(&identity.former);
+    settings.former = Arc::clone(&identity.former);
     settings.twins = Arc::clone(&identity.twins);
     if endpoint.ca_file.is_some() {
         let tls = settings.tls.as_mut();

@@ -3,7 +3,10 @@
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 pub use crate::net::secret::Secret;
-use crate::{kinds::twins::Twins, net::percent::decoded};
+use crate::{
+    kinds::{former::Former, twins::Twins},
+    net::percent::decoded,
+};
 
 /// The socket on which a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,8 +64,8 @@ pub struct RedisSettings {
     pub instance: String,
     /// This run of the daemon, different at each start.
     pub run: String,
-    /// The name that it had before: connections with it are killed too, once.
-    pub former: Option<String>,
+    /// The names that it had before: connections with them are killed too, once.
+    pub former: Arc<Former>,
     /// Receives reports of other daemons with this name.
     pub twins: Arc<Twins>,
     /// The backend's name.
@@ -94,7 +97,7 @@ impl RedisSettings {
             scripts_are_barriers: false,
             instance: instance.into(),
             run: run.into(),
-            former: None,
+            former: Arc::default(),
             twins: Arc::default(),
             name: "redis".to_owned(),
         }

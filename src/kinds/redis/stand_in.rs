@@ -370,6 +370,7 @@ mod tests {
                     accepted_at: at,
                     now: at,
                     timeout: Duration::from_secs(2),
+                    left: Duration::from_secs(2),
                     fence_patience: Duration::from_secs(2),
                     trace: None,
                 })

@@ -78,6 +78,7 @@ fn attempt(plan: &Plan, with: With) -> Attempt<'_> {
         accepted_at,
         now: now(),
         timeout,
+        left: timeout,
         fence_patience: timeout,
         trace: None,
     }

@@ -25,7 +25,7 @@ use crate::net::testing::{PATIENCE, server};
 async fn played() -> (TcpListener, Channel) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    (listener, Channel::new(server(port), false).unwrap())
+    (listener, Channel::new(server(port), false, Home::default()).unwrap())
 }
 
 async fn accepted(listener: &TcpListener) -> Served<TcpStream, Bytes> {
@@ -102,6 +102,27 @@ async fn all_who_come_first_share_one_connection_with_all_who_follow() {
     answered(&channel).await;
     assert_eq!(connections.load(Ordering::SeqCst), 1);
     assert!(channel.is_open());
+}
+
+#[tokio::test]
+async fn a_connection_outlives_the_runtime_of_whoever_dialled_it() {
+    let (listener, channel) = played().await;
+    let server = channel.inner.server.clone();
+    let connections = answering(listener);
+    let channel = Channel::new(server.clone(), false, Home::current()).unwrap();
+    let pool = Arc::new(pool::Pool::new(server, WINDOWS, 100, None, Home::current()));
+    let there = (channel.clone(), Arc::clone(&pool));
+    let elsewhere = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            answered(&there.0).await;
+            answered(&there.1.lease().await.unwrap().into_channel()).await;
+        });
+    });
+    elsewhere.await.unwrap();
+    answered(&channel).await;
+    answered(&pool.lease().await.unwrap().into_channel()).await;
+    assert_eq!(connections.load(Ordering::SeqCst), 2, "one of the channel, one of the pool");
 }
 
 #[tokio::test]
@@ -266,7 +287,7 @@ async fn the_messages_of_a_stream_go_out_as_they_come() {
 async fn the_connection_that_took_a_request_is_reset_for_it() {
     let (listener, channel) = played().await;
     let settings = channel.inner.server.clone();
-    let channel = Channel::new(settings, true).unwrap();
+    let channel = Channel::new(settings, true, Home::default()).unwrap();
     let (followed, carrier) = channel.followed();
     let under_way = tokio::spawn(followed.exchange(request()));
     let (mut stream, _) = listener.accept().await.unwrap();

@@ -148,7 +148,7 @@ impl Held {
     }
 
     /// The reads with their times, to be put elsewhere.
-    pub(super) fn taken(&self) -> impl Iterator<Item = CachedRead> {
+    pub(super) fn taken(&self) -> impl DoubleEndedIterator<Item = CachedRead> {
         self.reads
             .iter()
             .map(|read| CachedRead { stored_at: self.answered_at(read), ..read.clone() })

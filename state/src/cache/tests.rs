@@ -134,6 +134,42 @@ fn a_write_drops_the_lane_and_voids_a_fill_that_began_earlier() {
 }
 
 #[test]
+fn what_a_write_drops_while_the_cache_is_swept_does_not_come_back() {
+    const ROUNDS: u64 = 1_000;
+    let cache = cache();
+    let (begun, swept) = (AtomicU64::new(0), AtomicU64::new(0));
+    let reaches = |count: &AtomicU64, round| {
+        while count.load(Ordering::Acquire) < round {
+            std::thread::yield_now();
+        }
+    };
+    let mut came_back = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..=ROUNDS {
+                reaches(&begun, round);
+                cache.sweep(at(10));
+                swept.store(round, Ordering::Release);
+            }
+        });
+        for round in 1..=ROUNDS {
+            // One of them has ended: the others are to be kept.
+            for number in 0..READS_PER_LANE {
+                let until = (number == 0).then(|| at(5));
+                cache.fill(cache.begin(LANE), format!("k{number}"), "v", at(0), until);
+            }
+            begun.store(round, Ordering::Release);
+            (0..round % 64).for_each(|_| std::thread::yield_now());
+            cache.invalidate(LANE);
+            reaches(&swept, round);
+            came_back += cache.stats().0;
+            cache.invalidate(LANE);
+        }
+    });
+    assert_eq!(came_back, 0);
+}
+
+#[test]
 fn an_entry_ends_when_its_value_does() {
     let cache = cache();
     cache.fill(cache.begin(LANE), key("k"), key("v"), at(0), Some(at(2)));
@@ -248,20 +284,103 @@ fn its_counts_are_what_a_walk_would_count() {
 
 #[test]
 fn a_cache_that_takes_anothers_place_takes_over_nothing_that_was_written_since() {
-    let (old, new) = (cache(), cache());
+    let old = Arc::new(cache());
+    let new = Cache::in_place_of(&old, old.settings);
     let other = LaneId(2);
     old.fill(old.begin(LANE), key("k"), key("v"), at(100), None);
     old.fill(old.begin(other), key("k"), key("v"), at(100), None);
     // `new` is in use; a write comes before the old entries are read.
     new.invalidate(LANE);
-    new.take_over(old.entries());
+    new.take_over();
     assert_eq!(look(&new, 101), None);
     assert!(new.get(other, &key("k"), None, at(101)).unwrap().fresh);
 }
 
 #[test]
+fn a_cache_that_takes_anothers_place_keeps_what_was_read_since() {
+    let old = Arc::new(cache());
+    old.fill(old.begin(LANE), key("k"), key("old"), at(100), None);
+    old.fill(old.begin(LANE), key("l"), key("old"), at(100), None);
+    let new = Cache::in_place_of(&old, old.settings);
+    new.fill(new.begin(LANE), key("k"), key("new"), at(150), None);
+    new.take_over();
+    assert_eq!(look(&new, 151), Some((1, true)), "it is the newer one");
+    let beside = new.get(LANE, &key("l"), None, at(151)).unwrap();
+    assert_eq!(beside.age, Duration::from_secs(51), "what was not read since is taken over");
+    old.fill(old.begin(LaneId(2)), key("k"), key("old"), at(150), None);
+    new.take_over();
+    assert_eq!(new.stats().0, 2, "it is taken over once");
+}
+
+#[test]
+fn what_is_taken_over_is_older_than_what_was_read_since_and_takes_no_place_of_it() {
+    let of = |cache: &Cache, names: std::ops::Range<usize>, at_second| {
+        for name in names {
+            cache.fill(cache.begin(LANE), format!("k{name}"), "v", at(at_second), None);
+        }
+    };
+    let held = |cache: &Cache| -> Vec<String> {
+        let names = cache.entries().into_iter().map(|(_, read)| read.key);
+        names.map(|name| String::from_utf8(name.to_vec()).unwrap()).collect()
+    };
+    let old = Arc::new(cache());
+    of(&old, 0..READS_PER_LANE, 100);
+    let full = Cache::in_place_of(&old, old.settings);
+    of(&full, 100..100 + READS_PER_LANE, 150);
+    let read = held(&full);
+    full.take_over();
+    assert_eq!(held(&full), read, "there is no room for what is older");
+
+    let new = Cache::in_place_of(&old, old.settings);
+    of(&new, 100..101, 150);
+    new.take_over();
+    let names = |numbers: std::ops::Range<usize>| numbers.map(|number| format!("k{number}"));
+    let as_read: Vec<String> = names(1..READS_PER_LANE).chain(names(100..101)).collect();
+    assert_eq!(held(&new), as_read, "the oldest of them has no room");
+    let restored = cache();
+    of(&restored, 100..101, 150);
+    restored.restore(old.entries());
+    assert_eq!(held(&restored), as_read);
+}
+
+#[test]
+fn what_is_read_while_a_cache_takes_over_is_not_replaced_by_what_is_older() {
+    for round in 0..1_000_u32 {
+        let old = Arc::new(cache());
+        old.fill(old.begin(LANE), key("k"), key("old"), at(100), None);
+        let new = Cache::in_place_of(&old, old.settings);
+        let together = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                together.wait();
+                new.take_over();
+            });
+            together.wait();
+            (0..round % 64).for_each(|_| std::hint::spin_loop());
+            new.fill(new.begin(LANE), key("k"), key("new"), at(150), None);
+        });
+        assert_eq!(look(&new, 151), Some((1, true)), "in round {round}");
+    }
+}
+
+#[test]
+fn caches_that_take_one_anothers_place_lose_nothing_and_bring_nothing_back() {
+    let (first, other) = (Arc::new(cache()), LaneId(2));
+    for lane in [LANE, other] {
+        first.fill(first.begin(lane), key("k"), key("v"), at(100), None);
+    }
+    let second = Arc::new(Cache::in_place_of(&first, first.settings));
+    second.invalidate(other);
+    // Its place is taken before it has taken over anything.
+    let third = Cache::in_place_of(&second, second.settings);
+    third.take_over();
+    assert_eq!(look(&third, 101), Some((1, true)));
+    assert!(third.get(other, &key("k"), None, at(101)).is_none(), "it was written in between");
+}
+
+#[test]
 fn a_cache_that_takes_anothers_place_keeps_its_bars_and_counts() {
-    let old = cache();
+    let old = Arc::new(cache());
     old.fill(old.begin(LANE), key("k"), key("v"), at(100), None);
     assert!(look(&old, 101).is_some() && old.get(LANE, &key("l"), None, at(101)).is_none());
     old.bar(&Lanes::One(LANE), at(500));

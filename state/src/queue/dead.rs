@@ -12,12 +12,12 @@ use crate::{
 
 impl QueueIndex {
     /// `seq` became a dead letter. It goes on holding its lane if `holds_lane`: for as long as its
-    /// mark is not synced, a crash would bring it back as a call that waits.
+    /// mark is not synced, a crash would bring it back as a call that waits. It holds up no residue before it.
     pub fn buried(&mut self, seq: u64, reason: impl Into<Words>, holds_lane: bool) {
         // What is behind it will be written once it is out of the way.
         let written_since = !self.lanes.behind(seq, &self.calls).is_empty();
+        self.unready(seq);
         let Some(mut entry) = self.calls.entries.remove(seq) else { return };
-        self.ready.remove(seq);
         if let Some(until) = entry.backs_off_until() {
             self.backing_off.remove(&(until, seq));
         }
@@ -26,29 +26,42 @@ impl QueueIndex {
         if entry.state.known() == Known::OnWire {
             entry.state.end(End::Unknown);
         }
-        self.sentenced.remove(&seq);
+        self.sentenced.remove(seq);
         self.count_in(&entry);
         let attempts = entry.attempts();
         entry.phase = Phase::Waiting;
         let details = entry.details_mut();
         (details.verdict, details.attempts) = (None, attempts);
         (details.last_error, details.written_since) = (Some(reason.into()), written_since);
+        let group = details.group;
         let lanes = entry.header.lanes.clone();
         self.calls.dead.insert(seq, entry);
         self.touched(seq, &lanes);
         if holds_lane {
             self.lanes.set_opaque(seq, true, &self.calls);
+            self.changed(seq);
         } else {
             self.step_out(seq);
         }
+        self.consider_leader(group);
     }
 
     /// Replay has given up on `seq`, and there is no room for it among the dead letters: it keeps its lane, and
-    /// is not sent again.
+    /// is not sent again. With all that were sent with it as one: the first of them has the verdict, and the others,
+    /// which go on the wire only with that one, wait again.
     pub fn sentence(&mut self, seq: u64, reason: DeadReason, detail: impl Into<Words>) {
-        if let Some(entry) = self.calls.entries.get_mut(seq) {
+        let all = self.sent_with(seq);
+        let size = |seq: &u64| self.get(*seq).map_or(0, |entry| u64::from(entry.bytes));
+        let bytes: u64 = all.iter().map(size).sum();
+        let mut calls = all.into_iter().filter(|it| self.calls.entries.get(*it).is_some());
+        let Some(first) = calls.next() else { return };
+        let others: Vec<u64> = calls.collect();
+        if let Some(entry) = self.calls.entries.get_mut(first) {
             entry.details_mut().verdict = Some((reason, detail.into()));
-            self.sentenced.insert(seq);
+        }
+        self.sentenced.insert(first, bytes);
+        for other in others {
+            self.put_back(other);
         }
     }
 
@@ -91,11 +104,10 @@ impl QueueIndex {
         let new = self.next_seq;
         self.next_seq += 1;
         self.bytes += u64::from(entry.bytes);
-        let (op_id, is_whole) = (entry.header.op_id, entry.header.traits.is_whole());
+        let op_id = entry.header.op_id;
         entry.begins_again();
         self.calls.entries.insert(new, Entry { phase: Phase::Committing, ..entry });
-        self.lanes.enter(new, &self.calls);
-        self.lanes.set_whole(new, is_whole, &self.calls);
+        self.line_up(new);
         self.name(op_id, new);
         Some(new)
     }
@@ -108,6 +120,7 @@ impl QueueIndex {
         self.calls.dead.insert(seq, entry);
         self.calls.claims.remove(&seq);
         self.lanes.set_opaque(seq, true, &self.calls);
+        self.changed(seq);
         self.name(op_id, seq);
     }
 

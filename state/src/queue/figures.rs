@@ -48,12 +48,7 @@ impl QueueIndex {
     /// Whether calls that replay gives up on block their lanes, because one more dead letter would be too many
     /// or because one waits for which there is no room.
     pub fn dead_letters_block(&self) -> bool {
-        let bytes = |seq: &u64| -> u64 {
-            let group = self.get(*seq).and_then(|entry| self.groups.get(&entry.details().group?));
-            let size = |seq: &u64| self.get(*seq).map_or(0, |entry| entry.bytes.into());
-            group.map_or_else(|| size(seq), |group| group.members.iter().map(size).sum())
-        };
-        self.dead_full(1) || self.sentenced.iter().any(|seq| self.dead_full(bytes(seq)))
+        self.dead_full(self.sentenced.largest().unwrap_or_default().max(1))
     }
 
     /// Numbers new calls above `last_seq`, too: that of a store which holds none, and which was opened late.
@@ -63,17 +58,23 @@ impl QueueIndex {
 
     /// Whether it refuses writes because it is, or was, full.
     pub fn is_full(&self) -> bool {
-        self.calls.entries.len() >= self.limits.items as usize
-            || self.bytes >= self.limits.bytes
+        let (calls, bytes) = self.taken(None);
+        calls >= u64::from(self.limits.items)
+            || bytes >= self.limits.bytes
             || (self.full && self.fill_percent() >= RESUME_PERCENT)
     }
 
-    /// The larger share of its two limits in use, in percent.
+    /// The larger share of its two limits in use, in percent. Calls that arrive in pieces count, too.
     pub fn fill_percent(&self) -> f64 {
+        self.fill_without(None)
+    }
+
+    /// The same without the call that holds the claim `but`.
+    pub(super) fn fill_without(&self, but: Option<u64>) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a percentage for people and thresholds")]
         let share = |part: u64, whole: u64| part as f64 * 100.0 / whole.max(1) as f64;
-        share(self.calls.entries.len() as u64, self.limits.items.into())
-            .max(share(self.bytes, self.limits.bytes))
+        let (calls, bytes) = self.taken(but);
+        share(calls, self.limits.items.into()).max(share(bytes, self.limits.bytes))
     }
 
     /// When the oldest waiting call was accepted.

@@ -2,7 +2,8 @@
 //! can be sent with it as one, or the only write of its lane that still matters.
 //!
 //! **Groups.** Calls that were sent as one stay together while their outcome is unknown: they are sent again as the
-//! same group, become one dead letter, and are revived as one. A group whose attempt is proven to have written
+//! same group, become one dead letter, and are revived as one. The first of them leads: the others go on the wire when
+//! it may, and not before. A group whose attempt is proven to have written
 //! nothing is dissolved, and its calls go into groups of at most half its size from then on, so that the one that is
 //! refused ends up alone.
 //!
@@ -85,6 +86,7 @@ impl QueueIndex {
                     details.group_max = details.group_max.min(half);
                 }
             }
+            self.consider(seq);
         }
     }
 
@@ -104,13 +106,36 @@ impl QueueIndex {
             self.bytes += u64::from(entry.bytes);
             entry.begins_again();
             entry.state.asked_again();
-            let is_whole = entry.header.traits.is_whole();
             self.calls.entries.insert(*seq, Entry { phase: Phase::Committing, ..entry });
-            self.lanes.enter(*seq, &self.calls);
+            self.line_up(*seq);
             self.lanes.set_opaque(*seq, false, &self.calls);
-            self.lanes.set_whole(*seq, is_whole, &self.calls);
+            self.changed(*seq);
         }
         Some(members)
+    }
+
+    /// The call, and those that it was sent with as one, ascending.
+    pub fn sent_with(&self, seq: u64) -> Vec<u64> {
+        let group = self.get(seq).and_then(|entry| self.groups.get(&entry.details().group?));
+        group.map_or_else(|| vec![seq], |group| group.members.clone())
+    }
+
+    /// Whether `seq` is on its own, or the first call of its group that is no dead letter.
+    pub(super) fn leads(&self, seq: u64, entry: &Entry) -> bool {
+        let leader = entry.details().group.and_then(|id| self.leader(id));
+        leader.is_none_or(|leader| leader == seq)
+    }
+
+    fn leader(&self, id: u64) -> Option<u64> {
+        let members = &self.groups.get(&id)?.members;
+        members.iter().copied().find(|member| self.calls.entries.get(*member).is_some())
+    }
+
+    /// A call of the group `id` is no longer among those that wait: another may lead it.
+    pub(super) fn consider_leader(&mut self, id: Option<u64>) {
+        if let Some(leader) = id.and_then(|id| self.leader(id)) {
+            self.consider(leader);
+        }
     }
 
     /// A dead letter of a group: all but the first do not count.
@@ -137,17 +162,12 @@ impl QueueIndex {
                 self.groups.remove(&id);
             }
         }
+        self.consider_leader(Some(id));
     }
 
     fn begin_sending(&mut self, seqs: impl Iterator<Item = u64>) {
         for seq in seqs {
-            self.ready.remove(seq);
-            if let Some(entry) = self.calls.entries.get_mut(seq) {
-                if let Some(until) = entry.backs_off_until() {
-                    self.backing_off.remove(&(until, seq));
-                }
-                entry.phase = Phase::Sending;
-            }
+            self.becomes(seq, Phase::Sending);
         }
     }
 
@@ -156,7 +176,7 @@ impl QueueIndex {
         let Some(first) = self.calls.entries.get(seq) else { return Vec::new() };
         let (mut seqs, mut held) = (vec![seq], u64::from(first.bytes));
         let mut most = calls.min(first.details().group_max as usize);
-        for other in self.ready.iter() {
+        for other in self.ready.gathering(gather) {
             if seqs.len() >= most {
                 break;
             }
@@ -164,8 +184,7 @@ impl QueueIndex {
                 .calls
                 .entries
                 .get(other)
-                .filter(|entry| entry.header.traits.gather() == Some(gather) && entry.may_gather())
-                .filter(|_| self.may_move(other))
+                .filter(|entry| entry.may_gather() && self.may_move(other))
             else {
                 continue;
             };

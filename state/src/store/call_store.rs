@@ -14,7 +14,7 @@ use super::{
     note,
     pack::{self, Reader},
     queue,
-    record::{self, Draft},
+    record::{self, Draft, Kind},
     settings::{Done, StoreStatus},
     tree::Tree,
     upload::{PIECE_BYTES, PIECE_CHUNKS},
@@ -297,16 +297,17 @@ impl<B: Backed> CallStore for B {
         self.read(|db| {
             let value = pack::call_value(db, seq).map_err(StoreError::read)?;
             let value = value.ok_or(StoreError::NotFound { seq })?;
-            let (call, header) =
-                queue::decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
-            if call.chunks == 0 {
+            let damaged = |why| StoreError::damaged(seq, &why);
+            let sealed = record::open(Kind::Call, &value).map_err(damaged)?;
+            let header = queue::header(seq, &sealed).map_err(damaged)?;
+            if header.chunks == 0 {
                 let inline = if index == 0 { header.inline } else { &[] };
                 return Ok(Bytes::copy_from_slice(inline));
             }
             let first = index.saturating_mul(PIECE_CHUNKS);
             let mut piece = BytesMut::with_capacity(PIECE_BYTES);
-            for index in first..call.chunks.min(first.saturating_add(PIECE_CHUNKS)) {
-                queue::read_chunk(db, seq, index, call.chunks, |data| {
+            for index in first..header.chunks.min(first.saturating_add(PIECE_CHUNKS)) {
+                queue::read_chunk(db, seq, index, header.chunks, |data| {
                     piece.extend_from_slice(data);
                 })?;
             }

@@ -27,6 +27,7 @@ use super::{
     queue,
     raw::{Key, Position, Raw, Value},
     rebuild,
+    record::{self, Kind},
     scan::{self, ScanFailure, Scanned},
     space,
 };
@@ -412,7 +413,7 @@ pub fn repair(
             continue;
         };
         let value = raw.load(*place)?;
-        let Ok((mut call, _)) = queue::decode_call(*seq, &value) else {
+        let Ok(mut call) = queue::decode_call(*seq, &value) else {
             summary.incomplete += 1;
             continue;
         };
@@ -435,13 +436,16 @@ fn body(
     chunk: &dyn Fn(u32) -> Option<Position>,
 ) -> io::Result<Option<Bytes>> {
     let value = raw.load(place)?;
-    let Ok((_, header)) = queue::decode_call(seq, &value) else { return Ok(None) };
+    let Ok(sealed) = record::open(Kind::Call, &value) else { return Ok(None) };
+    let Ok(header) = queue::header(seq, &sealed) else { return Ok(None) };
     let mut body = header.inline.to_vec();
     for index in 0..header.chunks {
         let Some(place) = chunk(index) else { return Ok(None) };
         let value = raw.load(place)?;
-        let Ok(data) = queue::decode_chunk(seq, index, &value) else { return Ok(None) };
-        body.extend_from_slice(data);
+        let read = queue::with_chunk(seq, index, &value, |data| body.extend_from_slice(data));
+        if read.is_err() {
+            return Ok(None);
+        }
     }
     let is_whole =
         body.len() as u64 == header.body_len && crc32fast::hash(&body) == header.body_crc;

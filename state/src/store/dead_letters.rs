@@ -34,7 +34,8 @@ pub(super) fn encode(seq: u64, mark: &DeadMark) -> Result<Draft, StoreError> {
 
 /// The mark of `seq`; `None` if it is damaged.
 pub(super) fn decode(seq: u64, value: &[u8]) -> Option<DeadMark> {
-    let record: DeadRecord<'_> = record::open(Kind::Dead, value).ok()?;
+    let sealed = record::open(Kind::Dead, value).ok()?;
+    let record: DeadRecord<'_> = sealed.read().ok()?;
     Some(DeadMark {
         reason: DeadReason::from_u8(record.reason).filter(|_| record.seq == seq)?,
         detail: Words::from_kept(record.detail),

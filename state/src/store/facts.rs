@@ -37,6 +37,7 @@ pub(super) fn encode(name: &str, value: &[u8]) -> Result<Draft, StoreError> {
 /// Reads a fact; `None` if there is none, or none that is whole.
 pub(super) fn read(db: &impl Tree, name: &str) -> Option<Vec<u8>> {
     let value = db.get(&key(name)).ok().flatten()?;
-    let record: FactRecord<'_> = record::open(Kind::Fact, &value).ok()?;
+    let sealed = record::open(Kind::Fact, &value).ok()?;
+    let record: FactRecord<'_> = sealed.read().ok()?;
     (record.name == name).then(|| record.value.to_vec())
 }

@@ -136,9 +136,9 @@ pub(super) fn decode(value: &[u8]) -> Result<AnyHead, Unreadable> {
         return Err(Unreadable::Damaged("contains another kind of record than its key says"));
     }
     if sealed.format == FIRST {
-        return record::decode(sealed.payload).map(AnyHead::First);
+        return sealed.read().map(AnyHead::First);
     }
-    let HeadRecord { commit, last_seq, floor, digests } = record::decode(sealed.payload)?;
+    let HeadRecord { commit, last_seq, floor, digests } = sealed.read()?;
     let packed = sealed.format == PACKED;
     Ok(AnyHead::Vouching(Head { commit, last_seq, floor, digests, packed }))
 }

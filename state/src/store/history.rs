@@ -25,7 +25,8 @@ pub(super) fn read(db: &impl Tree, limit: usize) -> Vec<Vec<u8>> {
         .rev()
         .filter_map(|at| {
             let value = db.get(at).ok()??;
-            let record: HistoryRecord<'_> = record::open(Kind::History, &value).ok()?;
+            let sealed = record::open(Kind::History, &value).ok()?;
+            let record: HistoryRecord<'_> = sealed.read().ok()?;
             (at.as_ref() == key(keys::HISTORY, record.number)).then(|| record.record.to_vec())
         })
         .take(limit)

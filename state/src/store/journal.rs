@@ -193,13 +193,17 @@ impl Writer {
         }
     }
 
-    /// Both files. What cannot be read is left out.
+    /// Both files, in no more memory than they need. What cannot be read is left out.
     fn read(&self) -> Vec<u8> {
-        let mut lines = Vec::new();
-        for name in [OLDER, NEWER] {
-            let Ok(file) = File::open(self.dir.join(name)) else { continue };
-            // Never more than was written, also if somebody else has written there.
-            let most = self.file_bytes.saturating_mul(2);
+        // Never more than was written, also if somebody else has written there.
+        let most = self.file_bytes.saturating_mul(2);
+        let open = |name: &'static str| Some((name, File::open(self.dir.join(name)).ok()?));
+        let files: Vec<(&str, File)> = [OLDER, NEWER].into_iter().filter_map(open).collect();
+        let length = |file: &File| file.metadata().map_or(0, |data| data.len()).min(most);
+        let bytes: u64 = files.iter().map(|(_, file)| length(file)).sum();
+        // And the line break that a torn line may lack.
+        let mut lines = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0) + 1);
+        for (name, file) in files {
             if let Err(error) = file.take(most).read_to_end(&mut lines) {
                 tracing::warn!(dir = %self.dir.display(), %error, "events could not be read");
             }
@@ -255,6 +259,18 @@ mod tests {
         assert_eq!(lines(&journal), ["a", "b", "hal", "c"]);
         drop(journal);
         assert_eq!(lines(&open(dir.path())), ["a", "b", "hal", "c"]);
+    }
+
+    #[test]
+    fn what_is_read_takes_no_more_memory_than_it_is_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path());
+        for _ in 0..30 {
+            journal.add(vec![b'x'; 49]);
+        }
+        let (sender, receiver) = mpsc::channel();
+        journal.read(move |bytes| sender.send((bytes.len(), bytes.capacity())).unwrap());
+        assert_eq!(receiver.recv().unwrap(), (1_500, 1_501), "two files, one of 1,000 bytes");
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub(super) fn decode(seq: u64, value: &[u8]) -> Result<Note, Unreadable> {
     }
     let other = Unreadable::Damaged("contains another sequence than its key says");
     if sealed.kind == Kind::Sending {
-        let record: SendingRecord = record::decode(sealed.payload)?;
+        let record: SendingRecord = sealed.read()?;
         if record.seq != seq {
             return Err(other);
         }
@@ -105,7 +105,8 @@ pub(super) fn decode(seq: u64, value: &[u8]) -> Result<Note, Unreadable> {
             ..Note::default()
         });
     }
-    let record: NoteRecord<'_> = record::open(Kind::Note, value)?;
+    let sealed = record::open(Kind::Note, value)?;
+    let record: NoteRecord<'_> = sealed.read()?;
     if record.seq != seq {
         return Err(other);
     }

@@ -214,7 +214,7 @@ fn entry(bytes: &[u8]) -> Result<(u64, &[u8]), Unreadable> {
     if sealed.kind != Kind::Call {
         return Err(damaged);
     }
-    let seq = record::first_number(sealed.payload).ok_or_else(|| damaged.clone())?;
+    let seq = record::first_number(&sealed.payload).ok_or_else(|| damaged.clone())?;
     Ok((seq, bytes.get(..sealed.length).ok_or(damaged)?))
 }
 
@@ -322,7 +322,8 @@ impl Gone {
         };
         let mut seqs = SeqSet::default();
         if let Some(value) = db.get(&keys::key(GONE, block))?
-            && let Ok(record) = record::open::<GoneRecord>(Kind::Gone, &value)
+            && let Ok(record) =
+                record::open(Kind::Gone, &value).and_then(|it| it.read::<GoneRecord>())
         {
             seqs.set_bits(record.block, record.bits);
         }

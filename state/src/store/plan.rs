@@ -246,7 +246,8 @@ fn gone(raw: &Raw, newest: &Picked) -> Result<SeqSet, NoPlan> {
     let mut gone = SeqSet::default();
     for Value { key, place, .. } in newest.iter() {
         if let Key::Gone(_) = key
-            && let Ok(record) = record::open::<GoneRecord>(Kind::Gone, &raw.load(*place)?)
+            && let Ok(record) =
+                record::open(Kind::Gone, &raw.load(*place)?).and_then(|it| it.read::<GoneRecord>())
         {
             gone.set_bits(record.block, record.bits);
         }

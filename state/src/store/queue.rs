@@ -14,7 +14,8 @@ use super::{
     note,
     pack::{self, Reader},
     record::{
-        self, CHUNK_BODY, CallRecord, ChunkRecord, Draft, Kind, StoredLanes, Unreadable, VALUE_MAX,
+        self, CHUNK_BODY, CallRecord, ChunkRecord, Draft, Kind, Sealed, StoredLanes, Unreadable,
+        VALUE_MAX,
     },
     tree::Tree,
 };
@@ -53,7 +54,7 @@ pub(super) fn says_of(key: &[u8], value: &[u8]) -> Says {
     }
     let call = number_of(key).filter(|_| key.first() == Some(&CALLS));
     match call.and_then(|seq| decode_call(seq, value).ok()) {
-        Some((call, _)) => says(call.header.traits),
+        Some(call) => says(call.header.traits),
         None => Says::Itself,
     }
 }
@@ -178,23 +179,24 @@ fn to_stored(lanes: &Lanes) -> StoredLanes {
     }
 }
 
-/// Decodes a header; `seq` is what its key says. Chunks and marks are not looked at.
-pub(super) fn decode_call(
-    seq: u64,
-    value: &[u8],
-) -> Result<(StoredCall, CallRecord<'_>), Unreadable> {
-    let (mut call, record) = decode_held(seq, value, &mut Target::default())?;
+/// Decodes a call; `seq` is what its key says. Chunks and marks are not looked at.
+pub(super) fn decode_call(seq: u64, value: &[u8]) -> Result<StoredCall, Unreadable> {
+    let sealed = record::open(Kind::Call, value)?;
+    let record = header(seq, &sealed)?;
+    let mut call = held(&record, value.len(), &mut Target::default())?;
     call.traceparent = record.traceparent.map(str::to_owned);
-    Ok((call, record))
+    Ok(call)
 }
 
 /// In how many chunks a call's body is; `None` if its header cannot be read.
 pub(super) fn chunks_of(seq: u64, value: &[u8]) -> Option<u32> {
-    open_call(seq, value).ok().map(|record| record.chunks)
+    let sealed = record::open(Kind::Call, value).ok()?;
+    header(seq, &sealed).ok().map(|record| record.chunks)
 }
 
-fn open_call(seq: u64, value: &[u8]) -> Result<CallRecord<'_>, Unreadable> {
-    let record: CallRecord<'_> = record::open(Kind::Call, value)?;
+/// The header of a call; `seq` is what its key says.
+pub(super) fn header<'s>(seq: u64, sealed: &'s Sealed<'_>) -> Result<CallRecord<'s>, Unreadable> {
+    let record: CallRecord<'_> = sealed.read()?;
     if record.seq == seq {
         Ok(record)
     } else {
@@ -202,14 +204,23 @@ fn open_call(seq: u64, value: &[u8]) -> Result<CallRecord<'_>, Unreadable> {
     }
 }
 
-/// The same as an open keeps it, of a million perhaps: a target that is equal to the `last` one shares its text, and a
-/// trace context is kept only of a call that was recorded.
-pub(super) fn decode_held<'v>(
+/// The call as an open keeps it, of a million perhaps: a target that is equal to the `last` one shares its text, and a
+/// trace context is kept only of a call that was recorded. Beside it, how much of its body is in this value.
+pub(super) fn decode_held(
     seq: u64,
-    value: &'v [u8],
+    value: &[u8],
     last: &mut Target,
-) -> Result<(StoredCall, CallRecord<'v>), Unreadable> {
-    let record = open_call(seq, value)?;
+) -> Result<(StoredCall, u64), Unreadable> {
+    let sealed = record::open(Kind::Call, value)?;
+    let record = header(seq, &sealed)?;
+    Ok((held(&record, value.len(), last)?, record.inline.len() as u64))
+}
+
+fn held(
+    record: &CallRecord<'_>,
+    bytes: usize,
+    last: &mut Target,
+) -> Result<StoredCall, Unreadable> {
     let token =
         TokenKind::from_u8(record.token).ok_or(Unreadable::Damaged("token kind is unknown"))?;
     let lanes = match &record.lanes {
@@ -223,8 +234,8 @@ pub(super) fn decode_held<'v>(
     let is_recorded = |text: &&str| SpanRef::parse(text).is_some_and(|span| span.sampled);
     let overhead = (record::OVERHEAD as u64 + 18) * u64::from(record.chunks);
     let outside = if record.chunks == 0 { 0 } else { record.body_len };
-    let call = StoredCall {
-        seq,
+    Ok(StoredCall {
+        seq: record.seq,
         header: CallHeader {
             op_id: OpId::from_u128(record.op_id),
             digest: record.digest,
@@ -240,20 +251,19 @@ pub(super) fn decode_held<'v>(
         body_len: record.body_len,
         body_crc: record.body_crc,
         chunks: record.chunks,
-        bytes: value.len() as u64 + outside + overhead,
+        bytes: bytes as u64 + outside + overhead,
         first_sent_at: None,
         evidence: Bytes::new(),
         group: None,
         dead: None,
-    };
-    Ok((call, record))
+    })
 }
 
 /// Reads a call and its marks.
 pub(super) fn read_call(db: &impl Tree, seq: u64) -> Result<StoredCall, StoreError> {
     let value = pack::call_value(db, seq).map_err(StoreError::read)?;
     let value = value.ok_or(StoreError::NotFound { seq })?;
-    let (mut call, _) = decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
+    let mut call = decode_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
     if let Some(note) = mark_under(db, key(SENDING, seq))? {
         call.noted(&note::decode(seq, &note).unwrap_or_default());
     }
@@ -277,7 +287,9 @@ pub(super) fn read_body<T: Tree>(
     let db = reader.db;
     let value = reader.value(seq).map_err(StoreError::read)?;
     let value = value.ok_or(StoreError::NotFound { seq })?;
-    let header = open_call(seq, &value).map_err(|why| StoreError::damaged(seq, &why))?;
+    let damaged = |why| StoreError::damaged(seq, &why);
+    let sealed = record::open(Kind::Call, &value).map_err(damaged)?;
+    let header = header(seq, &sealed).map_err(damaged)?;
     let mut body = Vec::from(header.inline);
     for index in 0..header.chunks {
         read_chunk(db, seq, index, header.chunks, |data| body.extend_from_slice(data))?;
@@ -301,16 +313,20 @@ pub(super) fn read_chunk(
         seq,
         detail: format!("chunk {index} of {chunks} is missing"),
     })?;
-    let data = decode_chunk(seq, index, &chunk).map_err(|why| StoreError::damaged(seq, &why))?;
-    take(data);
-    Ok(())
+    with_chunk(seq, index, &chunk, take).map_err(|why| StoreError::damaged(seq, &why))
 }
 
-/// The piece of a body in a chunk's value.
-pub(super) fn decode_chunk(seq: u64, index: u32, value: &[u8]) -> Result<&[u8], Unreadable> {
-    let record: ChunkRecord<'_> = record::open(Kind::Chunk, value)?;
+/// Hands the piece of a body in a chunk's value to `take`.
+pub(super) fn with_chunk<R>(
+    seq: u64,
+    index: u32,
+    value: &[u8],
+    take: impl FnOnce(&[u8]) -> R,
+) -> Result<R, Unreadable> {
+    let sealed = record::open(Kind::Chunk, value)?;
+    let record: ChunkRecord<'_> = sealed.read()?;
     if (record.seq, record.index) == (seq, index) {
-        Ok(record.data)
+        Ok(take(record.data))
     } else {
         Err(Unreadable::Damaged("contains another sequence than its key says"))
     }

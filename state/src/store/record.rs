@@ -14,12 +14,23 @@
 //! Each payload repeats what its key says, so that a raw scan of the log needs no keys and a value
 //! that surfaces under a foreign key is noticed.
 //!
+//! Bodies are the callers' own bytes, and may look like values: see `mask.rs`.
+//!
 //! The codec is used nowhere else: this module is all there is to change if it is replaced.
+
+use std::borrow::Cow;
 
 use bincode::{
     BorrowDecode, Decode, Encode,
     config::{Configuration, Limit, LittleEndian, Varint},
 };
+use memchr::memmem;
+
+use mask::{MASK, combined, mask_for};
+
+pub(super) use mask::MAGIC;
+
+mod mask;
 
 /// Largest value handed to sled: larger ones end in blob files that are never synced.
 pub(super) const VALUE_MAX: usize = 4096;
@@ -27,8 +38,6 @@ pub(super) const VALUE_MAX: usize = 4096;
 const ENVELOPE: usize = 16;
 /// Bytes before the payload.
 pub(super) const OVERHEAD: usize = ENVELOPE + 8;
-/// First bytes of every value.
-pub(super) const MAGIC: [u8; 4] = [0xF5, b'b', b'x', 0x1A];
 /// The format that this version writes.
 pub(super) const FORMAT: u16 = 2;
 /// The format of a head whose store may hold packs (`pack.rs`); its values are otherwise those of [`FORMAT`].
@@ -37,7 +46,9 @@ pub(super) const PACKED: u16 = 3;
 pub(super) const KNOWN: u16 = PACKED;
 /// The first format, whose values have no commit number.
 pub(super) const FIRST: u16 = 1;
-/// Body bytes in one chunk: with its header (17 bytes at most) and the envelope below [`VALUE_MAX`].
+/// The flag of a payload that is masked: its mask is before it.
+const MASKED: u8 = 1;
+/// Body bytes in one chunk: with its header (17 bytes at most), the envelope and a mask below [`VALUE_MAX`].
 pub(super) const CHUNK_BODY: usize = 4032;
 /// What decoding may allocate; without a limit a corrupt length aborts the process.
 const DECODE_LIMIT: usize = 16 * 1024;
@@ -251,7 +262,7 @@ pub(super) fn seal(kind: Kind, payload: &impl Encode, size_hint: usize) -> Optio
     let mut value = Vec::with_capacity(OVERHEAD + size_hint);
     value.extend_from_slice(&[0; OVERHEAD]);
     bincode::encode_into_std_write(payload, &mut value, CODEC).ok()?;
-    draft(kind, FORMAT, ENVELOPE, value)
+    masked(draft(kind, FORMAT, value)?)
 }
 
 /// The same value in an envelope of the format of packs, which earlier versions refuse.
@@ -262,25 +273,45 @@ pub(super) fn seal_packed(kind: Kind, payload: &impl Encode, size_hint: usize) -
     Some(Draft(value))
 }
 
-/// The same payload in another format: brings a value to this format, or back to the first.
+/// The same payload in another format: brings a value to this format, or back to the first. One that was written when
+/// nothing was masked, and has no room for a mask, stays without.
 pub(super) fn seal_again(value: &[u8], format: u16) -> Option<Draft> {
     let sealed = peel(value).ok()?;
     let begin = if format == FIRST { ENVELOPE } else { OVERHEAD };
     let mut again = vec![0; begin];
-    again.extend_from_slice(sealed.payload);
-    draft(sealed.kind, format, ENVELOPE, again)
+    again.extend_from_slice(&sealed.payload);
+    let again = draft(sealed.kind, format, again)?;
+    if format == FIRST || again.len() + MASK > VALUE_MAX { Some(again) } else { masked(again) }
 }
 
-fn draft(kind: Kind, format: u16, begin: usize, mut value: Vec<u8>) -> Option<Draft> {
+fn draft(kind: Kind, format: u16, mut value: Vec<u8>) -> Option<Draft> {
     if value.len() > VALUE_MAX {
         return None;
     }
-    let length = u32::try_from(value.len() - begin).ok()?;
+    let length = u32::try_from(value.len().checked_sub(ENVELOPE)?).ok()?;
     let (envelope, _) = value.split_first_chunk_mut::<ENVELOPE>()?;
     let [f0, f1] = format.to_le_bytes();
     let [l0, l1, l2, l3] = length.to_le_bytes();
     let [m0, m1, m2, m3] = MAGIC;
     *envelope = [m0, m1, m2, m3, f0, f1, kind as u8, 0, l0, l1, l2, l3, 0, 0, 0, 0];
+    Some(Draft(value))
+}
+
+/// The same value with the payload masked, if the magic number is in it. `None` if that makes it too large.
+fn masked(plain: Draft) -> Option<Draft> {
+    let payload = plain.0.get(OVERHEAD..)?;
+    if memmem::find(payload, &MAGIC).is_none() {
+        return Some(plain);
+    }
+    let mask = mask_for(payload)?;
+    let mut value = Vec::with_capacity(plain.len() + MASK);
+    value.extend_from_slice(plain.0.get(..OVERHEAD)?);
+    value.extend_from_slice(&mask);
+    value.extend(combined(payload, mask));
+    let kind = Kind::from_u8(*value.get(6)?)?;
+    let format = u16::from_le_bytes([*value.get(4)?, *value.get(5)?]);
+    let Draft(mut value) = draft(kind, format, value)?;
+    *value.get_mut(7)? = MASKED;
     Some(Draft(value))
 }
 
@@ -307,10 +338,17 @@ pub(super) struct Sealed<'a> {
     pub(super) format: u16,
     /// The commit that wrote it; 0 in the first format.
     pub(super) commit: u64,
-    /// The bytes inside.
-    pub(super) payload: &'a [u8],
+    /// The bytes inside, without a mask.
+    pub(super) payload: Cow<'a, [u8]>,
     /// Length of the whole.
     pub(super) length: usize,
+}
+
+impl Sealed<'_> {
+    /// Decodes the whole payload; bytes behind it are damage.
+    pub(super) fn read<'s, T: BorrowDecode<'s, ()>>(&'s self) -> Result<T, Unreadable> {
+        decode(&self.payload)
+    }
 }
 
 /// The envelope at the start of `bytes`, which may go on behind it.
@@ -333,11 +371,19 @@ pub(super) fn peel(bytes: &[u8]) -> Result<Sealed<'_>, Unreadable> {
     let found = u16::from_le_bytes([f0, f1]);
     let length = ENVELOPE + length;
     match (found, flags, Kind::from_u8(kind)) {
-        (FIRST, 0, Some(kind)) => Ok(Sealed { kind, format: found, commit: 0, payload, length }),
-        (FORMAT | PACKED, 0, Some(kind)) => {
-            let (number, payload) =
-                payload.split_first_chunk().ok_or(Unreadable::Damaged("too short"))?;
+        (FIRST, 0, Some(kind)) => {
+            Ok(Sealed { kind, format: found, commit: 0, payload: payload.into(), length })
+        }
+        (FORMAT | PACKED, 0 | MASKED, Some(kind)) => {
+            let short = Unreadable::Damaged("too short");
+            let (number, payload) = payload.split_first_chunk().ok_or_else(|| short.clone())?;
             let commit = u64::from_le_bytes(*number);
+            let payload = if flags == MASKED {
+                let (mask, payload) = payload.split_first_chunk().ok_or(short)?;
+                combined(payload, *mask).collect::<Vec<u8>>().into()
+            } else {
+                payload.into()
+            };
             Ok(Sealed { kind, format: found, commit, payload, length })
         }
         // Formats, flags and kinds that this version does not know come from a newer one.
@@ -350,18 +396,14 @@ pub(super) fn first_number(payload: &[u8]) -> Option<u64> {
     bincode::decode_from_slice::<u64, _>(payload, CODEC).ok().map(|(number, _)| number)
 }
 
-/// Decodes a whole payload; bytes behind it are damage.
-pub(super) fn decode<'a, T: BorrowDecode<'a, ()>>(payload: &'a [u8]) -> Result<T, Unreadable> {
+fn decode<'a, T: BorrowDecode<'a, ()>>(payload: &'a [u8]) -> Result<T, Unreadable> {
     let (record, used) = bincode::borrow_decode_from_slice::<T, _>(payload, CODEC)
         .map_err(|_| Unreadable::Damaged("payload does not decode"))?;
     if used == payload.len() { Ok(record) } else { Err(Unreadable::Damaged("bytes follow")) }
 }
 
-/// Opens a value that must be a `kind` and nothing but.
-pub(super) fn open<'a, T: BorrowDecode<'a, ()>>(
-    kind: Kind,
-    value: &'a [u8],
-) -> Result<T, Unreadable> {
+/// The envelope of a value that must be a `kind` and nothing but.
+pub(super) fn open(kind: Kind, value: &[u8]) -> Result<Sealed<'_>, Unreadable> {
     let sealed = peel(value)?;
     if sealed.length != value.len() {
         return Err(Unreadable::Damaged("bytes follow"));
@@ -369,7 +411,7 @@ pub(super) fn open<'a, T: BorrowDecode<'a, ()>>(
     if sealed.kind != kind {
         return Err(Unreadable::Damaged("contains another kind of record than its key says"));
     }
-    decode(sealed.payload)
+    Ok(sealed)
 }
 
 /// Makes the checksum of the value at the start of `bytes` right, if there is a whole one, for the fuzzer.
@@ -382,12 +424,20 @@ pub(super) fn mend_checksum(bytes: &mut [u8]) {
     }
 }
 
+/// The same value as it was written before payloads were masked.
+#[cfg(test)]
+pub(super) fn without_mask(value: &[u8]) -> Vec<u8> {
+    let sealed = peel(value).unwrap();
+    let plain = [&[0; OVERHEAD], &sealed.payload[..]].concat();
+    draft(sealed.kind, sealed.format, plain).unwrap().stamp(sealed.commit)
+}
+
 /// Stamps an envelope of a format to come, for tests.
 #[cfg(test)]
 pub(super) fn seal_as_newer(payload: &[u8]) -> Vec<u8> {
     let mut value = vec![0; ENVELOPE];
     value.extend_from_slice(payload);
-    let mut value = draft(Kind::Call, KNOWN + 1, ENVELOPE, value).unwrap().0;
+    let mut value = draft(Kind::Call, KNOWN + 1, value).unwrap().0;
     seal_envelope(&mut value);
     value
 }
@@ -404,7 +454,8 @@ mod tests {
     #[test]
     fn a_value_comes_back_as_it_was_sealed() {
         let value = sample();
-        let chunk: ChunkRecord<'_> = open(Kind::Chunk, &value).unwrap();
+        let sealed = open(Kind::Chunk, &value).unwrap();
+        let chunk: ChunkRecord<'_> = sealed.read().unwrap();
         assert_eq!((chunk.seq, chunk.index, chunk.data), (7, 3, &b"payload"[..]));
         assert_eq!(peel(&value).unwrap().commit, 5);
     }
@@ -424,8 +475,8 @@ mod tests {
         for bit in 0..value.len() * 8 {
             let mut flipped = value.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            let result = open::<ChunkRecord<'_>>(Kind::Chunk, &flipped);
-            assert!(matches!(result, Err(Unreadable::Damaged(_))), "bit {bit}: {result:?}");
+            let result = open(Kind::Chunk, &flipped).err();
+            assert!(matches!(result, Some(Unreadable::Damaged(_))), "bit {bit}: {result:?}");
         }
     }
 
@@ -433,20 +484,19 @@ mod tests {
     fn every_truncation_and_every_trailing_byte_is_found() {
         let value = sample();
         for length in 0..value.len() {
-            assert!(open::<ChunkRecord<'_>>(Kind::Chunk, &value[..length]).is_err());
+            assert!(open(Kind::Chunk, &value[..length]).is_err());
         }
         let mut longer = value;
         longer.push(0);
-        assert!(open::<ChunkRecord<'_>>(Kind::Chunk, &longer).is_err());
+        assert!(open(Kind::Chunk, &longer).is_err());
     }
 
     #[test]
     fn bytes_behind_the_record_within_the_payload_are_refused() {
         let sealed = seal(Kind::Sending, &(SendingRecord { seq: 1, first_sent_at: 2 }, 9u8), 16);
-        assert_eq!(
-            open::<SendingRecord>(Kind::Sending, &sealed.unwrap().stamp(1)).unwrap_err(),
-            Unreadable::Damaged("bytes follow")
-        );
+        let value = sealed.unwrap().stamp(1);
+        let read = open(Kind::Sending, &value).unwrap().read::<SendingRecord>();
+        assert_eq!(read.unwrap_err(), Unreadable::Damaged("bytes follow"));
     }
 
     #[test]
@@ -479,7 +529,9 @@ mod tests {
         let draft = sized(most).unwrap();
         assert_eq!(draft.len(), VALUE_MAX);
         let mut value = draft.stamp(1);
-        assert_eq!(open::<ChunkRecord<'_>>(Kind::Chunk, &value).unwrap().data.len(), most);
+        let sealed = open(Kind::Chunk, &value).unwrap();
+        assert_eq!(sealed.read::<ChunkRecord<'_>>().unwrap().data.len(), most);
+        drop(sealed);
         value.push(0);
         value[8..12].copy_from_slice(&4081_u32.to_le_bytes());
         mend_checksum(&mut value);

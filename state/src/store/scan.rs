@@ -226,7 +226,7 @@ impl Scan<'_> {
         match prefix {
             keys::SENDING | keys::DEAD | facts::PREFIX if is_void => Ok(()),
             GONE => {
-                self.found.ledger.recorded(&record::open(Kind::Gone, value)?);
+                self.found.ledger.recorded(&record::open(Kind::Gone, value)?.read()?);
                 Ok(())
             }
             keys::CHUNKS => self.chunk(key, value, &unknown),
@@ -241,7 +241,8 @@ impl Scan<'_> {
             keys::HISTORY => {
                 let number = number?;
                 self.found.history_next = self.found.history_next.max(number.saturating_add(1));
-                let record: HistoryRecord<'_> = record::open(Kind::History, value)?;
+                let sealed = record::open(Kind::History, value)?;
+                let record: HistoryRecord<'_> = sealed.read()?;
                 self.found.counts.history += 1;
                 same(record.number == number)
             }
@@ -259,17 +260,12 @@ impl Scan<'_> {
         let pieces = self.pieces.entry(seq).or_default();
         pieces.broken |= pieces.indices.len() as u64 != u64::from(index);
         pieces.indices.push(index);
-        match queue::decode_chunk(seq, index, value) {
-            Ok(data) => {
-                pieces.bytes += data.len() as u64;
-                pieces.crc.update(data);
-                Ok(())
-            }
-            Err(why) => {
-                pieces.broken = true;
-                only_newer(why)
-            }
-        }
+        let read = queue::with_chunk(seq, index, value, |data| {
+            pieces.bytes += data.len() as u64;
+            pieces.crc.update(data);
+        });
+        pieces.broken |= read.is_err();
+        read.or_else(only_newer)
     }
 
     fn call(&mut self, seq: u64, value: &[u8]) -> Result<(), Unreadable> {
@@ -278,15 +274,15 @@ impl Scan<'_> {
         let says =
             decoded.as_ref().map_or(Says::Itself, |(call, _)| queue::says(call.header.traits));
         self.found.ledger.written(&keys::key(keys::CALLS, seq), says, 0);
-        let (call, record) = decoded?;
-        let whole = if record.chunks == 0 {
-            record.inline.len() as u64 == record.body_len
+        let (call, inline) = decoded?;
+        let whole = if call.chunks == 0 {
+            inline == call.body_len
         } else {
             self.pieces.get(&seq).is_some_and(|pieces| {
                 !pieces.broken
-                    && pieces.indices.len() as u64 == u64::from(record.chunks)
-                    && pieces.bytes == record.body_len
-                    && pieces.crc.clone().finalize() == record.body_crc
+                    && pieces.indices.len() as u64 == u64::from(call.chunks)
+                    && pieces.bytes == call.body_len
+                    && pieces.crc.clone().finalize() == call.body_crc
             })
         };
         if !whole {
@@ -332,7 +328,8 @@ impl Scan<'_> {
     }
 
     fn fact(&mut self, key: &IVec, value: &[u8]) -> Result<(), Unreadable> {
-        let record: FactRecord<'_> = record::open(Kind::Fact, value)?;
+        let sealed = record::open(Kind::Fact, value)?;
+        let record: FactRecord<'_> = sealed.read()?;
         same(key.get(1..) == Some(record.name.as_bytes()))?;
         if record.name == FACT_TARGET {
             self.found.target = std::str::from_utf8(record.value).ok().map(Target::from);

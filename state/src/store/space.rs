@@ -55,23 +55,23 @@ pub(super) fn asides(dir: &Path) -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// Deletes every store that was set aside in the store's folder `dir`, for good. Returns their names, and the bytes that
-/// they took.
+/// Deletes the stores of these names that were set aside in the store's folder `dir`, for good. Returns the bytes that
+/// they took. Whoever orders that has looked at them before, so one that was set aside since stays.
 ///
 /// # Errors
 /// One could not be deleted; those before it are.
-pub fn remove_set_aside(dir: &Path) -> io::Result<(Vec<String>, u64)> {
-    let (mut names, mut bytes) = (Vec::new(), 0);
-    for path in asides(dir) {
+pub fn remove_set_aside(dir: &Path, names: &[String]) -> io::Result<u64> {
+    let mut bytes = 0;
+    for name in names {
+        let path = dir.join(name);
         let size = folder_bytes(&path);
         remove_folder(&path)?;
         bytes += size;
-        names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
     }
     if !names.is_empty() {
         sync_folder(dir)?;
     }
-    Ok((names, bytes))
+    Ok(bytes)
 }
 
 fn folder_bytes(path: &Path) -> u64 {
@@ -155,5 +155,21 @@ pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_was_set_aside_since_is_not_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let [seen, later] = ["db.damaged-1", "db.damaged-2"].map(|name| dir.path().join(name));
+        fs::create_dir(&seen).unwrap();
+        fs::write(seen.join("db"), "calls").unwrap();
+        fs::create_dir(&later).unwrap();
+        assert_eq!(remove_set_aside(dir.path(), &["db.damaged-1".to_owned()]).unwrap(), 5);
+        assert_eq!(asides(dir.path()), [later]);
     }
 }

@@ -12,6 +12,7 @@ mod damage;
 )]
 mod faulty;
 mod flips;
+mod forged;
 mod kill;
 mod model;
 mod notes;
@@ -170,10 +171,12 @@ fn flip_everywhere(dir: &Path, value: &[u8]) {
 fn a_time_to_live_in_a_record_is_passed_over() {
     let sent = call(4, b"payload");
     let value = super::queue::encode(&sent, &"target".into()).unwrap().header.stamp(1);
-    let (mut plain, mut record) = super::queue::decode_call(4, &value).unwrap();
+    let mut plain = super::queue::decode_call(4, &value).unwrap();
+    let sealed = super::record::open(super::record::Kind::Call, &value).unwrap();
+    let mut record = super::queue::header(4, &sealed).unwrap();
     record.expires_at = Some(1_800_000_000_000);
     let older = super::record::seal(super::record::Kind::Call, &record, 256).unwrap().stamp(1);
-    let (read, _) = super::queue::decode_call(4, &older).unwrap();
+    let read = super::queue::decode_call(4, &older).unwrap();
     plain.bytes = read.bytes;
     assert_eq!(read, plain);
 }

@@ -13,6 +13,12 @@ const BEFORE: &[&str] = &[
     "refused(\"",
     " error(\"",
     "..error(\"",
+    "(CallErrorKind::Conflict, \"",
+    "(CallErrorKind::Full, \"",
+    "(CallErrorKind::Malformed, \"",
+    "(CallErrorKind::Refused, \"",
+    "(CallErrorKind::TimedOut, \"",
+    "(CallErrorKind::Unavailable, \"",
 ];
 /// The files whose words are codes, each behind its variant.
 const LISTS: &[&str] = &["actors/src/error_code.rs", "actors/src/passage.rs"];
@@ -48,8 +54,8 @@ fn is_code(word: &str) -> bool {
 
 #[test]
 fn a_code_that_is_not_on_the_page_is_found() {
-    let error =
-        "Err(Refused { code: \"too_odd\", x })\n..error(\"even\", y)\nerror.code == \"not_one\"";
+    let error = "Err(Refused { code: \"too_odd\", x })\n..error(\"even\", y)\nerror.code == \"not_one\"\n\
+         A => (CallErrorKind::Full, \"too_full\"),";
     let sources = Sources::from([
         ("src/a.rs".into(), error.into()),
         ("actors/src/passage.rs".into(), "Self::A => \"of_a\", ErrorCode::OfKind(\"WORD\")".into()),
@@ -58,6 +64,7 @@ fn a_code_that_is_not_on_the_page_is_found() {
         missing(&sources, "| 503 | `even` |"),
         [
             "actors/src/passage.rs: the page of the HTTP API has no `of_a`",
+            "src/a.rs: the page of the HTTP API has no `too_full`",
             "src/a.rs: the page of the HTTP API has no `too_odd`"
         ]
     );

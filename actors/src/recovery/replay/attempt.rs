@@ -264,6 +264,7 @@ impl<'p> Common<'p> {
             accepted_at: entry.header.accepted_at,
             now: self.now,
             timeout: self.timeout,
+            left: self.timeout,
             fence_patience: self.timeout,
             trace: cargo.spans.as_ref().map(Spans::passed_on),
             passage: Some(self.passage),

@@ -173,7 +173,7 @@ impl Replay {
             if matches!(error.class, ErrorClass::BlockedServer | ErrorClass::BlockedObject) {
                 return jobs.iter().for_each(|job| self.goes_on(job, error, Next::Send));
             }
-            let at = if halved { self.ended_at } else { self.backed_off(&leader.entry) };
+            let at = if halved { self.ended_at } else { self.backs_off(leader.taken.seq) };
             let mut index = self.shared.queue.index();
             for job in jobs {
                 index.retry(job.taken.seq, at, error.words());
@@ -184,7 +184,7 @@ impl Replay {
             }
             return;
         }
-        // One that is buried takes the others along.
+        // One that is buried takes the others along, and so does one that finds no room.
         let gives_up = states.first() == Some(&Next::GiveUp)
             || matches!(error.class, ErrorClass::Rejected | ErrorClass::Conflict);
         let jobs = if gives_up { jobs.get(..1).unwrap_or_default() } else { jobs };
@@ -358,19 +358,24 @@ impl Replay {
         })
     }
 
-    /// When a call that has just failed may be tried again.
-    fn backed_off(&self, entry: &Entry) -> Moment {
-        let previous = Duration::from_millis(entry.details().backoff_ms);
-        self.ended_at.plus(decorrelated_jitter(previous, self.draw))
+    /// How long `seq`, which has just failed, or whose line has, is left alone, by how long it was the last time.
+    fn backoff(&self, seq: u64) -> Duration {
+        let index = self.shared.queue.index();
+        let previous = index.get(seq).map_or(0, |entry| entry.details().backoff_ms);
+        decorrelated_jitter(Duration::from_millis(previous), self.draw)
+    }
+
+    /// When that is over. The next time it may be longer.
+    fn backs_off(&self, seq: u64) -> Moment {
+        let wait = self.backoff(seq);
+        if let Some(entry) = self.shared.queue.index().get_mut(seq) {
+            entry.details_mut().backoff_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        }
+        self.ended_at.plus(wait)
     }
 
     fn retry(&self, job: &Job, error: &Words) {
-        let at = self.backed_off(&job.entry);
-        let wait = at.since(self.ended_at);
-        if let Some(entry) = self.shared.queue.index().get_mut(job.head()) {
-            entry.details_mut().backoff_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        }
-        self.retry_at(job, at, error);
+        self.retry_at(job, self.backs_off(job.head()), error);
     }
 
     /// The line waits with its first call, whichever of it was sent.
@@ -400,6 +405,6 @@ impl Replay {
             job.overtaken.iter().for_each(|taken| index.put_back(taken.seq));
             return;
         }
-        self.retry_at(job, self.backed_off(&job.entry), detail);
+        self.retry_at(job, self.ended_at.plus(self.backoff(job.head())), detail);
     }
 }

@@ -39,6 +39,10 @@ use crate::{
 const PENALTY: Duration = Duration::from_secs(1);
 /// Servers pass over it: then the first parameter has another name there.
 const BYTE_ORDER_MARK: char = '\u{feff}';
+/// The longest id of a query: it is a part of statements by which the query is found again.
+const QUERY_ID_MAX: usize = 4 << 10;
+/// What is said to a page.
+const FOREIGN: &str = "web pages of another origin may not send this request";
 
 /// What the connections of a door share.
 pub(super) struct Service {
@@ -100,17 +104,18 @@ impl Service {
             return Err(Told::malformed("the query string begins with a byte order mark"));
         }
         let parameters = Parameters::of(query);
-        let shown = Shown::of(&parts.headers, &parameters);
-        let address = self.settings.listen.to_string();
-        if !shown.is_something() && pages::is_foreign(&parts.headers, visitor.is_local, &address) {
-            return Err(Told::forbidden("web pages of another origin may not send this request"));
-        }
         if matches!(parts.method, Method::CONNECT | Method::TRACE) {
             return Err(Told::malformed("this method is not supported here"));
         }
         if is_ping(&parts) && (self.backend.gate()() || self.backend.caches_something()) {
             self.counters.answered_here();
             return Ok(pong());
+        }
+        let shown = Shown::of(&parts.headers, &parameters);
+        // Only of these a page has the rights: it knows no secret.
+        let is_by_socket = visitor.who.is_some() && !shown.is_something();
+        if is_by_socket && pages::is_foreign(&parts.headers, visitor.is_local) {
+            return Err(Told::forbidden(FOREIGN));
         }
         let guest = self.guest(visitor, &shown).await?;
         let options = self.options(&parts.headers)?;
@@ -124,6 +129,12 @@ impl Service {
         if guest.reads_only && !opaque::only_reads(&request) {
             let text = "this caller may only read, and fusebox does not recognise the statement as a query";
             return Err(Told::forbidden(text));
+        }
+        if is_by_socket
+            && pages::may_be_foreign(&parts.method, &parts.headers)
+            && !opaque::only_reads(&request)
+        {
+            return Err(Told::forbidden(FOREIGN));
         }
         if !taken.is_whole()
             && self.backend.lets_queue(options.min_ack)
@@ -139,6 +150,12 @@ impl Service {
             return Err(Told::malformed(
                 "a query_id that begins with fusebox: is reserved for fusebox",
             ));
+        }
+        if query_id.len() > QUERY_ID_MAX {
+            return Err(Told::malformed(format!(
+                "a query_id may have at most {QUERY_ID_MAX} bytes, got {}",
+                query_id.len()
+            )));
         }
         let body = Taken::weighed(&visitor.account, request.to_bytes());
         let body = body.map_err(|full| Told::fault(&body::Fault::Full(full)))?;

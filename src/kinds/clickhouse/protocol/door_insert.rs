@@ -84,18 +84,15 @@ pub(crate) fn plan(
         Err(reason) => reason,
     };
     let write = Access::Write(Write::new(Outage::Never(reason)));
-    // Of what its table is nobody knows: it may be any.
-    let uncertain = if settings.ordered { Lanes::All } else { Lanes::new([]) };
-    let Some(table) = &insert.table else { return ("INSERT".into(), uncertain, write) };
+    let Some(table) = &insert.table else {
+        return ("INSERT".into(), plan::of_any_table(settings), write);
+    };
     let is_certain =
         table.database.is_some() || !is_dirty && database(&request.head, table, usual).is_some();
     let header = Header { database: database(&request.head, table, usual), ..Header::default() };
     let target = target::of(table, &header, settings);
-    let lanes = match insert.rows {
-        Rows::Selected => Lanes::new([]),
-        _ if !is_certain => uncertain,
-        _ => plan::lanes(&target, settings),
-    };
+    let lanes =
+        if is_certain { plan::lanes(&target, settings) } else { plan::of_any_table(settings) };
     (format!("{}.{}", target.0, target.1), lanes, write)
 }
 

@@ -114,6 +114,8 @@ pub(crate) struct OwnWords {
     /// Whether the head of its answer may be long: it asks for progress in headers, or is no query or insert that is
     /// read.
     pub(crate) has_long_head: bool,
+    /// Whether it does several things one after the other, or may do so; an insert does not.
+    pub(crate) in_parts: bool,
 }
 
 /// See [`OwnWords`].
@@ -122,11 +124,14 @@ pub(crate) fn own_words(request: &HttpRequest) -> OwnWords {
     let elsewhere = Elsewhere::of_request(request, statement.as_ref());
     let verb = statement.as_ref().map(|it| &it.verb);
     let is_read = request.head.is_query && matches!(verb, Some(Verb::Read | Verb::Insert(_)));
+    let is_insert = matches!(verb, Some(Verb::Insert(_)));
+    let in_parts = !is_insert && statement.as_ref().is_none_or(|it| it.in_parts);
     let of_statement = statement.map(|it| it.settings).unwrap_or_default();
     let of_statement = of_statement.into_iter().map(|(name, _)| name);
     let of_request = request.head.parameters.iter().map(|(name, _)| name.clone());
     let has_long_head = !is_read || asks_for_progress(&request.head.parameters);
-    OwnWords { settings: of_request.chain(of_statement).collect(), elsewhere, has_long_head }
+    let settings = of_request.chain(of_statement).collect();
+    OwnWords { settings, elsewhere, has_long_head, in_parts }
 }
 
 /// Whether a parameter asks for progress in headers. A setting of the statement comes too late for that.
@@ -367,6 +372,23 @@ mod tests {
         let mut elsewhere = request("POST", "", b"SELECT 1");
         elsewhere.head.is_query = false;
         assert!(has_long_head(&elsewhere), "its settings are the server's own");
+    }
+
+    #[test]
+    fn what_may_fail_when_a_part_of_it_is_done_is_known_or_not_read() {
+        let in_parts = |text: &'static str| {
+            let request = request("POST", "", text.as_bytes());
+            own_words(&request).in_parts
+        };
+        for text in ["DROP TABLE a, b", "DROP DATABASE d", "NEWWORD t", "DROP TABLE '"] {
+            assert!(in_parts(text), "{text}");
+        }
+        for text in ["DROP TABLE a", "INSERT INTO t FORMAT CSV\n1", "CREATE TABLE t (a Int8)"] {
+            assert!(!in_parts(text), "{text}");
+        }
+        let mut form = request("POST", "", b"DROP TABLE a");
+        form.head.is_plain = false;
+        assert!(own_words(&form).in_parts, "its statement is not known");
     }
 
     #[test]

@@ -54,7 +54,7 @@ use fusebox_actors::connector::{AttemptError, Attempted, ErrorCode};
 use fusebox_state::{ErrorClass, Verdict, Words, dependencies::Fault};
 use memchr::memmem;
 
-pub(crate) use self::proof::{Came, SUMMARY_SINCE, Writing, written_rows};
+pub(crate) use self::proof::{Came, SUMMARY_SINCE, Writing, handed_on, written_rows};
 use super::{elsewhere::Elsewhere, wire};
 
 mod proof;
@@ -107,7 +107,7 @@ pub(crate) struct Asked {
     pub(crate) whole: bool,
     /// What it writes; `None` for a read.
     pub(crate) writing: Option<Writing>,
-    /// Whether the server's summary is a proof ([`SUMMARY_SINCE`]).
+    /// Whether it is a proof that the server's summary counts no rows ([`SUMMARY_SINCE`]).
     pub(crate) summary: bool,
     /// What of it may name another server.
     pub(crate) elsewhere: Elsewhere,

@@ -4,9 +4,10 @@
 //! | --- | --- | --- |
 //! | a read | none | cached, unless an answer from a cache would be wrong rather than old |
 //! | an INSERT of data into a table | none: they commute; the table's if `ordered` | queued; has a token |
-//! | INSERT … SELECT, into a function, or with deduplication settings of its own | none | refused |
+//! | INSERT … SELECT, or with deduplication settings of its own | the same | refused |
+//! | an INSERT into a function, or into a table that is not known | none; all if `ordered` | refused |
 //! | CREATE, ATTACH, GRANT, SYSTEM … | none | refused |
-//! | ALTER, DROP, TRUNCATE, and whatever is not known | all: no queued insert may be left | refused |
+//! | ALTER, DROP, CREATE OR REPLACE or AS SELECT, and what is not known | all: no queued insert may be left | refused |
 //!
 //! A query is cacheable even if it asks for the time: the cache answers in an outage only, and says how
 //! old its answer is. It is not if it asks for the server's own state (`system.…`), or for random
@@ -148,15 +149,14 @@ pub(super) fn insertion(
     let header = &call.header;
     let Some(table) = &insert.table else {
         let access = never("its table is not clear from the statement");
-        return ("INSERT".to_owned(), none(), false, access);
+        return ("INSERT".to_owned(), of_any_table(settings), false, access);
     };
     let (database, name) = target::of(table, header, settings);
     let label = format!("{database}.{name}");
-    if insert.rows == Rows::Selected {
-        return (label, none(), false, never(SELECTED));
-    }
     let lanes = lanes(&(database, name), settings);
-    let access = if forbids_writes(header, statement) {
+    let access = if insert.rows == Rows::Selected {
+        never(SELECTED)
+    } else if forbids_writes(header, statement) {
         Access::Write(Write::new(Outage::Never(
             "it sets readonly itself, so every server refuses it",
         )))
@@ -179,6 +179,11 @@ pub(super) fn lanes((database, name): &Target, settings: &ClickHouseSettings) ->
     } else {
         none()
     }
+}
+
+/// The lanes of an insert into a table that may be any.
+pub(super) fn of_any_table(settings: &ClickHouseSettings) -> Lanes {
+    if settings.ordered { Lanes::All } else { none() }
 }
 
 /// Why what reads its rows at the server is not queued.
@@ -333,6 +338,30 @@ mod tests {
     }
 
     #[test]
+    fn in_an_ordered_backend_an_insert_that_never_queues_waits_for_those_of_its_table() {
+        let ordered = ClickHouseSettings { ordered: true, ..settings() };
+        let plan = |query: &str| planned(header(query), &ordered);
+        let queued = plan("INSERT INTO t FORMAT CSV").lanes;
+        for query in [
+            "INSERT INTO t SELECT 1",
+            "WITH 1 AS from INSERT INTO logs.t SELECT from",
+            "INSERT INTO t SETTINGS async_insert = 1 VALUES (1)",
+        ] {
+            let Plan { lanes, access, .. } = plan(query);
+            assert!(
+                matches!(access, Access::Write(write) if matches!(write.outage, Outage::Never(_)))
+            );
+            assert_eq!(lanes, queued, "{query}");
+        }
+        for query in [
+            "INSERT INTO FUNCTION remote('localhost', logs.t) VALUES (1)",
+            "INSERT INTO {t:Identifier} SELECT 1",
+        ] {
+            assert!(plan(query).lanes.is_all(), "{query}: it may be that table");
+        }
+    }
+
+    #[test]
     fn what_is_no_insert_of_data_never_queues() {
         for (query, lanes) in [
             ("INSERT INTO t SELECT 1", Lanes::new([])),
@@ -343,6 +372,8 @@ mod tests {
                 Lanes::new([]),
             ),
             ("CREATE TABLE t (a UInt8) ENGINE = Null", Lanes::new([])),
+            ("CREATE OR REPLACE TABLE t (a UInt8) ENGINE = Null", Lanes::All),
+            ("CREATE TABLE t CLONE AS u", Lanes::All),
             ("ALTER TABLE t DELETE WHERE 1", Lanes::All),
             ("nonsense", Lanes::All),
             ("\u{feff}TRUNCATE TABLE t", Lanes::All),

@@ -2,8 +2,9 @@
 //!
 //! The rules, each on the safe side: **if that is not clear, it is a write** over every lane.
 //!
-//! - The first word decides, after leading `(`; after WITH it is the first INSERT, SELECT or FROM outside
-//!   of brackets. A second statement, or a quote that does not end, makes it a write.
+//! - The first word decides, after leading `(`. Behind WITH, every word may be an alias: so INSERT INTO anywhere outside
+//!   of brackets makes it an insert, and SELECT or FROM a read only without that. A second statement, or a quote that
+//!   does not end, makes it a write.
 //! - An INSERT's target may come after INTO and TABLE, bare or quoted, with its database or without.
 //!   `FUNCTION …` and `{name:Identifier}` are no table that is known.
 //! - An INSERT is *plain* if its rows are data: VALUES or FORMAT, in the query or behind it. Nothing
@@ -14,10 +15,14 @@
 //! Each text is read in a time that grows with its length and not faster: it is a caller's, and is read where all
 //! callers are served.
 
+pub(crate) use self::volatile::is_server_state;
+use self::volatile::{calls_by_name, has_state, is_once_only, names_state_in_call};
 use super::{
     lexer::{Lexer, Token, Unread},
     reach,
 };
+
+mod volatile;
 
 /// What a statement does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +100,9 @@ pub(crate) struct Statement {
     pub(crate) volatile: bool,
     /// Whether it names another server ([`reach`]), rows aside; or cannot be read.
     pub(crate) elsewhere: bool,
+    /// Whether a write that is no insert may fail when a part of it is done: it does several things, or nobody knows
+    /// what it does.
+    pub(crate) in_parts: bool,
     /// Whether a parameter may be the name of a database in it.
     takes_names: bool,
 }
@@ -102,7 +110,8 @@ pub(crate) struct Statement {
 /// First words of statements that change nothing.
 const READS: &[&str] =
     &["SELECT", "EXPLAIN", "SHOW", "DESCRIBE", "DESC", "EXISTS", "CHECK", "FROM"];
-/// First words of writes that need not wait for earlier ones.
+/// First words of writes that need not wait for earlier ones, but for a CREATE that [takes rows](takes_rows). BACKUP
+/// takes what there is, as a query does.
 const FREE: &[&str] =
     &["CREATE", "ATTACH", "UNDROP", "GRANT", "REVOKE", "SYSTEM", "KILL", "BACKUP"];
 /// First words that need admin rights. EXECUTE AS makes the statement behind it another user's, or the whole session.
@@ -115,46 +124,21 @@ const ACCESS: &[&str] =
     &["USER", "ROLE", "QUOTA", "PROFILE", "SETTINGS", "ROW", "POLICY", "MASKING", "NAMED"];
 /// First words of what belongs to a session; there is none.
 const SESSION: &[&str] = &["SET", "USE", "BEGIN", "START", "COMMIT", "ROLLBACK"];
-/// Databases whose tables are the server's own state.
-const SERVER_STATE: &[&str] = &["system", "information_schema"];
 /// What ends a clause of settings.
 const BEHIND_SETTINGS: &[&str] = &["FORMAT", "VALUES", "SELECT", "WITH"];
 /// Room for the tokens of most queries.
 const TOKENS_USUAL: usize = 64;
 const PARALLEL: &str = "PARALLEL";
-/// Table functions that take the name of a database as a text. In small letters.
-const BY_NAME: &[&str] = &["cluster", "clusterallreplicas", "merge", "remote", "remotesecure"];
-/// Functions whose results nobody else may get: they are random, or say who asks and by which request. In small letters.
-const ONCE_ONLY: &[&str] = &[
-    "arraypartialshuffle",
-    "arrayrandomsample",
-    "arrayshuffle",
-    "connection_id",
-    "connectionid",
-    "current_query_id",
-    "currentqueryid",
-    "datetimetouuidv7",
-    "fuzzbits",
-    "fuzzjson",
-    "fuzzquery",
-    "getclienthttpheader",
-    "initial_query_id",
-    "initial_query_start_time",
-    "initialqueryid",
-    "initialquerystarttime",
-    "obfuscatequery",
-    "query_id",
-    "queryid",
-    "transactionid",
-];
-/// What the names of others begin with: `randNormal`, `generateUUIDv4`, `generateRandom`.
-const ONCE_ONLY_BEGINNINGS: &[&str] = &["generate", "rand"];
 
 /// First words of other statements that change something.
 const CHANGES: &[&str] = &[
     "ALTER", "DELETE", "DETACH", "DROP", "EXCHANGE", EXECUTE, "MOVE", "OPTIMIZE", "RENAME",
     "TRUNCATE", "UPDATE",
 ];
+/// First words of statements that do one thing, however many names they list.
+const ONE_THING: &[&str] = &["ATTACH", "CREATE", "OPTIMIZE", "UPDATE"];
+/// By what DROP, DETACH and TRUNCATE take the tables of a whole database, one after the other.
+const ALL_TABLES: &[&str] = &["ALL", "DATABASE", "TABLES"];
 
 impl Statement {
     /// Whether it asks for the server's own state if a parameter of it has this value.
@@ -192,7 +176,7 @@ pub(crate) fn read(query: &str) -> Statement {
     let admin = joined.iter().any(needs_admin);
     let elsewhere = joined.iter().any(|it| it.elsewhere);
     let verb = Verb::Other(Other { barrier: true, admin, session: true });
-    Statement { verb, settings: Vec::new(), format: None, elsewhere, ..first }
+    Statement { verb, settings: Vec::new(), format: None, elsewhere, in_parts: true, ..first }
 }
 
 /// Whether a part of `query` could be joined to another one; most texts are not cut for that.
@@ -230,6 +214,7 @@ fn read_one(query: &str) -> Statement {
         has_unread_settings: false,
         volatile: false,
         elsewhere: true,
+        in_parts: true,
         takes_names: false,
     };
     try_read(query, unknown.clone()).unwrap_or_else(|why| {
@@ -247,44 +232,6 @@ fn may_need_admin(query: &str) -> bool {
     has(ADMIN)
         || has(ON_ACCESS) && has(ACCESS)
         || ["SET", "DEFAULT", "ROLE"].map(|it| has(&[it])) == [true; 3]
-}
-
-/// Whether the tables of this database are the server's own state.
-pub(crate) fn is_server_state(database: &str) -> bool {
-    SERVER_STATE.iter().any(|own| own.eq_ignore_ascii_case(database))
-}
-
-/// Whether a text names such a database, as far as texts with marks between names do.
-fn has_state(text: &str) -> bool {
-    let is_mark = |c: char| !c.is_alphanumeric() && c != '_';
-    text.split(is_mark).any(is_server_state)
-}
-
-/// Whether a table function that takes the name of a database as a text is called.
-fn calls_by_name(tokens: &[Token<'_>]) -> bool {
-    tokens.windows(2).any(|pair| is_by_name(pair))
-}
-
-fn is_by_name(tokens: &[Token<'_>]) -> bool {
-    let [Token::Word(name) | Token::Quoted(name), Token::Mark('('), ..] = *tokens else {
-        return false;
-    };
-    let name = name.trim_matches(['`', '"']);
-    BY_NAME.iter().any(|known| known.eq_ignore_ascii_case(name))
-}
-
-/// Whether such a function is called with a database whose tables are the server's own state, as far as that shows.
-fn names_state_in_call(tokens: &[Token<'_>]) -> bool {
-    let Some(at) = (0..tokens.len()).find(|at| tokens.get(*at..).is_some_and(is_by_name)) else {
-        return false;
-    };
-    let rest = tokens.get(at + 2..).unwrap_or_default();
-    rest.iter().any(|token| match token {
-        // By a pattern it may be any.
-        Token::Word(word) => is_server_state(word) || word.eq_ignore_ascii_case("REGEXP"),
-        Token::Quoted(text) | Token::Text(text) => has_state(text),
-        Token::Mark(_) => false,
-    })
 }
 
 /// `query` with white space folded: what two spellings of one query have in common. One with comments stays as it is:
@@ -325,13 +272,13 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unread> {
     }
     if first.is("WITH") {
         let mut seen = lexer.clone();
-        if let Some(found) = find(&mut seen, &["INSERT", "SELECT", "FROM"])? {
-            if found.is("INSERT") {
-                let is_elsewhere = reach::in_rest(lexer);
-                let mut statement = insert(seen, statement, query.len())?;
-                statement.elsewhere |= is_elsewhere;
-                return Ok(statement);
-            }
+        if passes_insert(&mut seen)? {
+            let is_elsewhere = reach::in_rest(lexer);
+            let mut statement = insert(seen, statement, query.len())?;
+            statement.elsewhere |= is_elsewhere;
+            return Ok(statement);
+        }
+        if find(&mut lexer.clone(), |token| token.is_any(&["SELECT", "FROM"]))?.is_some() {
             return rest_of_read(lexer, first, brackets, statement);
         }
         statement.elsewhere = reach::in_rest(lexer);
@@ -350,9 +297,12 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unread> {
     statement.elsewhere = reach::in_rest(lexer.clone());
     let is_temporary = has_soon(lexer.clone(), "TEMPORARY")?;
     let of_access = first.is_any(ON_ACCESS)
-        && after(lexer, &["OR", "REPLACE"])?.is_some_and(|next| next.is_any(ACCESS));
+        && after(lexer.clone(), &["OR", "REPLACE"])?.is_some_and(|next| next.is_any(ACCESS));
+    let over_rows = first.is("CREATE") && !of_access && takes_rows(lexer.clone()).unwrap_or(true);
+    let is_one_thing = first.is_any(ONE_THING) && !of_access;
+    statement.in_parts = over_rows || !is_one_thing && does_several(first, lexer).unwrap_or(true);
     statement.verb = Verb::Other(Other {
-        barrier: !first.is_any(FREE) && !of_access && !of_users,
+        barrier: (over_rows || !first.is_any(FREE)) && !of_access && !of_users,
         admin: first.is_any(ADMIN) || of_access || of_users,
         session: first.is(EXECUTE) || is_temporary || !first.is_any(FREE) && !first.is_any(CHANGES),
     });
@@ -379,14 +329,62 @@ fn after<'a>(mut lexer: Lexer<'a>, passed: &[&str]) -> Result<Option<Token<'a>>,
     }
 }
 
-/// Goes on to the first of `words` outside of brackets.
-fn find<'a>(lexer: &mut Lexer<'a>, words: &[&str]) -> Result<Option<Token<'a>>, Unread> {
+/// Goes on to an INSERT outside of brackets that INTO follows. No release takes another one.
+fn passes_insert(lexer: &mut Lexer<'_>) -> Result<bool, Unread> {
+    while find(lexer, |token| token.is("INSERT"))?.is_some() {
+        if lexer.clone().next()?.is_some_and(|next| next.is("INTO")) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a CREATE, whose first word is passed, takes the place of what has rows, or makes a table of rows that there
+/// are: OR REPLACE; CLONE AS and AS SELECT of a table; POPULATE.
+fn takes_rows(mut lexer: Lexer<'_>) -> Result<bool, Unread> {
+    let mut kind = lexer.next()?;
+    if kind.is_some_and(|kind| kind.is("OR")) {
+        return Ok(true);
+    }
+    if kind.is_some_and(|kind| kind.is("TEMPORARY")) {
+        kind = lexer.next()?;
+    }
+    let is_table = kind.is_some_and(|kind| kind.is("TABLE"));
+    let words: &[&str] = if is_table { &["AS", "CLONE"] } else { &["POPULATE"] };
+    let begins_query =
+        |token: Token<'_>| token == Token::Mark('(') || token.is_any(&["SELECT", "WITH", "FROM"]);
+    while let Some(found) = find(&mut lexer, |token| token.is_any(words))? {
+        if !found.is("AS") || lexer.clone().next()?.is_some_and(begins_query) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a write with this first word, which is passed, does several things one after the other, or may do so.
+fn does_several(first: Token<'_>, mut lexer: Lexer<'_>) -> Result<bool, Unread> {
+    let is_known = first.is_any(FREE) || first.is_any(CHANGES);
+    if !is_known || first.is(EXECUTE) {
+        return Ok(true);
+    }
+    let takes_tables = first.is_any(&["DETACH", "DROP", "TRUNCATE"]);
+    if takes_tables && lexer.clone().next()?.is_some_and(|it| it.is_any(ALL_TABLES)) {
+        return Ok(true);
+    }
+    Ok(find(&mut lexer, |token| token == Token::Mark(','))?.is_some())
+}
+
+/// Goes on to the first token outside of brackets that `is` what is looked for.
+fn find<'a>(
+    lexer: &mut Lexer<'a>,
+    is: impl Fn(Token<'a>) -> bool,
+) -> Result<Option<Token<'a>>, Unread> {
     let mut depth = 0_i64;
     while let Some(token) = lexer.next()? {
         match token {
             Token::Mark('(' | '[' | '{') => depth += 1,
             Token::Mark(')' | ']' | '}') => depth -= 1,
-            token if depth == 0 && token.is_any(words) => return Ok(Some(token)),
+            token if depth == 0 && is(token) => return Ok(Some(token)),
             _ => {}
         }
     }
@@ -453,14 +451,6 @@ fn rest_of_read(
         }
     }
     Ok(statement)
-}
-
-/// Whether a function gives nobody else the same.
-fn is_once_only(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    ONCE_ONLY.contains(&name.as_str())
-        || ONCE_ONLY_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
-            && !matches!(&*name, "generateseries" | "generate_series")
 }
 
 /// Whether the first of [`settings`] is one. Two tokens say so: a text may have the word SETTINGS everywhere.

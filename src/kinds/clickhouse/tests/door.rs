@@ -1,6 +1,6 @@
 //! The door against a real server, with a client that sees every byte.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use fusebox_actors::{
     BackendSettings, BackendSpec, Fusebox, PingSettings, SystemSettings, WriteFallback,
@@ -8,7 +8,7 @@ use fusebox_actors::{
 use fusebox_state::queue::QueueLimits;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpStream, UnixStream},
+    net::{TcpListener, TcpStream, UnixStream},
     runtime::Handle,
     time::timeout,
 };
@@ -50,12 +50,29 @@ struct World {
     door: ClickHouseDoor,
     gate: Gate,
     fusebox: Fusebox,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 fn backend(timeout: Duration, in_flight_max: u32) -> BackendSettings {
     let usual = crate::kinds::testing::backend("clickhouse", timeout);
     BackendSettings { in_flight_max, write_fallback: WriteFallback::Refuse, ..usual }
+}
+
+fn system(state: &Path) -> SystemSettings {
+    SystemSettings {
+        state_dir: state.to_owned(),
+        pings: PingSettings::every(Duration::from_secs(3_600)),
+        instance: "door".into(),
+        copied: None,
+    }
+}
+
+/// A backend with a connector to the server at this port.
+fn spec(port: u16, settings: BackendSettings) -> BackendSpec {
+    let mut own = testing::settings(port, "door", "run");
+    (own.timeout, own.username) = (settings.timeout, Some("ada".into()));
+    own.password = Some(crate::net::secret::Secret::new("hush"));
+    BackendSpec { settings, connector: ClickHouseConnector::new(own) }
 }
 
 fn door() -> DoorSettings {
@@ -96,23 +113,13 @@ impl World {
         settings: DoorSettings,
     ) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let system = SystemSettings {
-            state_dir: state.path().to_owned(),
-            pings: PingSettings::every(Duration::from_secs(3_600)),
-            instance: "door".into(),
-            copied: None,
-        };
-        let mut own = testing::settings(port, "door", "run");
-        (own.timeout, own.username) = (backend.timeout, Some("ada".into()));
-        own.password = Some(crate::net::secret::Secret::new("hush"));
-        let connector = ClickHouseConnector::new(own);
-        let spec = BackendSpec { settings: backend, connector };
-        let fusebox = Fusebox::start(system, vec![spec], None).await.unwrap();
+        let specs = vec![spec(port, backend)];
+        let fusebox = Fusebox::start(system(state.path()), specs, None).await.unwrap();
         let backend = fusebox.backend("clickhouse").unwrap();
         let gate = Gate::of_door(100, settings.in_bytes, Sharing::Users);
         let settings = Arc::new(settings);
         let spec = DoorSpec { settings, backend, kin: Vec::new(), runtime: Handle::current() };
-        Self { server, door: ClickHouseDoor::open(spec).unwrap(), gate, fusebox, _state: state }
+        Self { server, door: ClickHouseDoor::open(spec).unwrap(), gate, fusebox, state }
     }
 
     /// A client of the door.
@@ -122,10 +129,28 @@ impl World {
 
     fn client_of(&self, who: Option<Who>) -> Wire<UnixStream> {
         let (ours, theirs) = UnixStream::pair().unwrap();
+        self.takes(DoorStream::Unix(theirs), who);
+        Wire(ours)
+    }
+
+    /// A client over TCP.
+    async fn client_over_tcp(&self, who: Option<Who>) -> Wire<TcpStream> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        self.takes(DoorStream::Tcp(listener.accept().await.unwrap().0), who);
+        Wire(ours)
+    }
+
+    fn takes(&self, stream: DoorStream, who: Option<Who>) {
         let account = self.gate.account(user(7));
         let part = account.take(Pooled::Connections, 1).unwrap();
-        self.door.take(Connection { stream: DoorStream::Unix(theirs), who, account, part });
-        Wire(ours)
+        self.door.take(Connection { stream, who, account, part });
+    }
+
+    /// A reload gives the backend this timeout, and so another connector to the server at this port.
+    async fn reload(&self, port: u16, timeout: Duration) {
+        let specs = vec![spec(port, backend(timeout, 64))];
+        self.fusebox.reload(system(self.state.path()), specs, Vec::new()).await.unwrap();
     }
 
     /// A client of the server itself.
@@ -273,6 +298,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.send(format!("{line} HTTP/1.1\r\nHost: localhost\r\n{length}{headers}\r\n")).await;
         self.send(body).await;
         self.answer(line.split(' ').next().unwrap()).await
+    }
+
+    /// Sends a request with a body, and does not wait for its answer.
+    async fn begin(&mut self, line: &str, body: &str) {
+        let length = body.len();
+        self.send(format!("{line} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}"))
+            .await;
     }
 
     async fn query(&mut self, query: &str) -> Answer {

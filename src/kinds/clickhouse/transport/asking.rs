@@ -52,7 +52,7 @@ pub(super) async fn pass(
 ) -> Result<(), Failed> {
     let fence = &shared.fence;
     loop {
-        let changed = fence.changed.notified();
+        let changed = fence.changed();
         let Some(obstacle) = fence.obstacle(waits) else { return Ok(()) };
         let step = async {
             match obstacle {

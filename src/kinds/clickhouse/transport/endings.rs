@@ -3,7 +3,8 @@
 //! The server finds a read by its query id, and runs no second one under the same id or in the same session. Those of
 //! our own are new each time. Under a name that its client gave it, a read is sent again only once the one before it has
 //! been killed or is over: else the server would refuse it, or the kill would end it. The same holds for what follows a
-//! write in doubt under that write's query id.
+//! write in doubt under that write's query id. It holds whichever connector sent the one before: a reload, which closes
+//! the connector, leaves its query at the server. So the connectors of a backend share what is here.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -30,16 +31,21 @@ pub(crate) struct Endings {
 }
 
 impl Endings {
-    /// Returns once none is left under any of `names`.
-    pub(crate) async fn over(&self, names: &[Name]) {
-        let is_over = || {
-            let under_way = self.names.lock();
-            under_way.is_empty() || !names.iter().any(|name| under_way.contains_key(name))
-        };
-        while !names.is_empty() && !is_over() {
+    /// Whether none is left under any of `names`.
+    pub(super) fn are_over(&self, names: &[Name]) -> bool {
+        if names.is_empty() {
+            return true;
+        }
+        let under_way = self.names.lock();
+        under_way.is_empty() || !names.iter().any(|name| under_way.contains_key(name))
+    }
+
+    /// Returns once that is so.
+    pub(super) async fn over(&self, names: &[Name]) {
+        while !self.are_over(names) {
             let mut ended = std::pin::pin!(self.ended.notified());
             ended.as_mut().enable();
-            if !is_over() {
+            if !self.are_over(names) {
                 ended.await;
             }
         }

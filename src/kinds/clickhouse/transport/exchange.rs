@@ -15,13 +15,10 @@ use fusebox_state::{ErrorClass, Verdict};
 use http_body_util::BodyExt;
 use hyper::Response;
 use parking_lot::Mutex;
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
-    http::{self, Failed, Outgoing},
+    http::{self, Failed, Http, Outgoing},
     reading::Reading,
     rest::{Behind, Guard, LATE, Rest},
     shared::Shared,
@@ -29,7 +26,7 @@ use super::{
 use crate::{
     kinds::clickhouse::protocol::{
         elsewhere::Elsewhere,
-        outcome::{Asked, Came, Exception, Marks, WINDOW, written_rows},
+        outcome::{Asked, Came, Exception, Marks, WINDOW, handed_on},
         wire,
     },
     net::http1::Rows,
@@ -168,8 +165,8 @@ async fn answered(
     let (code, after) = (http::exception_code(headers), http::retry_after(headers));
     // The status line may have left before the exception.
     if status != 200 || code.is_some() {
-        let summary = header("x-clickhouse-summary").filter(|_| asked.summary);
-        let handed_on = summary.and_then(|summary| written_rows(&summary));
+        let summary = header("x-clickhouse-summary");
+        let handed_on = summary.and_then(|summary| handed_on(&summary, asked.summary));
         let came = Came { late: status == 200, handed_on };
         let text = match http::text_of(response.into_body()).await {
             Ok(text) => text,
@@ -202,10 +199,8 @@ async fn answered(
             Ok(true) if gathered.len() <= most => {}
             Ok(true) if streams && !write => {
                 let reading = reading.take();
-                let under_way = shared.http.under_way();
-                return Exchanged::known(
-                    gathered.into_parts(body, asked, limit, reading, under_way),
-                );
+                let http = &shared.http;
+                return Exchanged::known(gathered.into_parts(http, body, asked, limit, reading));
             }
             Ok(true) => return too_large(write),
             Ok(false) => break,
@@ -323,17 +318,17 @@ impl Gathered {
 
     fn into_parts(
         self,
+        http: &Http,
         body: Rows,
         asked: Asked,
         idle: Duration,
         reading: Option<Reading>,
-        under_way: watch::Receiver<bool>,
     ) -> Attempted {
         let from = self.reply.len().saturating_sub(WINDOW).max(self.start);
         let window = BytesMut::from(self.reply.get(from..).unwrap_or_default());
         let guard = reading.map(|reading| Guard::read(reading, None));
         let marks = self.marks;
-        let rest = Rest::new(body, Behind { window, marks, asked, idle, guard, under_way });
+        let rest = Rest::new(http, body, Behind { window, marks, asked, idle, guard });
         let mut attempted = Attempted::answered(self.reply.freeze());
         attempted.rest = Some(Box::new(rest));
         attempted

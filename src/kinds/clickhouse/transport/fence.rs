@@ -3,8 +3,9 @@
 //! A write that was sent and not answered may still run, or wait in the server's socket and begin to run
 //! seconds later. Every query has an id, `fusebox:<instance>:<run>:<ulid>`, by which the server is asked to
 //! end it; that of a write with a token is `fusebox:<instance>:<run>:<token>:<ulid>`. A query that came through a door
-//! keeps the id that its client gave it; while it is in doubt it is looked for by that. A later run knows nothing of
-//! those.
+//! keeps the id that its client gave it; while it is in doubt it is looked for by that. A query of the same id that began
+//! before it is another client's, and is left alone ([`running`]). A later run knows nothing of such ids, but a later
+//! connector of this run does ([`entries`]).
 //!
 //! ```text
 //!            caller left                overdue, or the connection broke
@@ -18,43 +19,62 @@
 //! connector of this run, left under the instance's name counts as Doubted.
 //!
 //! **A round** reads which queries of the instance run, leaves out those that live by our own account, and
-//! kills the others (`KILL QUERY … SYNC`). An id that was found and killed is gone. One that was not found is
-//! gone after a second look, [`SETTLE`] later: a server that was frozen reads what is in its sockets within
+//! kills the others (`KILL QUERY … SYNC`). An id that was found and killed is gone; one that was found is looked for
+//! again if the server did not say that it has ended it. One that was not found is
+//! gone after a second look, [`SETTLE`](super::endings::SETTLE) later: a server that was frozen reads what is in its sockets within
 //! that time. What was not sent is none of its sockets' (linger 0, [`crate::net::http1_dial`]).
 //!
 //! **If it cannot be done** (the list or the kill is refused), an id is gone after twice the backend's
 //! `timeout`, and `status` warns: that is a bet, no proof.
 //!
-//! **A former name** ([`ClickHouseSettings::former`]) counts as an earlier run's, until that is gone: afterwards it
-//! may be another daemon's. A query under our name that began after this process and comes back after others of its
+//! **A former name** ([`crate::kinds::former`]) counts as an earlier run's, until that is gone: afterwards it may be
+//! another daemon's. If it is so already, queries with it never end: so two looks that have killed all that they found
+//! are enough. A query under our name that began after this process and comes back after others of its
 //! run were killed is a twin's ([`crate::kinds::twins::Twins`]).
 //!
 //! A crash of the daemon leaves nothing here: the next run finds its queries by the instance's name.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::{Arc, LazyLock},
     time::Duration,
 };
 
-use fusebox_state::{ErrorClass, OpId, Words};
+use fusebox_actors::connector::OwnCode;
+use fusebox_state::{ErrorClass, OpId, Verdict, Words};
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::futures::Notified,
+    time::{Instant, timeout_at},
+};
 
+use self::{
+    entries::{Entries, Look},
+    words::{any_of, prefix_of, word},
+};
 use super::{
-    endings::{Ending, Endings, Name, SETTLE},
+    endings::Endings,
     http::{Failed, Http},
     question::Questions,
 };
 use crate::kinds::{
     clickhouse::settings::ClickHouseSettings,
+    former::Former,
     twins::{Twins, since_start},
 };
 
+mod entries;
+#[cfg(test)]
+mod late;
+mod running;
+mod words;
+
+pub(super) use entries::{Obstacle, Waits};
+pub(super) use running::{Running, end};
+pub(super) use words::is_query;
+
 /// Between two rounds.
 pub(super) const PAUSE: Duration = Duration::from_millis(50);
-/// Ids in one statement.
-const IDS_MAX: usize = 500;
 
 /// The queries that live, of all connectors of the process: two of them may be on one server.
 static LIVING: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
@@ -77,37 +97,6 @@ impl Drop for QueryId {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    OnWire,
-    Departed,
-    /// Since then; the first look that did not find it.
-    Doubted(Instant, Option<Instant>),
-}
-
-#[derive(Debug)]
-struct Entry {
-    state: State,
-    commutes: bool,
-    /// The query's id, if its client gave it another one.
-    given: Option<String>,
-    /// The last round has looked for that.
-    asked: bool,
-    /// Keeps what has the same id from being sent while the write is in doubt: it would be killed instead of it.
-    ending: Option<Ending>,
-}
-
-/// Which writes in doubt another one waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waits {
-    /// One that commutes with others of its kind, and was never sent: for those that do not commute.
-    First,
-    /// One that commutes and may have been applied, with a token: for all, but one look for what commutes is enough.
-    Repetition,
-    /// For all.
-    Any,
-}
-
 /// Whether what an earlier run left is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Earlier {
@@ -118,44 +107,36 @@ enum Earlier {
 /// The writes whose end is not known; see the [module](self).
 pub(crate) struct Fence {
     prefix: String,
-    /// What ids began with before.
-    former: Option<String>,
+    instance: String,
+    /// The names that it had before, and the backend at which they are killed.
+    former: (Arc<Former>, String),
     run: String,
     twins: Arc<Twins>,
     /// Twice the backend's `timeout`.
     patience: Duration,
-    entries: Mutex<BTreeMap<String, Entry>>,
-    endings: Arc<Endings>,
+    entries: Arc<Entries>,
     earlier: Mutex<Earlier>,
-    pub(super) changed: Notify,
-    rounds: tokio::sync::Mutex<()>,
     /// The round that writes wait for.
     pub(super) asking: Questions<(), Result<(), Failed>>,
     refused: Mutex<Option<Words>>,
 }
 
-/// What is between a write and the wire.
-pub(super) enum Obstacle {
-    /// Its end must be found out.
-    Doubt,
-    /// Somebody's write that is still on the wire.
-    Departed,
-}
-
 impl Fence {
-    /// A fence that has yet to look for what earlier runs left.
-    pub(crate) fn new(settings: &ClickHouseSettings, endings: Arc<Endings>) -> Self {
+    /// A fence that has yet to look for what earlier runs left, and knows what earlier connectors of this run did.
+    pub(crate) fn open(settings: &ClickHouseSettings) -> Self {
+        Self::new(settings, Entries::of(settings))
+    }
+
+    fn new(settings: &ClickHouseSettings, entries: Arc<Entries>) -> Self {
         Self {
-            prefix: format!("fusebox:{}:", word(&settings.instance)),
-            former: settings.former.as_ref().map(|former| format!("fusebox:{}:", word(former))),
+            prefix: prefix_of(&settings.instance),
+            instance: settings.instance.clone(),
+            former: (Arc::clone(&settings.former), settings.name.clone()),
             run: settings.run.clone(),
             twins: Arc::clone(&settings.twins),
             patience: settings.timeout * 2,
-            entries: Mutex::default(),
-            endings,
+            entries,
             earlier: Mutex::new(Earlier::Doubted(Instant::now(), None)),
-            changed: Notify::new(),
-            rounds: tokio::sync::Mutex::default(),
             asking: Questions::default(),
             refused: Mutex::default(),
         }
@@ -176,54 +157,40 @@ impl Fence {
         &self.prefix
     }
 
+    /// What is being ended under names of clients.
+    pub(crate) fn endings(&self) -> Arc<Endings> {
+        Arc::clone(self.entries.endings())
+    }
+
     /// A write goes on the wire.
-    pub(crate) fn enter(self: &Arc<Self>, id: QueryId, commutes: bool) -> Place {
+    pub(crate) fn enter(&self, id: QueryId, commutes: bool) -> Place {
         self.enter_under(id, None, commutes)
     }
 
     /// The same with an id that the write's client gave it.
-    pub(crate) fn enter_under(
-        self: &Arc<Self>,
-        id: QueryId,
-        given: Option<String>,
-        commutes: bool,
-    ) -> Place {
-        let state = State::OnWire;
-        let entry = Entry { state, commutes, given, asked: false, ending: None };
-        self.entries.lock().insert(id.0.clone(), entry);
-        Place { fence: Arc::clone(self), id, known: false }
-    }
-
-    /// The ids that clients gave to writes in doubt, as many as one round asks for. Nothing else says that such a
-    /// query is ours.
-    fn given(&self) -> BTreeSet<String> {
-        let (mut entries, mut given) = (self.entries.lock(), BTreeSet::new());
-        for entry in entries.values_mut() {
-            let id = entry.given.as_ref().filter(|_| matches!(entry.state, State::Doubted(..)));
-            let id = id.filter(|id| given.len() < IDS_MAX || given.contains(*id));
-            entry.asked = id.is_some();
-            given.extend(id.cloned());
-        }
-        given
+    pub(crate) fn enter_under(&self, id: QueryId, given: Option<String>, commutes: bool) -> Place {
+        self.entries.enter(id.0.clone(), given, commutes);
+        Place { entries: Arc::clone(&self.entries), id, known: false }
     }
 
     /// Whether a write is in doubt under an id of its client's, which nothing else may have until it is settled.
     pub(super) fn keeps_names(&self) -> bool {
-        self.entries.lock().values().any(|entry| entry.ending.is_some())
+        self.entries.keeps_names()
     }
 
     /// Nobody waits for this write any more; it keeps its place.
     pub(crate) fn depart(&self, id: &str) {
-        if let Some(entry) = self.entries.lock().get_mut(id)
-            && entry.state == State::OnWire
-        {
-            entry.state = State::Departed;
-        }
+        self.entries.depart(id);
     }
 
     /// Whether anything is in doubt.
     pub(crate) fn is_in_doubt(&self) -> bool {
-        self.entries.lock().values().any(|entry| matches!(entry.state, State::Doubted(..)))
+        self.entries.is_in_doubt()
+    }
+
+    /// Resolves when a write has got another state.
+    pub(super) fn changed(&self) -> Notified<'_> {
+        self.entries.changed.notified()
     }
 
     /// Nobody joins a round that is under way any more.
@@ -249,25 +216,15 @@ impl Fence {
         if *self.earlier.lock() != Earlier::Gone {
             return Some(Obstacle::Doubt);
         }
-        let entries = self.entries.lock();
-        let mut obstacle = None;
-        let counts = |entry: &&Entry| match (waits, entry.state) {
-            (Waits::First, _) | (Waits::Repetition, State::Doubted(_, Some(_))) => !entry.commutes,
-            _ => true,
-        };
-        for entry in entries.values().filter(counts) {
-            match entry.state {
-                State::OnWire => {}
-                State::Departed => obstacle = obstacle.or(Some(Obstacle::Departed)),
-                State::Doubted(..) => return Some(Obstacle::Doubt),
-            }
-        }
-        obstacle
+        self.entries.obstacle(waits)
     }
 
     /// One round; others that want one wait for it.
     pub(crate) async fn round(&self, http: &Http, until: Instant) -> Result<(), Failed> {
-        let _one_at_a_time = self.rounds.lock().await;
+        let Ok(_one_at_a_time) = timeout_at(until, self.entries.rounds.lock()).await else {
+            let message = "another look for abandoned queries has not ended yet";
+            return Err(Failed::not_executed(OwnCode::Fence, message, Verdict::Neutral));
+        };
         let time = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let begun = Instant::now();
         match self.look_and_kill(http, time).await {
@@ -287,7 +244,7 @@ impl Fence {
             }
             Err(failed) => return Err(failed.unsent()),
         }
-        self.changed.notify_waiters();
+        self.entries.changed.notify_waiters();
         Ok(())
     }
 
@@ -297,37 +254,38 @@ impl Fence {
         http: &Http,
         time: Duration,
     ) -> Result<BTreeMap<String, bool>, Failed> {
-        let begins = |prefix: &String| format!("startsWith(query_id, '{prefix}')");
-        let former = self.former.as_ref().filter(|_| *self.earlier.lock() != Earlier::Gone);
-        let mut any: Vec<String> = former.into_iter().chain([&self.prefix]).map(begins).collect();
-        let given = self.given();
-        if !given.is_empty() {
-            any.push(format!("query_id IN ({})", list_of(&given)));
-        }
-        let list = format!(
-            "SELECT query_id FROM system.processes WHERE {} FORMAT TabSeparated",
-            any.join(" OR ")
-        );
-        let listed = http.ask(list, time).await?;
+        let is_gone = *self.earlier.lock() == Earlier::Gone;
+        let former = if is_gone { Vec::new() } else { self.former() };
+        let prefixes = former.iter().map(|name| prefix_of(name)).chain([self.prefix.clone()]);
+        let mut any: Vec<String> =
+            prefixes.map(|prefix| format!("startsWith(query_id, '{prefix}')")).collect();
+        let named = self.entries.named(&self.prefix);
+        any.extend(named.keys().map(|id| is_query(id)));
+        let running = Running::ask(http, &any.join(" OR "), time).await?;
         let old: Vec<String> = {
             let living = LIVING.lock();
-            let listed = listed.lines().filter_map(unescaped);
-            listed.filter(|id| given.contains(id) || !living.contains(id)).collect()
+            let is_old = |id: &&String| match named.get(*id) {
+                Some(begun) => running.has_since(id, *begun),
+                None => !living.contains(*id),
+            };
+            running.ids().filter(is_old).cloned().collect()
         };
         for id in &old {
             self.meet(id);
         }
-        let mut found: BTreeMap<String, bool> = old.iter().map(|id| (id.clone(), true)).collect();
-        for ids in old.chunks(IDS_MAX) {
-            let ids = list_of(ids);
-            let kill = format!("KILL QUERY WHERE query_id IN ({ids}) SYNC FORMAT TabSeparated");
-            let answer = http.ask(kill, time).await?;
-            for line in answer.lines() {
-                let mut fields = line.split('\t');
-                let (status, id) = (fields.next(), fields.next());
-                let id = id.and_then(unescaped);
-                if let Some(ended) = id.and_then(|id| found.get_mut(&id)) {
-                    *ended = status == Some("finished");
+        // That the server says nothing of one proves nothing: the next round looks for it.
+        let mut found: BTreeMap<String, bool> = old.iter().map(|id| (id.clone(), false)).collect();
+        let condition = |id: &String| match named.get(id) {
+            Some(begun) => running.sent_since(id, *begun, time),
+            None => is_query(id),
+        };
+        let mut left = old.as_slice();
+        while !left.is_empty() {
+            let (queries, count) = any_of(left, condition);
+            left = left.get(count..).unwrap_or_default();
+            for (id, has_ended) in end(http, &queries, time).await? {
+                if let Some(ended) = found.get_mut(&id) {
+                    *ended = has_ended;
                 }
             }
         }
@@ -344,59 +302,39 @@ impl Fence {
         self.twins.met(run, made.0, young);
     }
 
-    /// Draws the conclusions of a round that begun `begun`: `found` is what it found, `None` if it was
-    /// refused.
+    /// Draws the conclusions of a round that began at `begun`: `found` is what it found, `None` if it was refused.
     fn settle(&self, begun: Instant, found: Option<&BTreeMap<String, bool>>) {
-        let gone = |since: Instant, looked: &mut Option<Instant>, ended: Option<bool>| {
-            if found.is_none() {
-                return begun.saturating_duration_since(since) >= self.patience;
-            }
-            ended.unwrap_or_else(|| {
-                let first = *looked.get_or_insert(begun);
-                begun.saturating_duration_since(first) >= SETTLE
-            })
-        };
-        self.entries.lock().retain(|id, entry| match &mut entry.state {
-            // It was in doubt only after this round had begun to look.
-            State::Doubted(since, _) if found.is_some() && begun < *since => true,
-            // It was not asked for.
-            State::Doubted(..) if found.is_some() && entry.given.is_some() && !entry.asked => true,
-            State::Doubted(since, looked) => {
-                let id = entry.given.as_ref().unwrap_or(id);
-                let ended = found.and_then(|found| found.get(id).copied());
-                !gone(*since, looked, ended)
-            }
-            _ => true,
-        });
+        let look = Look { begun, found, patience: self.patience };
+        self.entries.settle(&self.prefix, &look);
+        let former = self.former();
+        let before: Vec<String> = former.iter().map(|name| prefix_of(name)).collect();
+        let is_former = |id: &str| before.iter().any(|prefix| id.starts_with(prefix));
         let mut earlier = self.earlier.lock();
         if let Earlier::Doubted(since, looked) = &mut *earlier {
             // What was found has been killed, and more may be in a socket: finding nothing twice proves it.
-            let nothing = found.is_none_or(BTreeMap::is_empty);
+            let nothing =
+                found.is_none_or(|found| found.iter().all(|(id, ended)| *ended && is_former(id)));
             if !nothing {
                 *looked = None;
-            } else if gone(*since, looked, None) {
+            } else if look.is_gone(*since, looked, None) {
                 *earlier = Earlier::Gone;
+                if found.is_some() {
+                    self.former.0.gone(&self.former.1, &former);
+                }
             }
         }
     }
 
-    fn leave(&self, id: &str, known: bool) {
-        let mut entries = self.entries.lock();
-        if known {
-            entries.remove(id);
-        } else if let Some(entry) = entries.get_mut(id) {
-            entry.state = State::Doubted(Instant::now(), None);
-            let name = entry.given.clone().map(Name::Query);
-            entry.ending = name.map(|name| Ending::begin(&self.endings, vec![name]));
-        }
-        drop(entries);
-        self.changed.notify_waiters();
+    /// The names that this installation had before, until what has them was killed once.
+    fn former(&self) -> Vec<String> {
+        let (former, backend) = &self.former;
+        former.at(backend, &self.instance)
     }
 }
 
 /// A write's place on the wire. Dropped without [`Place::ended`], the write is in doubt.
 pub(crate) struct Place {
-    fence: Arc<Fence>,
+    entries: Arc<Entries>,
     id: QueryId,
     known: bool,
 }
@@ -415,60 +353,16 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.fence.leave(&self.id.0, self.known);
+        self.entries.leave(&self.id.0, self.known);
     }
-}
-
-/// An id as a text of SQL. What a client gave may hold anything.
-pub(super) fn quoted(id: &str) -> String {
-    let mut text = String::with_capacity(id.len() + 2);
-    text.push('\'');
-    for c in id.chars() {
-        if matches!(c, '\'' | '\\') {
-            text.push('\\');
-        }
-        text.push(c);
-    }
-    text.push('\'');
-    text
-}
-
-fn list_of<'a>(ids: impl IntoIterator<Item = &'a String>) -> String {
-    ids.into_iter().map(|id| quoted(id)).collect::<Vec<String>>().join(", ")
-}
-
-/// A field of a `TabSeparated` line as the text that it encodes; `None` for an escape that is not known here.
-fn unescaped(field: &str) -> Option<String> {
-    let mut text = String::with_capacity(field.len());
-    let mut rest = field.chars();
-    while let Some(c) = rest.next() {
-        text.push(match c {
-            '\\' => match rest.next()? {
-                't' => '\t',
-                'n' => '\n',
-                'r' => '\r',
-                'b' => '\u{8}',
-                'f' => '\u{c}',
-                '0' => '\0',
-                other @ ('\\' | '\'') => other,
-                _ => return None,
-            },
-            other => other,
-        });
-    }
-    Some(text)
-}
-
-/// A part of a query's id: no space, quote or colon.
-fn word(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' })
-        .collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::endings::{Name, SETTLE},
+        *,
+    };
 
     fn fence() -> Arc<Fence> {
         let url = "http://127.0.0.1:1".parse().unwrap();
@@ -480,6 +374,11 @@ mod tests {
         BTreeMap::new()
     }
 
+    /// What a round looks for by its whole id.
+    fn named(fence: &Fence) -> Vec<String> {
+        fence.entries.named(&fence.prefix).into_keys().collect()
+    }
+
     #[test]
     fn a_write_under_its_clients_own_id_is_found_by_that() {
         let fence = fence();
@@ -488,16 +387,12 @@ mod tests {
         fence.settle(now + SETTLE, Some(&nothing()));
         let given = "it's\\mine\t".to_owned();
         let place = fence.enter_under(fence.id(), Some(given.clone()), false);
-        assert!(fence.given().is_empty(), "it is on the wire");
+        assert!(named(&fence).is_empty(), "it is on the wire");
         drop(place);
-        let doubted: Vec<String> = fence.given().into_iter().collect();
-        assert_eq!(doubted, std::slice::from_ref(&given));
-        assert_eq!(list_of(&doubted), "'it\\'s\\\\mine\t'");
-        assert_eq!(unescaped("it\\'s\\\\mine\\t"), Some(given.clone()));
-        assert_eq!((unescaped("\\x"), unescaped("\\")), (None, None));
+        assert_eq!(named(&fence), std::slice::from_ref(&given));
         assert!(fence.obstacle(Waits::Any).is_some());
         let same = [Name::Query(given.clone())];
-        let over = || futures_util::FutureExt::now_or_never(fence.endings.over(&same)).is_some();
+        let over = || fence.endings().are_over(&same);
         assert!(!over(), "a query of the same id would be killed instead of it");
         fence.settle(now + SETTLE, Some(&BTreeMap::from([(given, true)])));
         assert!(fence.obstacle(Waits::Any).is_none() && over() && !fence.keeps_names());
@@ -507,18 +402,51 @@ mod tests {
     fn of_many_ids_of_clients_a_round_settles_those_that_it_asked_for() {
         let fence = fence();
         *fence.earlier.lock() = Earlier::Gone;
-        for number in 0..IDS_MAX + 2 {
-            drop(fence.enter_under(fence.id(), Some(format!("{number}")), false));
+        // Five of these are more than one statement holds.
+        let long = "x".repeat(words::CONDITIONS_MAX / 5);
+        let mut left = 10;
+        for number in 0..left {
+            drop(fence.enter_under(fence.id(), Some(format!("{number}{long}")), false));
         }
-        let (mut now, mut left) = (Instant::now() + SETTLE, IDS_MAX + 2);
+        let mut now = Instant::now() + SETTLE;
         while left > 0 {
-            assert_eq!(fence.given().len(), left.min(IDS_MAX));
+            assert_eq!(named(&fence).len(), left.min(4));
             fence.settle(now, Some(&nothing()));
             now += SETTLE;
             fence.settle(now, Some(&nothing()));
-            left -= left.min(IDS_MAX);
-            assert_eq!(fence.entries.lock().len(), left);
+            left -= left.min(4);
+            assert_eq!(fence.entries.count(), left);
         }
+        drop(fence.enter_under(fence.id(), Some(long.repeat(9)), false));
+        assert_eq!(named(&fence).len(), 1, "one that is longer is alone");
+    }
+
+    #[test]
+    fn what_a_connector_has_left_in_doubt_its_successor_looks_for() {
+        let settings = |name: &str, timeout| {
+            let url = "http://127.0.0.1:3".parse().unwrap();
+            let settings = ClickHouseSettings::new(url, "host", "run");
+            ClickHouseSettings { name: name.to_owned(), timeout, ..settings }
+        };
+        let before = Fence::open(&settings("a", Duration::from_secs(1)));
+        let given = Some("mine".to_owned());
+        let write = before.enter_under(before.id(), given, false);
+        let fence = Fence::open(&settings("a", Duration::from_secs(2)));
+        *fence.earlier.lock() = Earlier::Gone;
+        before.depart(write.id());
+        assert!(matches!(fence.obstacle(Waits::First), Some(Obstacle::Departed)));
+        drop((write, before));
+        assert!(matches!(fence.obstacle(Waits::First), Some(Obstacle::Doubt)));
+        assert!(fence.is_in_doubt() && fence.keeps_names());
+        assert!(!fence.endings().are_over(&[Name::Query("mine".to_owned())]));
+        assert_eq!(named(&fence), ["mine"]);
+        // So it does under a name that the installation has taken meanwhile.
+        let renamed = ClickHouseSettings::new("http://127.0.0.1:3".parse().unwrap(), "new", "run");
+        let renamed = Fence::new(&renamed, Arc::clone(&fence.entries));
+        drop(fence.enter(fence.id(), false));
+        let both = named(&renamed);
+        assert!(both.len() == 2 && both[0].starts_with("fusebox:host:run:"), "{both:?}");
+        assert!(!Fence::open(&settings("b", Duration::from_secs(1))).is_in_doubt());
     }
 
     #[test]
@@ -537,6 +465,35 @@ mod tests {
         now += SETTLE;
         fence.settle(now, Some(&nothing()));
         assert!(fence.obstacle(Waits::First).is_none() && fence.obstacle(Waits::Any).is_none());
+    }
+
+    #[test]
+    fn what_has_a_former_name_is_killed_in_two_looks_of_one_connector_and_no_more() {
+        let settings = |port| {
+            let url = format!("http://127.0.0.1:{port}").parse().unwrap();
+            let settings = ClickHouseSettings::new(url, "new", "run");
+            settings.former.add("old");
+            settings
+        };
+        let (one, two) = (settings(1), settings(2));
+        let fence = Fence::new(&one, Arc::default());
+        assert_eq!(fence.former(), ["old"]);
+        let anothers = |ended| BTreeMap::from([("fusebox:old:run:1".to_owned(), ended)]);
+        let now = Instant::now();
+        for (looks, ended) in (0..).zip([true, false, true]) {
+            fence.settle(now + SETTLE * looks, Some(&anothers(ended)));
+            assert!(fence.obstacle(Waits::First).is_some(), "one was not killed");
+        }
+        // Another daemon has the name by now, and goes on.
+        fence.settle(now + SETTLE * 3, Some(&anothers(true)));
+        assert!(fence.obstacle(Waits::First).is_none());
+        assert!(fence.former().is_empty());
+        assert!(Fence::new(&one, Arc::default()).former().is_empty(), "as a reload makes it");
+
+        let refused = Fence::new(&two, Arc::default());
+        refused.settle(now + Duration::from_secs(61), None);
+        assert!(refused.obstacle(Waits::First).is_none(), "twice the timeout has passed");
+        assert_eq!(refused.former(), ["old"], "nothing was killed");
     }
 
     #[test]
@@ -625,6 +582,6 @@ mod tests {
         let id = place.id().to_owned();
         place.ended();
         drop(place);
-        assert!(fence.entries.lock().is_empty() && !LIVING.lock().contains(&id));
+        assert!(fence.entries.count() == 0 && !LIVING.lock().contains(&id));
     }
 }

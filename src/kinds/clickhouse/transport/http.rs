@@ -24,6 +24,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use super::lent::{Lendings, Lent};
 use crate::{
     kinds::clickhouse::{
         protocol::outcome::{Asked, Came, Exception, Marks},
@@ -118,6 +119,8 @@ pub(crate) struct Http {
     host: HeaderValue,
     password: tokio::sync::Mutex<Option<(Instant, HeaderValue)>>,
     closing: watch::Sender<bool>,
+    /// What is under way and driven by others.
+    lendings: Lendings,
 }
 
 /// How large the head of an answer may be that has to be here within `timeout`. It may be one that tells progress, if
@@ -140,7 +143,8 @@ impl Http {
             .unwrap_or(HeaderValue::from_static(""));
         let password = tokio::sync::Mutex::new(None);
         let closing = watch::Sender::new(false);
-        Self { settings, pool, of_clients, long_heads, host, password, closing }
+        let lendings = Lendings::default();
+        Self { settings, pool, of_clients, long_heads, host, password, closing, lendings }
     }
 
     /// Connections that are open.
@@ -157,9 +161,15 @@ impl Http {
         [&self.pool, &self.of_clients, &self.long_heads]
     }
 
-    /// Held by whatever is under way, and notified when the connector is closed.
+    /// Held by whatever is under way and runs by itself, and notified when the connector is closed. What others drive is
+    /// [lent](Self::lend): closing waits for nobody's reader.
     pub(crate) fn under_way(&self) -> watch::Receiver<bool> {
         self.closing.subscribe()
+    }
+
+    /// Lends something that is under way to whoever drives it: the connector ends it when it is closed.
+    pub(super) fn lend<T: Send + 'static>(&self, value: T) -> Lent<T> {
+        self.lendings.lend(value)
     }
 
     /// Whether it is closed.
@@ -171,6 +181,7 @@ impl Http {
     pub(crate) async fn close(&self) {
         self.closing.send_replace(true);
         self.pools().into_iter().for_each(|pool| pool.close());
+        self.lendings.end();
         self.closing.closed().await;
     }
 

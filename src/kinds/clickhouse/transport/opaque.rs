@@ -63,14 +63,14 @@ use super::{
     rest::{self, Behind, Guard, Rest},
     sessions::InSession,
     shared::Shared,
-    writing::{Departure, Writing},
+    writing::{Departure, Writing, raise_soon},
 };
 use crate::{
     kinds::clickhouse::protocol::{
         door_read::QUERY_ID,
         http_form::{self, AnswerHead, HttpRequest},
         opaque,
-        outcome::{self, Asked, Exception, Marks, Writing as Writes, written_rows},
+        outcome::{self, Asked, Exception, Marks, Writing as Writes, handed_on},
     },
     net::{
         http1::{Body, Rows},
@@ -118,7 +118,7 @@ pub(super) async fn carried(
     let query = request.head.query_id.clone().map(Name::Query);
     let names: Vec<Name> =
         query.into_iter().chain(in_session.map(|(id, ..)| Name::Session(id))).collect();
-    if timeout_at(until, shared.endings.over(&names)).await.is_err() {
+    if !are_free(shared, &names, until).await {
         return Err(not_over());
     }
     if attempt.write {
@@ -143,6 +143,18 @@ pub(super) async fn carried(
 fn not_kept() -> Failed {
     let message = "the change of its session cannot be saved: the disk does not answer";
     Failed::not_executed(ErrorCode::OfKind("session_not_kept"), message, Verdict::Neutral)
+}
+
+/// Waits until no abandoned request has one of these names; returns false if that is not so by `until`. What became of a
+/// write that another connector has left in doubt, nobody but who waits for it asks.
+async fn are_free(shared: &Arc<Shared>, names: &[Name], until: Instant) -> bool {
+    if shared.endings.are_over(names) {
+        return true;
+    }
+    if shared.fence.keeps_names() {
+        raise_soon(shared);
+    }
+    timeout_at(until, shared.endings.over(names)).await.is_ok()
 }
 
 /// An abandoned request has the same name, and the server takes no second.
@@ -292,8 +304,9 @@ fn sending(
     let whole = is_whole(shared, attempt.timeout);
     let limit = if attempt.write { shared.settings.timeout } else { attempt.timeout };
     let says = whole || attempt.write && progress.is_none();
-    let writing = attempt.write.then_some(Writes::Statement);
-    let opaque::OwnWords { settings, elsewhere, has_long_head } = own;
+    let opaque::OwnWords { settings, elsewhere, has_long_head, in_parts } = own;
+    let writes = if in_parts { Writes::Parts } else { Writes::Statement };
+    let writing = attempt.write.then_some(writes);
     let asked = Asked { own: settings, whole, writing, summary: false, elsewhere };
     let asked = protected.map_or(asked, |protected| protected.asked(whole));
     // An upload takes as long as its sender likes.
@@ -399,9 +412,8 @@ async fn answered(
         return Exchanged::known(attempted);
     }
     let window = BytesMut::from(tail_of(&beginning));
-    let (guard, under_way) = (guard.take(), shared.http.under_way());
-    let behind = Behind { window, marks, asked, idle, guard, under_way };
-    attempted.rest = Some(Box::new(Rest::new(body, behind)));
+    let behind = Behind { window, marks, asked, idle, guard: guard.take() };
+    attempted.rest = Some(Box::new(Rest::new(&shared.http, body, behind)));
     Exchanged::known(attempted)
 }
 
@@ -429,7 +441,7 @@ async fn failed(
     let coding = of("content-encoding").map(|(_, coding)| coding.as_str());
     let exception = Exception::of_body(code, coding, &body);
     let summary = of("x-clickhouse-summary");
-    let handed_on = summary.filter(|_| asked.summary).and_then(|(_, it)| written_rows(it));
+    let handed_on = summary.and_then(|(_, it)| handed_on(it, asked.summary));
     let is_late = head.status < 400;
     let came = outcome::Came { late: is_late, handed_on };
     let mut ended = exception.ends(head.status, after, asked, came);

@@ -12,13 +12,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     endings::{Ending, Name, SETTLE},
-    fence::{PAUSE, QueryId, quoted},
+    fence::{PAUSE, QueryId, Running, end, is_query},
     http::Failed,
     shared::Shared,
 };
 
-/// How long a KILL QUERY may be on its way: what had begun so long before the read may be killed instead of it.
-const ON_THE_WAY: Duration = Duration::from_secs(1);
 /// How long the background tries to kill a read.
 const KILL_TIME: Duration = Duration::from_secs(5);
 
@@ -70,7 +68,7 @@ impl Drop for Reading {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        let id = quoted(self.id());
+        let id = self.id().to_owned();
         let (aboard, begun, due) = (std::mem::take(&mut self.aboard), self.begun, self.due);
         let left = due.saturating_duration_since(Instant::now());
         // One that had its whole time has had its place for as long as it may.
@@ -108,20 +106,20 @@ async fn end_read(
 ) -> Result<(), Failed> {
     let mut missed = false;
     loop {
-        let age = (begun.elapsed() + ON_THE_WAY).as_secs_f64();
-        let kill = format!(
-            "KILL QUERY WHERE query_id = {id} AND elapsed < {age:.3} SYNC FORMAT TabSeparated"
-        );
-        let left = until.saturating_duration_since(Instant::now());
-        let answer = shared.http.ask(kill, left).await?;
-        match answer.split('\t').next() {
-            Some("finished") => return Ok(()),
-            None | Some("") if missed => return Ok(()),
-            None | Some("") => {
-                missed = true;
-                sleep(SETTLE).await;
+        let left = || until.saturating_duration_since(Instant::now());
+        let running = Running::ask(&shared.http, &is_query(id), left()).await?;
+        if running.has_since(id, begun) {
+            let time = left();
+            let query = running.sent_since(id, begun, time);
+            if end(&shared.http, &query, time).await?.get(id) == Some(&true) {
+                return Ok(());
             }
-            Some(_) => sleep(PAUSE).await,
+            sleep(PAUSE).await;
+        } else if missed {
+            return Ok(());
+        } else {
+            missed = true;
+            sleep(SETTLE).await;
         }
     }
 }

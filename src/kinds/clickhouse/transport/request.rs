@@ -36,8 +36,35 @@ const BLOCKS: [(&str, &str); 6] = [
     ("min_chunk_bytes_for_parallel_parsing", "10485760"),
     ("input_format_max_block_wait_ms", "0"),
 ];
-/// So many bytes of rows are one block: a row has a byte at least, and a piece that is parsed by itself has more.
-pub(crate) const ONE_BLOCK: usize = 1_000_000;
+/// So many bytes of rows in [`PLAIN_ROWS`] are one block: a piece that is parsed by itself has more.
+const ONE_BLOCK: usize = 1_000_000;
+/// Formats whose rows follow one another, each with a byte at least; in small letters, without what says that names
+/// and types come first. Others pack many rows into few bytes (Parquet, ORC, Avro, Arrow), bring blocks of their own
+/// (Native), or have separators that may be empty (`CustomSeparated`).
+const PLAIN_ROWS: &[&str] = &[
+    "bsoneachrow",
+    "csv",
+    "json",
+    "jsonasobject",
+    "jsonasstring",
+    "jsoncompact",
+    "jsoncompacteachrow",
+    "jsoncompactstringseachrow",
+    "jsoneachrow",
+    "jsonlines",
+    "jsonobjecteachrow",
+    "jsonstringseachrow",
+    "lineasstring",
+    "ndjson",
+    "rowbinary",
+    "rowbinarywithdefaults",
+    "tabseparated",
+    "tabseparatedraw",
+    "tskv",
+    "tsv",
+    "tsvraw",
+    "values",
+];
 
 /// What is asked.
 pub(crate) struct Asking<'a> {
@@ -214,7 +241,10 @@ fn writing(asking: &Asking<'_>, own: &[String]) -> Option<Writing> {
     if !attempt.write {
         return None;
     }
-    let Verb::Insert(insert) = &statement.verb else { return Some(Writing::Statement) };
+    let Verb::Insert(insert) = &statement.verb else {
+        let does_one_thing = !statement.in_parts;
+        return Some(if does_one_thing { Writing::Statement } else { Writing::Parts });
+    };
     let sizes_are_sent = BLOCKS.iter().all(|(name, _)| !own.iter().any(|own| own == name))
         && server.knows("max_insert_block_size")
         && server.knows("min_insert_block_size_rows");
@@ -223,10 +253,20 @@ fn writing(asking: &Asking<'_>, own: &[String]) -> Option<Writing> {
     let is_packed = call.header.raw.as_ref().is_some_and(|raw| raw.packing != Packing::default());
     let bytes = if is_packed { usize::MAX } else { bytes };
     let selected = insert.rows == Rows::Selected;
+    let format = statement.format.as_ref().or(call.header.format.as_ref());
+    let is_short = bytes <= ONE_BLOCK && format.is_some_and(|format| has_plain_rows(format));
     Some(Writing::Rows {
-        one_block: !selected && sizes_are_sent && attempt.upload.is_none() && bytes <= ONE_BLOCK,
+        one_block: !selected && sizes_are_sent && attempt.upload.is_none() && is_short,
         at_once: selected || attempt.token.is_some() && server.takes_tokens(),
     })
+}
+
+/// Whether each row in this format takes a byte of the body. The server takes the names of formats in whatever case.
+fn has_plain_rows(format: &str) -> bool {
+    let format = format.to_ascii_lowercase();
+    let bare = format.strip_suffix("withnamesandtypes");
+    let bare = bare.or_else(|| format.strip_suffix("withnames")).unwrap_or(&format);
+    PLAIN_ROWS.contains(&bare)
 }
 
 /// The statement, and its data on the next line.
@@ -255,4 +295,86 @@ pub(super) fn headers<'a>(
     trace: &'a PassedOn<'_>,
 ) -> impl Iterator<Item = (&'static str, HeaderValue)> + use<'a> {
     trace.headers().filter_map(|(name, text)| Some((name, HeaderValue::from_str(&text).ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use fusebox_actors::connector::Origin;
+    use fusebox_state::{Lanes, UnixMillis};
+
+    use super::*;
+    use crate::kinds::clickhouse::protocol::{sql, wire::Header};
+
+    /// What `query` writes, at a server that knows every setting about blocks.
+    fn writing_of(query: &str, data: Bytes) -> Writing {
+        let known = BLOCKS.map(|(name, _)| format!("setting {name}\n")).concat();
+        let header = Header { query: query.to_owned(), ..Header::default() };
+        let call = Call { header, data };
+        let (body, lanes, at) = (call.to_bytes(), Lanes::new([]), UnixMillis::new(1));
+        let attempt = Attempt {
+            body: &body,
+            lanes: &lanes,
+            write: true,
+            origin: Origin::Live,
+            token: None,
+            digest: 0,
+            doubt: None,
+            following: &[],
+            streams: false,
+            upload: None,
+            dialect: 0,
+            accepted_at: at,
+            now: at,
+            timeout: Duration::from_secs(1),
+            left: Duration::from_secs(1),
+            fence_patience: Duration::from_secs(1),
+            trace: None,
+            passage: None,
+        };
+        let (statement, server) = (sql::read(query), Arc::new(Server::of_lines(&known)));
+        let asking = Asking { attempt, call, statement, server, turn: 0, whole: true };
+        writing(&asking, &own_settings(&asking)).unwrap()
+    }
+
+    #[test]
+    fn rows_that_their_format_packs_may_be_many_blocks_however_short_they_are() {
+        let is_one_block = |format: &str, len: usize| {
+            let rows = Bytes::from(vec![b'x'; len]);
+            let writing = writing_of(&format!("INSERT INTO t FORMAT {format}"), rows);
+            writing == Writing::Rows { one_block: true, at_once: false }
+        };
+        for format in [
+            "CSVWithNames",
+            "JSONEachRow",
+            "RowBinaryWithNamesAndTypes",
+            "TSV",
+            "TabSeparated",
+            "Values",
+            "jsoneachrow",
+        ] {
+            assert!(is_one_block(format, 900_000), "{format}");
+            assert!(!is_one_block(format, ONE_BLOCK), "{format}: with the statement it is longer");
+        }
+        for format in [
+            "Arrow",
+            "ArrowStream",
+            "Avro",
+            "CustomSeparated",
+            "Later",
+            "Native",
+            "ORC",
+            "Parquet",
+            "parquet",
+        ] {
+            assert!(!is_one_block(format, 10), "{format}");
+        }
+    }
+
+    #[test]
+    fn a_statement_that_does_several_things_is_read_as_one_that_may_be_half_done() {
+        let of = |query: &str| writing_of(query, Bytes::new());
+        assert_eq!(of("DROP TABLE a"), Writing::Statement);
+        assert_eq!(of("DROP TABLE a, b"), Writing::Parts);
+        assert_eq!(of("DROP TABLE a PARALLEL WITH DROP TABLE b"), Writing::Parts);
+    }
 }

@@ -1,7 +1,8 @@
 //! The rest of an answer, which comes piece by piece.
 //!
 //! The end is looked at whatever came before it: an exception may follow rows that have left already. An answer
-//! that is dropped before its end leaves something behind: a read is killed, a write is in doubt.
+//! that is dropped before its end leaves something behind: a read is killed, a write is in doubt. If the connector is
+//! closed, that happens at once, whoever reads the answer or does not.
 
 use std::{
     future::poll_fn,
@@ -17,12 +18,15 @@ use hyper::{
     body::Body as _,
     header::{HeaderMap, HeaderValue},
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{http, reading::Reading, sessions::InSession, writing::Writing};
+use super::{
+    http::{self, Http},
+    lent::Lent,
+    reading::Reading,
+    sessions::InSession,
+    writing::Writing,
+};
 use crate::{
     kinds::clickhouse::protocol::{
         http_form::{self, Fields},
@@ -36,6 +40,8 @@ use crate::{
 const PIECE: usize = 256 * 1024;
 /// What is passed on as it came.
 const PIECE_ENOUGH: usize = 64 * 1024;
+/// Why an answer breaks off whose connector was closed.
+const CLOSED: &str = "the connector was closed";
 /// How an exception comes behind an answer that has begun.
 pub(super) const LATE: Came = Came { late: true, handed_on: None };
 
@@ -151,12 +157,17 @@ pub(super) struct Behind {
     /// The longest without a piece.
     pub(super) idle: Duration,
     pub(super) guard: Option<Guard>,
-    pub(super) under_way: watch::Receiver<bool>,
+}
+
+/// What is at the server for as long as the rest comes. The connection goes first.
+struct Held {
+    coming: Coming,
+    guard: Option<Guard>,
 }
 
 /// What follows the beginning of a large answer.
 pub(super) struct Rest {
-    coming: Coming,
+    held: Lent<Held>,
     /// The last bytes that came, in which an exception would be.
     window: BytesMut,
     marks: Marks,
@@ -165,31 +176,19 @@ pub(super) struct Rest {
     idle: Duration,
     /// Goes off no later than that is over. It is set again only then: most pieces come at once.
     alarm: Pin<Box<Sleep>>,
-    guard: Option<Guard>,
-    under_way: watch::Receiver<bool>,
     over: bool,
     /// It came to its end, and what followed it.
     whole: Option<Bytes>,
 }
 
 impl Rest {
-    /// What follows of `body`.
-    pub(super) fn new(body: Rows, behind: Behind) -> Self {
-        let Behind { window, marks, asked, idle, guard, under_way } = behind;
+    /// What follows of `body`, for as long as `http` is open.
+    pub(super) fn new(http: &Http, body: Rows, behind: Behind) -> Self {
+        let Behind { window, marks, asked, idle, guard } = behind;
         let coming = Coming { body, buffer: BytesMut::new(), end: None, trailers: Fields::new() };
+        let held = http.lend(Held { coming, guard });
         let alarm = Box::pin(sleep_until(Instant::now() + idle));
-        Self {
-            coming,
-            window,
-            marks,
-            asked,
-            idle,
-            alarm,
-            guard,
-            under_way,
-            over: false,
-            whole: None,
-        }
+        Self { held, window, marks, asked, idle, alarm, over: false, whole: None }
     }
 
     async fn piece(&mut self) -> Option<Result<Bytes, AttemptError>> {
@@ -197,17 +196,14 @@ impl Rest {
             return None;
         }
         let until = Instant::now() + self.idle;
-        let closing = "the connector was closed";
-        if *self.under_way.borrow() {
-            return Some(Err(self.fail(OwnCode::Reset, closing.to_owned())));
-        }
         let came = tokio::select! {
             biased;
-            piece = poll_fn(|cx| self.coming.poll_piece(cx)) => Ok(piece),
+            piece = poll_fn(|cx| self.held.poll(cx, |held, cx| held.coming.poll_piece(cx))) => {
+                piece.ok_or_else(|| (OwnCode::Reset, CLOSED.to_owned()))
+            }
             () = goes_off(self.alarm.as_mut(), until) => {
                 Err((OwnCode::Timeout, format!("no data arrived for {:?}", self.idle)))
             }
-            _ = self.under_way.wait_for(|closed| *closed) => Err((OwnCode::Reset, closing.to_owned())),
         };
         let piece = match came {
             Ok(piece) => piece,
@@ -218,15 +214,20 @@ impl Rest {
             return Some(Ok(piece));
         }
         self.over = true;
+        let Some(Held { coming, guard }) = self.held.take() else {
+            return Some(Err(self.fail(OwnCode::Reset, CLOSED.to_owned())));
+        };
         let exception = self.exception();
-        match (self.coming.end.take(), exception) {
+        match (coming.end, exception) {
             (Some(Err(error)), None) if self.marks.may_hide_one() => Some(Err(unread(&error))),
             (Some(Err(error)), None) => Some(Err(http::broken(&error).error)),
             (end, exception) => {
                 if end.is_none_or(|end| end.is_ok()) {
-                    self.whole = Some(http_form::trailers(&self.coming.trailers));
+                    self.whole = Some(http_form::trailers(&coming.trailers));
                 }
-                self.has_ended();
+                if let Some(mut guard) = guard {
+                    guard.ended();
+                }
                 exception.map(Err)
             }
         }
@@ -247,15 +248,9 @@ impl Rest {
         ended.result.err().map(|error| if blames { error } else { blameless(error) })
     }
 
-    fn has_ended(&mut self) {
-        if let Some(guard) = &mut self.guard {
-            guard.ended();
-        }
-    }
-
     fn fail(&mut self, code: OwnCode, message: String) -> AttemptError {
         self.over = true;
-        self.guard = None;
+        drop(self.held.take());
         let error = AttemptError::own(ErrorClass::Unknown, code, message);
         if self.asked.elsewhere.is_named() { blameless(error) } else { error }
     }

@@ -60,7 +60,7 @@ impl Server {
     }
 
     /// Reads lines such as `setting async_insert`, `version 26.9.2.1`, `readonly 0`.
-    fn of_lines(text: &str) -> Self {
+    pub(super) fn of_lines(text: &str) -> Self {
         let mut server = Self::default();
         for line in text.lines() {
             match line.split_once(' ') {

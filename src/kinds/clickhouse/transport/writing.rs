@@ -50,16 +50,20 @@ pub(crate) fn raise_soon(shared: &Arc<Shared>) {
         let mut pause = PAUSE_MIN;
         loop {
             let until = Instant::now() + shared.settings.timeout;
-            let raised = shared.fence.round(&shared.http, until).await;
+            let mut closes = shared.http.under_way();
+            let raised = tokio::select! {
+                biased;
+                // What a closed connector has left, its successor looks for, and it waits for no other's look.
+                _ = closes.wait_for(|closed| *closed) => return,
+                raised = shared.fence.round(&shared.http, until) => raised,
+            };
+            drop(closes);
             if let Err(failed) = &raised {
                 let backend = shared.settings.name.as_str();
                 tracing::debug!(backend, error = %failed.error, "an abandoned write is in doubt");
             }
             // One does so for all.
-            if !shared.fence.keeps_names()
-                || shared.http.is_closed()
-                || shared.is_raising.swap(true, Ordering::AcqRel)
-            {
+            if !shared.fence.keeps_names() || shared.is_raising.swap(true, Ordering::AcqRel) {
                 return;
             }
             if raised.is_ok() {
@@ -89,5 +93,44 @@ impl Departure {
 impl Drop for Departure {
     fn drop(&mut self) {
         self.shared.fence.depart(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use tokio::{net::TcpListener, time::timeout};
+
+    use super::{
+        super::{
+            fence::Fence, http::Http, server::Servers, sessions::Sessions, tokens::Tables,
+            usual_database::UsualDatabase,
+        },
+        *,
+    };
+    use crate::kinds::clickhouse::testing::{PATIENCE, settings};
+
+    #[tokio::test]
+    async fn a_look_at_a_frozen_server_ends_with_its_connector() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = Arc::new(settings(listener.local_addr().unwrap().port(), "i", "r"));
+        let fence = Arc::new(Fence::open(&settings));
+        let shared = Arc::new(Shared {
+            http: Http::new(Arc::clone(&settings)),
+            servers: Servers::default(),
+            tables: Tables::default(),
+            endings: fence.endings(),
+            fence,
+            sessions: Sessions::open(settings.sessions.as_ref()),
+            usual_database: UsualDatabase::of(&settings),
+            is_describing: AtomicBool::new(false),
+            is_raising: AtomicBool::new(false),
+            settings,
+        });
+        raise_soon(&shared);
+        let _frozen = timeout(PATIENCE, listener.accept()).await.expect("it looks").unwrap();
+        timeout(PATIENCE, shared.http.close()).await.expect("nothing is under way");
+        assert_eq!(Arc::strong_count(&shared), 1, "a look goes on, and its successor waits for it");
     }
 }

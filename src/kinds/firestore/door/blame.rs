@@ -1,7 +1,7 @@
 //! Whether the failure of a call says anything of the server that the backend has.
 //!
-//! It does not if the server gave up when its client did. A client's time goes along with a read, and with a stream that
-//! lasts. When it is over some servers say so with a status, and others reset the stream without a word, as grpc-java
+//! It does not if the server gave up when its client did. A client's time goes along with a read, and with a write whose
+//! answer may be more than one message. When it is over some servers say so with a status, and others reset the stream without a word, as grpc-java
 //! does. So it does not matter how a call ends then, unless the server says more than that the outcome is unknown.
 //!
 //! A server that is silent for as long as the backend's `timeout` has failed, however short its client's time was: it
@@ -13,13 +13,13 @@ use std::{sync::Arc, time::Duration};
 
 use fusebox_state::{ErrorClass, Verdict};
 use tokio::time::Instant;
-use tonic::Code;
+use tonic::{Code, Status};
 
-use super::{
-    class::{Class, Method, Shape},
-    pool::Upstream,
+use super::{class::Method, pool::Upstream};
+use crate::kinds::firestore::{
+    protocol::outcome::{Behalf, Failed},
+    transport::client::Client,
 };
-use crate::kinds::firestore::{protocol::outcome::Failed, transport::client::Client};
 
 /// A server whose timers are coarse may give up so much too early.
 const COARSE: Duration = Duration::from_millis(10);
@@ -42,14 +42,18 @@ impl Blame {
         asked: Option<Duration>,
         timeout: Duration,
     ) -> Self {
-        // Any other write goes on with the backend's time.
-        let is_known = method.class == Class::Read || method.shape == Shape::Lasting;
-        let asked = asked.filter(|_| is_known);
+        // Such a call goes on with the backend's time.
+        let asked = asked.filter(|_| !method.is_timed());
         Self {
             until: asked.and_then(|asked| Instant::now().checked_add(asked)),
             is_short: asked.is_some_and(|asked| asked < timeout),
             client: Arc::clone(&upstream.connector.shared.client),
         }
+    }
+
+    /// How a call has failed whose stream ended with `status`, before it is known what that says of the server.
+    pub(super) fn failed(&self, status: &Status, behalf: Behalf) -> Failed {
+        self.client.says(status, behalf)
     }
 
     /// A failure, with what it says of the server.
@@ -80,13 +84,12 @@ mod tests {
     use fusebox_actors::connector::Connector as _;
     use fusebox_state::Verdict::{Failure, Neutral, Success};
     use tokio::time::advance;
-    use tonic::Status;
 
     use super::*;
     use crate::kinds::firestore::{
         connector::FirestoreConnector,
         door::{class::method, outcome::given_up},
-        protocol::outcome::{self, Behalf, Cause},
+        protocol::outcome::{self, Cause},
         testing::settings,
     };
 

@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use fusebox_actors::{
-    OtherWay, Source,
-    connector::{AttemptError, OwnCode, Refused},
-};
+use fusebox_actors::{OtherWay, Source, connector::Refused};
 use fusebox_state::{ErrorClass, chaos::Strike};
 use hyper::{Method as Verb, Request, Response, http::request::Parts};
 use tokio::{
@@ -67,8 +64,6 @@ enum Sent {
     /// The cache does, instead of a server that does not.
     Cached(Cached),
     Lost(Lost),
-    /// Nobody knows yet.
-    Late,
 }
 
 impl Sent {
@@ -217,9 +212,8 @@ impl Carrying {
             }
             (None, _) => None,
         };
-        let mut waiting = Waiting::new(core, entered, |held, left, pass| {
-            Box::pin(exchange::send(sending, held, left, pass))
-        });
+        let mut waiting =
+            Waiting::new(core, entered, |held, pass| Box::pin(exchange::send(sending, held, pass)));
         let sent = self.waited(core, &mut waiting).await;
         // Of a write that may still land it says so from here on.
         drop(waiting);
@@ -266,10 +260,6 @@ impl Carrying {
                 })
             }
             Sent::Lost(Lost::Told(told)) => Err(told),
-            Sent::Late if self.method.class == Class::Write => {
-                Err(core.unknown_outcome("no answer before the caller's deadline"))
-            }
-            Sent::Late => Err(Told::late(core.backend.name())),
         }
     }
 
@@ -341,11 +331,8 @@ impl Carrying {
             }
             // It is read whole only now: it may be none that can be queued.
             if self.whole().is_some() {
-                let why = "no answer before the caller's deadline";
-                let mut error = AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, why);
-                error.doubt = Some(Bytes::new());
-                let onward = waiting.part(error.clone());
-                return onward.map_or(Sent::Late, |onward| Sent::Lost(Lost::Onward(onward, error)));
+                let lost = waiting.part().map(|(onward, error)| Lost::Onward(onward, error));
+                return Sent::Lost(lost.unwrap_or_else(|| waiting.late(self.method).into()));
             }
         }
         let document = self.understood.as_ref().and_then(Understood::one_document);
@@ -368,6 +355,6 @@ impl Carrying {
                 None => waiting.answered(until).await,
             },
         };
-        ended.map_or(Sent::Late, Sent::of)
+        ended.map_or_else(|| Sent::Lost(waiting.late(self.method).into()), Sent::of)
     }
 }

@@ -18,7 +18,7 @@ pub(super) enum Shape {
     One,
     /// Request and answer live side by side for as long as the client wants: the headers say that it has begun.
     Lasting,
-    /// Nobody knows.
+    /// Nobody knows. If it writes, it may do so until its answer has ended.
     Unknown,
 }
 
@@ -131,26 +131,44 @@ const METHODS: [(&str, Method); 17] = [
     ("Write", lasting("write", Class::Write, Names::Streamed)),
 ];
 
+/// The stage of a pipeline that reads documents by their names.
+const BY_NAME: &str = "documents";
+
 impl Method {
+    /// Whether the server is given the backend's `timeout` for it: it may write, and its answer is one message. Of any
+    /// other call that may write only the beginning of the answer must come in that time.
+    pub(super) fn is_timed(self) -> bool {
+        self.class == Class::Write && self.shape == Shape::One
+    }
+
     /// The same, once its first message is here: a pipeline of stages that only read is a read.
     pub(super) fn looked_into(self, message: Option<&[u8]>) -> Self {
         if self.operation != "execute_pipeline" {
             return self;
         }
         let found = message.and_then(|message| stages(message).ok());
-        self.reads_if(found.is_some_and(|found| read_only(&found)))
+        self.of_stages(found.as_deref())
     }
 
-    /// The same of a request of HTTP that is not gRPC, once its body is here.
+    /// The same of a request of HTTP that is not gRPC, once its body is here. The beginning of its answer settles it,
+    /// whatever its stages are: so its server has a time for it.
     pub(super) fn rest_looked_into(self, verb: &str, path: &str, body: &[u8]) -> Self {
         if verb != "POST" || !path.ends_with(":executePipeline") {
             return self;
         }
-        self.reads_if(stages_in_json(body).is_ok_and(|found| read_only(&found)))
+        Self { shape: self.shape, ..self.of_stages(stages_in_json(body).ok().as_deref()) }
     }
 
-    fn reads_if(self, reads: bool) -> Self {
-        if reads { Self { class: Class::Read, names: Names::None, ..self } } else { self }
+    /// A pipeline of these stages, if they are known. What writes may do so for as long as its answer comes.
+    fn of_stages(self, found: Option<&[impl AsRef<str>]>) -> Self {
+        match found {
+            Some(found) if read_only(found) => {
+                let by_name = found.iter().any(|stage| stage.as_ref() == BY_NAME);
+                let names = if by_name { Names::Unknown } else { Names::None };
+                Self { class: Class::Read, names, ..self }
+            }
+            _ => Self { shape: Shape::Unknown, ..self },
+        }
     }
 }
 
@@ -174,8 +192,7 @@ pub(super) fn method(path: &str) -> Method {
 
 /// What a request of HTTP does that is not gRPC.
 pub(super) fn of_rest(verb: &str, path: &str) -> Method {
-    const READS: [&str; 8] = [
-        "batchGet",
+    const READS: [&str; 7] = [
         "beginTransaction",
         "listCollectionIds",
         "listen",
@@ -185,11 +202,23 @@ pub(super) fn of_rest(verb: &str, path: &str) -> Method {
         "runQuery",
     ];
     let verb_of_path = path.rsplit_once(':').map(|(_, verb)| verb);
-    let reads = matches!(verb, "GET" | "HEAD" | "OPTIONS")
-        || verb == "POST" && verb_of_path.is_some_and(|verb| READS.contains(&verb));
-    let (class, names) =
-        if reads { (Class::Read, Names::None) } else { (Class::Write, Names::Unknown) };
+    let (class, names) = match verb {
+        "GET" | "HEAD" if is_of_document(path) => (Class::Read, Names::Name),
+        "GET" | "HEAD" | "OPTIONS" => (Class::Read, Names::None),
+        "POST" if verb_of_path == Some("batchGet") => (Class::Read, Names::Documents),
+        "POST" if verb_of_path.is_some_and(|verb| READS.contains(&verb)) => {
+            (Class::Read, Names::None)
+        }
+        _ => (Class::Write, Names::Unknown),
+    };
     Method { operation: "rest", class, shape: Shape::One, names, transaction: 0 }
+}
+
+/// Whether a path may be that of a document: it has an even number of names below `documents`, and that of a collection
+/// an odd one. What is escaped may be more than one name.
+fn is_of_document(path: &str) -> bool {
+    let below = path.split_once("/documents/").map(|(_, below)| below);
+    below.is_some_and(|it| it.split('/').count().is_multiple_of(2) || it.contains('%'))
 }
 
 #[cfg(test)]
@@ -233,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_pipeline_reads_by_its_stages() {
-        let of = |names: &[&str]| {
+        let looked_into = |names: &[&str]| {
             let stage = |name: &&str| pipeline::Stage {
                 name: (*name).to_owned(),
                 ..pipeline::Stage::default()
@@ -245,20 +274,29 @@ mod tests {
             let request =
                 ExecutePipelineRequest { pipeline_type, ..ExecutePipelineRequest::default() };
             let method = method(&format!("{SERVICE}ExecutePipeline"));
-            let grpc = method.looked_into(Some(&request.encode_to_vec())).class;
+            let grpc = method.looked_into(Some(&request.encode_to_vec()));
             let stages: Vec<_> = names.iter().map(|name| json!({ "name": name })).collect();
             let body = json!({ "structuredPipeline": { "pipeline": { "stages": stages } } });
             let path = "/v1/projects/p/databases/d/documents:executePipeline";
             let body = body.to_string();
             let rest = |verb: &str, path: &str| {
-                of_rest(verb, path).rest_looked_into(verb, path, body.as_bytes()).class
+                of_rest(verb, path).rest_looked_into(verb, path, body.as_bytes())
             };
-            assert_eq!(grpc, rest("POST", path), "{names:?}");
-            assert_eq!(rest("DELETE", path), Class::Write);
-            assert_eq!(rest("POST", "/v1/c/a%3AexecutePipeline"), Class::Write);
+            let (operation, shape, transaction) = ("rest", Shape::One, 0);
+            let expected = Method { operation, shape, transaction, ..grpc };
+            assert_eq!(expected, rest("POST", path), "{names:?}");
+            let is_write = grpc.class == Class::Write;
+            assert_eq!(rest("POST", path).is_timed(), is_write, "{names:?}");
+            assert_eq!(rest("DELETE", path).class, Class::Write);
+            assert_eq!(rest("POST", "/v1/c/a%3AexecutePipeline").class, Class::Write);
             grpc
         };
-        assert_eq!(of(&["collection", "where", "select"]), Class::Read);
+        let of = |names: &[&str]| looked_into(names).class;
+        let read = looked_into(&["collection", "where", "select"]);
+        assert_eq!((read.class, read.names, read.shape), (Class::Read, Names::None, Shape::One));
+        let by_name = looked_into(&["documents", "select"]);
+        assert_eq!((by_name.class, by_name.names), (Class::Read, Names::Unknown));
+        assert_eq!(looked_into(&["documents", "delete"]).shape, Shape::Unknown);
         for stages in
             [&["collection", "delete"][..], &["collection", "update"], &["collection", "new"], &[]]
         {
@@ -268,6 +306,28 @@ mod tests {
         assert_eq!(method.looked_into(None).class, Class::Write);
         assert_eq!(method.looked_into(Some(b"\xff")).class, Class::Write);
         assert!(READING_STAGES.is_sorted());
+    }
+
+    #[test]
+    fn only_a_write_whose_answer_is_one_message_is_timed() {
+        let timed = |name: &str| method(&format!("{SERVICE}{name}")).looked_into(None).is_timed();
+        assert!(["Commit", "BatchWrite", "UpdateDocument"].into_iter().all(timed));
+        assert!(!["Write", "Drop", "ExecutePipeline", "GetDocument"].into_iter().any(timed));
+    }
+
+    #[test]
+    fn rest_reads_documents_by_their_names_and_others_by_queries() {
+        let names = |verb: &str, path: &str| {
+            of_rest(verb, &format!("/v1/projects/p/databases/d/documents{path}")).names
+        };
+        assert_eq!(names("GET", "/c/d"), Names::Name);
+        assert_eq!(names("HEAD", "/c/d/e/f"), Names::Name);
+        assert_eq!(names("GET", "/c%2Fd"), Names::Name);
+        assert_eq!(names("POST", ":batchGet"), Names::Documents);
+        for (verb, path) in [("GET", ""), ("GET", "/c"), ("GET", "/c/d/e"), ("POST", ":runQuery")] {
+            assert_eq!(names(verb, path), Names::None, "{verb} {path}");
+        }
+        assert_eq!(of_rest("GET", "/emulator/v1/projects/p").names, Names::None);
     }
 
     #[test]

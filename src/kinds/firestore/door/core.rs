@@ -111,6 +111,11 @@ impl Core {
         self.tasks.spawn_on(rest, &self.runtime);
     }
 
+    /// Runs what takes its time, on a thread that may block.
+    pub(super) fn work(&self, work: impl FnOnce() + Send + 'static) {
+        self.tasks.spawn_blocking_on(work, &self.runtime);
+    }
+
     /// How many bytes of requests are held, and for how many of answers room is kept.
     pub(super) fn buffered(&self) -> (u64, u64) {
         let requests = units(self.settings.in_bytes, UNIT);

@@ -12,7 +12,7 @@ use hyper::HeaderMap;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    class::{Class, Method, Names},
+    class::{Class, Method},
     core::Core,
     lanes::Touched,
     pool::Upstream,
@@ -122,7 +122,9 @@ impl Core {
                 }
             }
             let why = match self.backend.admit(&plan) {
-                Admission::Go(ticket) => {
+                Admission::Go(mut ticket) => {
+                    // It is not sent before it has a connection.
+                    ticket.waits();
                     if !ticket.is_for(&upstream.connector.target()) {
                         return Err(Kept::Moved);
                     }
@@ -164,7 +166,7 @@ impl Core {
         caller: &CalledBy,
         otherwise: Option<Otherwise>,
     ) -> PlainPlan<'a> {
-        let keyed = matches!(method.names, Names::Documents | Names::Name);
+        let keyed = touched.lanes != Lanes::None;
         let access = if method.class == Class::Write {
             PlainAccess::Write { absolute: otherwise.is_some_and(|it| it.absolute) }
         } else {
@@ -221,12 +223,11 @@ impl Core {
         if !self.passes(&upstream.connector.shared.fence, &all, until).await {
             return Err(self.fenced(upstream, &all));
         }
-        if self.is_barred() {
-            return Err(self.refused(OtherWay::Barred(Barred::Open)));
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        if !self.backend.wait_for(&all.lanes, left).await {
-            return Err(self.refused(OtherWay::Lanes));
+        while let Some(why) = self.backend.keeps_back(&all.lanes, self.settings.priority) {
+            let left = until.saturating_duration_since(Instant::now());
+            if why != OtherWay::Lanes || !self.backend.wait_for(&all.lanes, left).await {
+                return Err(self.refused(why));
+            }
         }
         self.backend.wrote(&all.lanes);
         Ok(())

@@ -41,7 +41,7 @@ use super::{
     core::Core,
     entry::{CalledBy, Entered},
     outcome::{given_up, of_http, status_of, unknown},
-    pool::{Lease, Over, Took, Upstream},
+    pool::{Over, Took, Upstream},
     pumping::{Pump, Writes},
     reading::Begun,
     scope::Scope,
@@ -51,14 +51,16 @@ use super::{
 use crate::{
     kinds::firestore::{
         connector::FirestoreConnector,
-        protocol::outcome::{self, Behalf, Cause, Failed},
+        protocol::outcome::{Behalf, Cause, Failed},
         transport::{cause, fence},
     },
-    net::grpc::Answer,
+    net::grpc::{Answer, pool::Lease},
 };
 
 /// How often a call is sent that the server has not acted upon.
 const TRIES: usize = 2;
+/// Why the outcome of a write is not known whose client has no more time.
+const LATE: &str = "no answer before the caller's deadline";
 
 /// A call that is to be sent.
 pub(super) struct Sending {
@@ -136,26 +138,25 @@ pub(super) type Held = Arc<Mutex<Option<Ticket>>>;
 
 type OnWire<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 
-/// A call on the wire for whose answer its client waits. Dropped before it, the call goes on by itself.
+/// A call on the wire for whose answer its client waits. Dropped before it, the call goes on by itself; but what was
+/// not sent by then is not sent.
 pub(super) struct Waiting<T: Send + 'static, E: Send + 'static> {
     core: Arc<Core>,
     held: Held,
-    left: Arc<AtomicBool>,
     on_wire: Option<OnWire<T, E>>,
-    _wait: Option<fence::Wait>,
+    wait: Option<fence::Wait>,
 }
 
 impl<T: Send + 'static, E: Send + 'static> Waiting<T, E> {
     pub(super) fn new(
         core: &Arc<Core>,
         entered: Entered,
-        send: impl FnOnce(Held, Arc<AtomicBool>, Option<fence::Pass>) -> OnWire<T, E>,
+        send: impl FnOnce(Held, Option<fence::Pass>) -> OnWire<T, E>,
     ) -> Self {
         let (wait, pass) = entered.fence.unzip();
         let held = Arc::new(Mutex::new(Some(entered.ticket)));
-        let left = Arc::<AtomicBool>::default();
-        let on_wire = Some(send(Arc::clone(&held), Arc::clone(&left), pass));
-        Self { core: Arc::clone(core), held, left, on_wire, _wait: wait }
+        let on_wire = Some(send(Arc::clone(&held), pass));
+        Self { core: Arc::clone(core), held, on_wire, wait }
     }
 
     /// The answer, once it has begun; `None` if that is not so by then.
@@ -174,20 +175,55 @@ impl<T: Send + 'static, E: Send + 'static> Waiting<T, E> {
         self.held.lock().as_mut()?.instead((*lane, key), None, |_| true)
     }
 
-    /// What the call goes on with if its client has no more time for the server; see [`Ticket::part`].
-    pub(super) fn part(&self, error: AttemptError) -> Option<Box<Onward>> {
-        self.held.lock().as_mut()?.part(error)
+    /// What the call goes on with if its client has no more time for the server, and how its attempt has ended for it;
+    /// see [`Ticket::part`].
+    pub(super) fn part(&self) -> Option<(Box<Onward>, AttemptError)> {
+        let mut held = self.held.lock();
+        let ticket = held.as_mut()?;
+        let error = if ticket.stays() {
+            let why = "there was no connection before the caller's deadline";
+            AttemptError::own(ErrorClass::NotExecuted, OwnCode::Connect, why)
+        } else {
+            AttemptError::own(ErrorClass::Unknown, OwnCode::Timeout, LATE)
+        };
+        Some((ticket.part(error.clone())?, error))
+    }
+
+    /// The answer to a client that has no more time.
+    pub(super) fn late(&self, method: Method) -> Told {
+        let name = self.core.backend.name();
+        match method.class {
+            Class::Read => Told::late(name),
+            Class::Write if self.held.lock().as_ref().is_some_and(Ticket::stays) => {
+                Told::no_connection(name)
+            }
+            Class::Write => self.core.unknown_outcome(LATE),
+        }
     }
 }
 
 impl<T: Send + 'static, E: Send + 'static> Drop for Waiting<T, E> {
     fn drop(&mut self) {
         let Some(on_wire) = self.on_wire.take() else { return };
-        self.left.store(true, Ordering::Release);
-        if let Some(ticket) = &mut *self.held.lock() {
-            ticket.abandon();
+        let stays = self.held.lock().as_mut().is_some_and(Ticket::abandon);
+        if let Some(wait) = self.wait.take()
+            && stays
+        {
+            wait.unsent();
         }
         self.core.go_on(async move { drop(on_wire.await) });
+    }
+}
+
+/// Whether a call may be sent now: it was not given up.
+pub(super) fn departs(held: &Held) -> bool {
+    held.lock().as_ref().is_none_or(Ticket::departs)
+}
+
+/// Nothing of a call was acted upon: it is as if it had not been sent.
+pub(super) fn comes_back(held: &Held) {
+    if let Some(ticket) = &mut *held.lock() {
+        ticket.waits();
     }
 }
 
@@ -305,11 +341,24 @@ fn is_for(held: &Held, connector: &FirestoreConnector) -> bool {
     held.lock().as_ref().is_some_and(|ticket| ticket.is_for(&connector.target()))
 }
 
+/// Why a call has no answer.
+enum Unanswered {
+    /// Its client left before it could be sent.
+    Kept,
+    /// It ended so.
+    Ended(Status),
+}
+
+impl From<Status> for Unanswered {
+    fn from(status: Status) -> Self {
+        Self::Ended(status)
+    }
+}
+
 /// Sends a call, and settles it.
 pub(super) async fn send(
     sending: Sending,
     held: Held,
-    left: Arc<AtomicBool>,
     pass: Option<fence::Pass>,
 ) -> Result<Answered, Lost> {
     let (core, method) = (Arc::clone(&sending.core), sending.method);
@@ -337,7 +386,7 @@ pub(super) async fn send(
     let over = Arc::<Mutex<Option<Told>>>::default();
     let mut took = None;
     let writes = under_way.as_ref().map(|under_way| (under_way, is_counted));
-    let trying = tried(sending, &left, &mut took, writes, &over);
+    let trying = tried(sending, &held, &mut took, writes, &over);
     let ended = timeout_at(Instant::now() + timeout, trying).await;
     let streamed = under_way
         .map(|under_way| Streamed::new(&core, under_way, took.clone(), behalf, is_counted));
@@ -371,12 +420,10 @@ pub(super) async fn send(
             }
             return Ok(answered);
         }
-        // Its client has left before anything was sent, which says nothing of the server.
-        Ok(Err(_)) if took.is_none() && left.load(Ordering::Acquire) => {
-            not_sent("the client closed the stream")
-        }
+        // That says nothing of the server.
+        Ok(Err(Unanswered::Kept)) => not_sent("the client closed the stream"),
         Ok(Err(_)) if told.is_some() => ended_here(method),
-        Ok(Err(status)) => blame.judges(outcome::of(&status, cause::of(&status), behalf)),
+        Ok(Err(Unanswered::Ended(status))) => blame.judges(blame.failed(&status, behalf)),
         Err(_) => {
             let sent = match took {
                 Some(Took { carrier, .. }) if method.class == Class::Write => carrier.reset().await,
@@ -419,19 +466,18 @@ pub(super) async fn send(
 /// Sends a call, once more if the server has not acted upon it. The status that its answer has so far comes with it.
 async fn tried(
     sending: Sending,
-    left: &AtomicBool,
+    held: &Held,
     took: &mut Option<Took>,
     writes: Option<(&Arc<UnderWay>, bool)>,
     ended: &Arc<Mutex<Option<Told>>>,
-) -> Result<(Answered, Option<Status>), Status> {
+) -> Result<(Answered, Option<Status>), Unanswered> {
     let Sending { core, upstream, method, scope, caller, head, mut begun, by_hand, .. } = sending;
     let mut tries = 0;
     loop {
         tries += 1;
         let lease = Arc::new(upstream.lease(method).await?);
-        if left.load(Ordering::Acquire) {
-            // What was not sent is not sent.
-            return Err(cause::not_sent("the client closed the stream"));
+        if !departs(held) {
+            return Err(Unanswered::Kept);
         }
         let (channel, carrier) = lease.channel().followed();
         let by = Took { carrier, lease: Arc::clone(&lease) };
@@ -479,13 +525,15 @@ async fn tried(
                     && tries < TRIES
                     && !taken.load(Ordering::Acquire) =>
             {
+                *took = None;
+                comes_back(held);
                 continue;
             }
             answer => answer?,
         };
         // Whatever comes of it, it is not sent again.
         (begun.pieces, begun.held) = (Vec::new(), Vec::new());
-        let (head, mut answer) = answer.into_parts();
+        let (parts, mut answer) = answer.into_parts();
         let coming = |answer, has_status| Coming {
             answer,
             streamed: None,
@@ -496,15 +544,15 @@ async fn tried(
             _pump: pump,
             _lease: lease,
         };
-        let status = status_of(&head.headers);
+        let status = status_of(&parts.headers);
         let is_all = hyper::body::Body::is_end_stream(&answer);
-        if is_all || status.is_some() || head.status != StatusCode::OK {
-            let status = status.unwrap_or_else(|| match head.status {
+        if is_all || status.is_some() || parts.status != StatusCode::OK {
+            let status = status.unwrap_or_else(|| match parts.status {
                 StatusCode::OK => Status::internal("the answer has no status"),
                 other => of_http(other),
             });
             let rest = (!is_all).then(|| coming(answer, true));
-            return Ok((Answered { head, first: None, rest, onward: None }, Some(status)));
+            return Ok((Answered { head: parts, first: None, rest, onward: None }, Some(status)));
         }
         let first = match method.shape {
             Shape::Lasting => None,
@@ -514,6 +562,6 @@ async fn tried(
             status_of(trailers).unwrap_or_else(|| Status::internal("the answer has no status"))
         });
         let rest = status.is_none().then(|| coming(answer, false));
-        return Ok((Answered { head, first, rest, onward: None }, status));
+        return Ok((Answered { head: parts, first, rest, onward: None }, status));
     }
 }

@@ -12,6 +12,8 @@ use crate::kinds::firestore::protocol::stock::{self, Form};
 
 /// The answer to a commit of as many writes as may be, with the results of transforms, is seldom larger.
 const COMMITTED_MAX: usize = 64 << 10;
+/// What of a copy is worked on at once, in bytes: a larger one does not hold up a thread of the runtime.
+const AT_ONCE: usize = 256 << 10;
 
 /// See the [module](self).
 pub(super) struct Following {
@@ -90,12 +92,17 @@ impl Following {
 
     fn keep(&self, copy: AnswerCopy) {
         let Of::Read(form) = &self.of else { return };
-        copy.keep(|bytes| {
-            let messages = framing::messages(&bytes)?;
-            self.saw(messages.last().and_then(|message| stock::read_at(form, message)));
-            let root = self.upstream.connector.shared.client.known_root()?;
-            form.reply(messages, root)
-        });
+        let last = framing::last_message(copy.bytes());
+        self.saw(last.and_then(|message| stock::read_at(form, message)));
+        let is_large = copy.bytes().len() > AT_ONCE;
+        let (form, upstream) = (Arc::clone(form), Arc::clone(&self.upstream));
+        let keep = move || {
+            copy.keep(|bytes| {
+                let root = upstream.connector.shared.client.known_root()?;
+                form.reply(framing::messages(&bytes)?, root)
+            });
+        };
+        if is_large { self.core.work(keep) } else { keep() }
     }
 
     fn saw(&self, time: Option<Timestamp>) {

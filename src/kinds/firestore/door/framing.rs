@@ -166,6 +166,18 @@ pub(in crate::kinds::firestore) fn messages(bytes: &Bytes) -> Option<Vec<Bytes>>
     Some(messages)
 }
 
+/// The last of the messages that are one after another, whole and not compressed. `None` if they are not, or there is
+/// none.
+pub(in crate::kinds::firestore) fn last_message(mut bytes: &[u8]) -> Option<&[u8]> {
+    let mut last = None;
+    while !bytes.is_empty() {
+        let message = first_message(bytes)?;
+        bytes = bytes.get(PREFIX + message.len()..)?;
+        last = Some(message);
+    }
+    last
+}
+
 /// Messages as they go over the wire.
 pub(in crate::kinds::firestore) fn framed(messages: &[Bytes]) -> Bytes {
     let size = messages.iter().map(|message| PREFIX + message.len()).sum();
@@ -244,6 +256,9 @@ mod tests {
         let messages = [Bytes::from_static(b"one"), Bytes::new(), Bytes::from(vec![7; 300])];
         let framed = framed(&messages);
         assert_eq!(super::messages(&framed).unwrap(), messages);
+        assert_eq!(last_message(&framed), Some(&[7; 300][..]));
+        assert_eq!(last_message(&framed[..framed.len() - 1]), None);
+        assert_eq!(last_message(b""), None);
         assert_eq!(super::messages(&framed.slice(..framed.len() - 1)), None);
         assert_eq!(super::messages(&Bytes::from_static(b"\x01\0\0\0\0")), None, "compressed");
     }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use fusebox_state::{LaneId, Lanes};
 
-use super::class::{Class, Method, Names};
+use super::class::{Method, Names};
 use crate::kinds::firestore::protocol::{
     fields::{Fields, last, text},
     named::database_of,
@@ -17,7 +17,7 @@ use crate::kinds::firestore::protocol::{
 /// What a call touches, as far as it can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Touched {
-    /// The documents. Of a read, those that it names.
+    /// The documents. Of a read, those that it names: it waits for the queued writes to them.
     pub(super) lanes: Lanes,
     /// Whether it is part of a transaction.
     pub(super) transaction: bool,
@@ -74,7 +74,8 @@ fn names(method: Method, message: &[u8]) -> Option<Vec<Cow<'_, str>>> {
     }
 }
 
-/// What `message` of a call of `method` touches; `None` if that cannot be read.
+/// What `message` of a call of `method` touches; `None` if that cannot be read. What names documents that cannot be read
+/// touches everything, also if it only reads: it must not pass queued writes.
 pub(super) fn touched(
     method: Method,
     message: Option<&[u8]>,
@@ -90,11 +91,7 @@ pub(super) fn touched(
         let path = root.map_or(name, |root| root.path(name));
         LaneId::of(namespace, path.as_bytes())
     };
-    let lanes = match (names, method.class) {
-        (Some(names), _) => Lanes::new(names.iter().map(|name| lane(name))),
-        (None, Class::Write) => Lanes::All,
-        (None, Class::Read) => Lanes::new([]),
-    };
+    let lanes = names.map_or(Lanes::All, |names| Lanes::new(names.iter().map(|name| lane(name))));
     let has =
         |number| message.and_then(|message| last(message, number)).is_some_and(|it| !it.is_empty());
     let database = message.and_then(|message| {
@@ -202,7 +199,11 @@ mod tests {
         for message in [None, Some(&b"\xff\xff"[..]), Some(&[0x12, 200][..])] {
             assert_eq!(touched(commit, message, None, b"").lanes, Lanes::All, "{message:?}");
         }
-        let get = method("/google.firestore.v1.Firestore/GetDocument");
-        assert_eq!(touched(get, None, None, b"").lanes, Lanes::new([]), "a read bars nobody");
+        for name in ["GetDocument", "BatchGetDocuments"] {
+            let get = method(&format!("/google.firestore.v1.Firestore/{name}"));
+            assert_eq!(touched(get, None, None, b"").lanes, Lanes::All, "{name}");
+        }
+        let query = method("/google.firestore.v1.Firestore/RunQuery");
+        assert_eq!(touched(query, None, None, b"").lanes, Lanes::None, "it names no document");
     }
 }

@@ -8,7 +8,7 @@ use hyper::{
 };
 
 use super::{
-    class::{Class, Method, Shape},
+    class::{Method, Shape},
     core::Core,
     pool::Upstream,
     telling::Told,
@@ -46,7 +46,7 @@ impl Core {
             // Its messages are read: the server is not asked to compress.
             headers.remove(ACCEPT_ENCODING);
         }
-        if method.class == Class::Write && method.shape != Shape::Lasting {
+        if method.is_timed() {
             // What is given up here must not be carried out there. A client's patience is no reason to give it up.
             headers.insert(TIMEOUT, timeout_value(self.backend.timeout()));
         }

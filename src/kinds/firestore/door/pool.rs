@@ -1,43 +1,38 @@
 //! The door's own connections to the server.
 //!
-//! Four pools: Listens, writes that are one message, everything else that may write, and what only reads. A channel takes
-//! as many streams as its server allows, at most [`STREAMS_MAX`]; then another one is opened. What one client does not
-//! read is bounded by its stream's window, and the connection's window is that of all its streams together: nobody
-//! stalls another.
+//! Four [pools](crate::net::grpc::pool): Listens, writes that are one message, everything else that may write, and what
+//! only reads. What one client does not read is bounded by its stream's window, and the connection's window is that of
+//! all its streams together: nobody stalls another.
 //!
-//! **A connection that is closed for a write** without an answer ends what else it carries. So a connection for writes
-//! takes new ones only until half of `timeout` has passed since it had none; then it rests until it has none again, and
-//! another one takes its place. Whatever is cut off has waited for at least half of `timeout`: a server that is slow to
-//! answer one write ends no other that it would have answered.
+//! A connection for writes takes new ones only until half of `timeout` has passed since it had none. So whatever is cut
+//! off with a write has waited for at least half of `timeout`: a server that is slow to answer one write ends no other
+//! that it would have answered.
 //!
 //! **A reload closes the connector** of an upstream, and another one takes its place. Nothing is sent over the old one
 //! from then on: a lease is refused, and what lasts ends or moves to the new one ([`Upstream::over`]). What is on the
 //! wire by then is still answered.
 
-use std::{
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-};
+use std::{pin::Pin, sync::Arc};
 
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
-use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::class::{Class, Method, Shape};
 use crate::{
-    kinds::firestore::{connector::FirestoreConnector, transport::cause},
-    net::grpc::{Carrier, Channel, Windows},
+    kinds::firestore::{
+        connector::FirestoreConnector,
+        transport::{cause, client::STREAMS_MAX},
+    },
+    net::grpc::{
+        Carrier, Home, Windows,
+        pool::{Lease, Pool},
+    },
 };
 
-/// Streams at once over a connection: as many as Firestore itself takes.
-pub(super) const STREAMS_MAX: usize = 100;
 /// What may be here unread of an answer.
 pub(super) const STREAM_WINDOW: u32 = 1 << 20;
 /// The same of an answer that lasts.
@@ -73,18 +68,19 @@ pub(super) struct Upstream {
 
 impl Upstream {
     pub(super) fn new(connector: Arc<FirestoreConnector>) -> Self {
-        let pool = |resets, stream, streams| {
-            let (windows, slots) = (windows(stream), Mutex::default());
-            Pool { resets, windows, streams, slots }
+        let settings = &connector.shared.client.settings;
+        let writes_for = settings.timeout / 2;
+        let pool = |stream, streams, rests_after| {
+            // The door's thread alone dials them.
+            Pool::new(settings.server(), windows(stream), streams, rests_after, Home::default())
         };
         Self {
-            connector,
-            reads: pool(false, STREAM_WINDOW, STREAMS_MAX),
-            // Closing such a connection must discard what it has not sent.
-            writes: pool(true, STREAM_WINDOW, STREAMS_MAX),
-            lasting: pool(false, LASTING_WINDOW, STREAMS_MAX),
-            alone: pool(true, LASTING_WINDOW, 1),
+            reads: pool(STREAM_WINDOW, STREAMS_MAX, None),
+            writes: pool(STREAM_WINDOW, STREAMS_MAX, Some(writes_for)),
+            lasting: pool(LASTING_WINDOW, STREAMS_MAX, None),
+            alone: pool(LASTING_WINDOW, 1, Some(writes_for)),
             plain: Mutex::default(),
+            connector,
         }
     }
 
@@ -124,19 +120,11 @@ impl Upstream {
             (Shape::One, Class::Write) => &self.writes,
             (Shape::One | Shape::Unknown, Class::Read) => &self.reads,
         };
-        loop {
-            self.goes_on()?;
-            let lease = pool.pick(&self.connector)?;
-            lease.slot.channel.connect().await?;
-            // That may have taken a while.
-            self.goes_on()?;
-            let most = lease.slot.channel.streams_max().unwrap_or(STREAMS_MAX);
-            let most = most.clamp(1, pool.streams);
-            lease.slot.most.store(most, Relaxed);
-            if lease.number <= most {
-                return Ok(lease);
-            }
-        }
+        self.goes_on()?;
+        let lease = pool.lease().await?;
+        // That may have taken a while.
+        self.goes_on()?;
+        Ok(lease)
     }
 }
 
@@ -160,88 +148,11 @@ impl Line {
     }
 }
 
-struct Pool {
-    resets: bool,
-    windows: Windows,
-    /// Streams at once over a channel.
-    streams: usize,
-    slots: Mutex<Vec<Used>>,
-}
-
-/// A channel, and since when it has had a stream, if that matters.
-struct Used {
-    slot: Arc<Slot>,
-    since: Option<Instant>,
-}
-
-/// A channel, and how many streams it has.
-struct Slot {
-    channel: Channel,
-    used: AtomicUsize,
-    most: AtomicUsize,
-}
-
 /// What took a stream: it has its place until the connection is closed, if that is.
 #[derive(Clone)]
 pub(super) struct Took {
     pub(super) carrier: Carrier,
     pub(super) lease: Arc<Lease>,
-}
-
-/// A stream's place on a channel, for as long as it lives.
-pub(super) struct Lease {
-    slot: Arc<Slot>,
-    /// It is so many-eth.
-    number: usize,
-}
-
-impl Lease {
-    pub(super) fn channel(&self) -> &Channel {
-        &self.slot.channel
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.slot.used.fetch_sub(1, Relaxed);
-    }
-}
-
-impl Pool {
-    fn pick(&self, connector: &FirestoreConnector) -> Result<Lease, Status> {
-        let now = self.resets.then(Instant::now);
-        let mut slots = self.slots.lock();
-        // Of those that carry nothing one is kept.
-        let mut spare = 0;
-        for used in slots.iter_mut().filter(|it| it.slot.used.load(Relaxed) == 0) {
-            used.since = now;
-        }
-        slots.retain(|Used { slot, .. }| {
-            let is_spare = slot.used.load(Relaxed) == 0;
-            spare += usize::from(is_spare);
-            !is_spare || spare == 1
-        });
-        let rests_after = connector.shared.client.settings.timeout / 2;
-        let takes_more = |used: &&Used| {
-            let has_room = used.slot.used.load(Relaxed) < used.slot.most.load(Relaxed);
-            let rests = |(now, since): (Instant, Instant)| now.duration_since(since) > rests_after;
-            has_room && !now.zip(used.since).is_some_and(rests)
-        };
-        let slot = if let Some(used) = slots.iter().find(takes_more) {
-            Arc::clone(&used.slot)
-        } else {
-            let server = connector.shared.client.settings.server();
-            let channel = Channel::with_windows(server, self.resets, self.windows)
-                .map_err(|error| Status::internal(format!("the url is not usable: {error}")))?;
-            let (used, most) = (AtomicUsize::new(0), AtomicUsize::new(self.streams));
-            let slot = Arc::new(Slot { channel, used, most });
-            slots.push(Used { slot: Arc::clone(&slot), since: now });
-            slot
-        };
-        // Under the lock: no two have the same number.
-        let number = slot.used.fetch_add(1, Relaxed) + 1;
-        Ok(Lease { slot, number })
-    }
 }
 
 #[cfg(test)]

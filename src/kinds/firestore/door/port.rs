@@ -3,6 +3,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use fusebox_actors::{Backend, trace::lasting_name, view::DoorView};
+#[cfg(test)]
 use tokio::runtime::Handle;
 
 use super::{core::Core, serve, settings::Settings};
@@ -10,6 +11,7 @@ use crate::{
     config::DoorSettings,
     ingress::{
         door::{Connection, DoorStream, WireDoor},
+        door_thread::DoorThread,
         gate::Part,
         peer::Who,
     },
@@ -30,26 +32,38 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// A door that is open.
 pub(crate) struct FirestoreDoor {
     core: Arc<Core>,
+    /// Ends with the door.
+    _thread: Option<DoorThread>,
 }
 
 impl FirestoreDoor {
-    /// Opens a door to a backend. Its tasks run on `runtime`.
+    /// Opens a door to a backend, on a thread of its own: see [`DoorThread`].
+    ///
+    /// # Errors
+    /// The backend is of another kind, or there is no thread for the door.
+    pub(crate) fn open(settings: Settings, backend: Arc<Backend>) -> Result<Self, String> {
+        let thread = DoorThread::start(backend.name())?;
+        let core = Core::open(settings, backend, thread.runtime().clone())?;
+        Ok(Self { core, _thread: Some(thread) })
+    }
+
+    /// The same on the runtime of a test.
     ///
     /// # Errors
     /// The backend is of another kind.
-    pub(crate) fn open(
-        settings: Settings,
-        backend: Arc<Backend>,
-        runtime: Handle,
-    ) -> Result<Self, String> {
-        Ok(Self { core: Core::open(settings, backend, runtime)? })
+    #[cfg(test)]
+    pub(crate) fn open_here(settings: Settings, backend: Arc<Backend>) -> Result<Self, String> {
+        Ok(Self { core: Core::open(settings, backend, Handle::current())?, _thread: None })
     }
 
     /// Serves a client, which is `who` by its connection; `None` if it must show a secret.
     pub(crate) fn serve(&self, stream: DoorStream, who: Option<Who>, place: Option<Part>) {
         let core = Arc::clone(&self.core);
         self.core.go_on(async move {
-            serve::serve(core, stream, who).await;
+            match stream.moved_here() {
+                Ok(stream) => serve::serve(core, stream, who).await,
+                Err(error) => tracing::debug!(%error, "a connection cannot be served"),
+            }
             drop(place);
         });
     }
@@ -66,10 +80,9 @@ impl FirestoreDoor {
 /// Opens the door of `spec`.
 ///
 /// # Errors
-/// The backend is of another kind.
+/// Those of [`FirestoreDoor::open`].
 pub(crate) fn open(spec: DoorSpec) -> Result<Arc<dyn WireDoor>, String> {
-    let settings = settings_of(&spec.settings);
-    Ok(Arc::new(FirestoreDoor::open(settings, spec.backend, spec.runtime)?))
+    Ok(Arc::new(FirestoreDoor::open(settings_of(&spec.settings), spec.backend)?))
 }
 
 fn settings_of(door: &DoorSettings) -> Settings {

@@ -7,14 +7,7 @@
 //! A browser would send such requests for any page. So what comes over TCP without a credential of its own must name
 //! this host as one that nobody else can be, and come from a page of that host or from none.
 
-use std::{
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use fusebox_actors::connector::OwnCode;
@@ -35,10 +28,10 @@ use tokio::{
 use super::{
     answer::{Body, Plain},
     blame::Blame,
-    class::{self, Class, Method},
+    class::{self, Method, Names},
     core::Core,
     counters::Family,
-    exchange::{Held, Waiting},
+    exchange::{Held, Waiting, comes_back, departs},
     framing::MESSAGE_MAX,
     lanes::Touched,
     metadata::{check_metadata, strip},
@@ -140,8 +133,8 @@ async fn carried(
     let until = Instant::now() + patience;
     let entered = core.enter(&upstream, method, &touched, until, &caller).await?;
     let (of, is_own) = (Arc::clone(core), by.own.is_some());
-    let mut waiting = Waiting::new(core, entered, |held, left, pass| {
-        Box::pin(send(of, upstream, method, sent, is_own, held, left, pass))
+    let mut waiting = Waiting::new(core, entered, |held, pass| {
+        Box::pin(send(of, upstream, method, sent, is_own, held, pass))
     });
     let until = match core.settings.deadline {
         Some(time) => (arrived + time).min(Instant::now() + timeout + GRACE),
@@ -149,10 +142,7 @@ async fn carried(
     };
     let (response, line) = match waiting.answered(until).await {
         Some(ended) => ended?,
-        None if method.class == Class::Write => {
-            return Err(core.unknown_outcome("no answer in time"));
-        }
-        None => return Err(Told::late(core.backend.name())),
+        None => return Err(waiting.late(method)),
     };
     let mut response =
         response.map(|body| Body::plain(Plain { body, line: Some(line), _share: share }));
@@ -186,16 +176,15 @@ fn touched(upstream: &Upstream, method: Method, verb: &str, path: &str) -> Touch
     let name = name.unwrap_or_default();
     let client = &upstream.connector.shared.client;
     let document = client.known_root().and_then(|root| {
-        let names_one = matches!(verb, "PATCH" | "DELETE") && path.starts_with("/v1/");
         let below = root.path(name);
-        (names_one && below.len() < name.len() && !below.contains(':')).then_some(below)
+        let names_one = method.names == Names::Name
+            || matches!(verb, "PATCH" | "DELETE") && below.len() < name.len();
+        (names_one && path.starts_with("/v1/") && !below.contains(':')).then_some(below)
     });
-    let lanes = match (method.class, document) {
-        (Class::Read, _) => Lanes::new([]),
-        (Class::Write, Some(path)) => {
-            Lanes::One(LaneId::of(upstream.connector.namespace(), path.as_bytes()))
-        }
-        (Class::Write, None) => Lanes::All,
+    let lanes = match (document, method.names) {
+        (Some(path), _) => Lanes::One(LaneId::of(upstream.connector.namespace(), path.as_bytes())),
+        (None, Names::None) => Lanes::None,
+        (None, _) => Lanes::All,
     };
     let database = name.split_once("/documents").map_or(name, |(database, _)| database);
     Touched { lanes, transaction: false, database: database_of(database).map(str::to_owned) }
@@ -222,7 +211,7 @@ impl Core {
         headers.remove("expect");
         headers.remove("content-length");
         headers.insert(AUTHORIZATION, self.credential(upstream, by).await?);
-        if method.class == Class::Write {
+        if method.is_timed() {
             // What the fence counts on: a write that arrived is not applied later.
             headers.insert(SERVER_TIMEOUT, whole_seconds(self.backend.timeout()).into());
         }
@@ -249,7 +238,6 @@ fn asked_time(headers: &HeaderMap) -> Option<Duration> {
 type PlainAnswer = (Response<Incoming>, Line);
 
 /// Sends a request, and settles it.
-#[expect(clippy::too_many_arguments, reason = "what one request has on the wire")]
 async fn send(
     core: Arc<Core>,
     upstream: Arc<Upstream>,
@@ -257,14 +245,13 @@ async fn send(
     request: Request<Full<Bytes>>,
     caller: bool,
     held: Held,
-    left: Arc<AtomicBool>,
     pass: Option<fence::Pass>,
 ) -> Result<PlainAnswer, Told> {
     let timeout = core.backend.timeout();
     let (mut is_sent, client) = (false, Arc::clone(&upstream.connector.shared.client));
     let behalf = Behalf { caller, transaction: false };
     let blame = Blame::of(&upstream, method, asked_time(request.headers()), timeout);
-    let sending = over_a_line(&upstream, request, &left, &mut is_sent);
+    let sending = over_a_line(&upstream, request, &held, &mut is_sent);
     let failed = match timeout_at(Instant::now() + timeout, sending).await {
         Ok(Ok(answer)) => {
             let status = super::outcome::of_http(answer.0.status());
@@ -297,7 +284,7 @@ async fn send(
 async fn over_a_line(
     upstream: &Arc<Upstream>,
     request: Request<Full<Bytes>>,
-    left: &AtomicBool,
+    held: &Held,
     is_sent: &mut bool,
 ) -> Result<PlainAnswer, Box<Failed>> {
     let mut request = request;
@@ -312,7 +299,7 @@ async fn over_a_line(
             let (verdict, class) = (Verdict::Neutral, ErrorClass::NotExecuted);
             return Err(Box::new(Failed::own(verdict, class, OwnCode::Closed, REPLACED)));
         }
-        if left.load(Ordering::Acquire) {
+        if !departs(held) {
             let message = "the client closed the connection";
             let (verdict, class) = (Verdict::Neutral, ErrorClass::NotExecuted);
             return Err(Box::new(Failed::own(verdict, class, OwnCode::Closed, message)));
@@ -326,6 +313,7 @@ async fn over_a_line(
                 // Given back: nothing of it was sent.
                 Some(again) if !is_new => {
                     *is_sent = false;
+                    comes_back(held);
                     request = again;
                 }
                 given_back => {

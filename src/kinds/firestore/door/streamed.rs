@@ -9,8 +9,8 @@
 //! Answers come in the order of the messages; each has the results of its writes. A stream has a connection to itself,
 //! so that closing it ends nothing else.
 //!
-//! **Of other calls that are not one message** nobody knows what is answered: of a method that is not known, and of a
-//! stream whose first message writes already or cannot be read. They may write anywhere and at any time while their
+//! **Of other calls that are not one message** nobody knows what is answered: of a method that is not known, of a
+//! pipeline that writes, and of a stream whose first message writes already or cannot be read. They may write anywhere and at any time while their
 //! answer comes. So they are under way, over all documents, until that has ended, and with each piece of the answer the
 //! whole cache goes.
 
@@ -43,10 +43,10 @@ use super::{
 use crate::kinds::firestore::{
     protocol::{
         fields::Fields,
-        outcome::{self, Behalf, Failed},
+        outcome::{Behalf, Failed},
         stock,
     },
-    transport::{cause, fence},
+    transport::fence,
 };
 
 /// The field of an answer that holds the results of writes.
@@ -105,6 +105,9 @@ impl UnderWay {
             let (neutral, class) = (Verdict::Neutral, ErrorClass::NotExecuted);
             write.ends(&self.core, Some(&Failed::own(neutral, class, OwnCode::Closed, message)));
             return false;
+        }
+        if let Some(ticket) = &write.ticket {
+            ticket.departs();
         }
         state.writes.push_back(write);
         drop(state);
@@ -311,16 +314,17 @@ impl Streamed {
         if status.code() == Code::Ok {
             self.under_way.succeeds();
         } else {
-            let failed = outcome::of(&status, cause::of(&status), self.behalf);
-            self.fails(self.under_way.blame.judges(failed));
+            let blame = &self.under_way.blame;
+            self.fails(blame.judges(blame.failed(&status, self.behalf)));
         }
     }
 
     /// The stream broke, with an error or without a status.
     pub(super) fn breaks(&self, status: Option<&Status>) {
-        let failed = status.map(|status| outcome::of(status, cause::of(status), self.behalf));
+        let blame = &self.under_way.blame;
+        let failed = status.map(|status| blame.failed(status, self.behalf));
         let verdict = failed.map_or(Verdict::Failure, |failed| failed.verdict);
-        self.fails(self.under_way.blame.judges(unknown(verdict, "the stream broke")));
+        self.fails(blame.judges(unknown(verdict, "the stream broke")));
     }
 
     /// It ended so.

@@ -243,7 +243,7 @@ pub(super) fn code_of(word: &str) -> Code {
         "ALREADY_EXISTS" => Code::AlreadyExists,
         "PERMISSION_DENIED" => Code::PermissionDenied,
         "FAILED_PRECONDITION" => Code::FailedPrecondition,
-        "OUT_OF_RANGE" => Code::OutOfRange,
+        "OUT_OF_RANGE" | "result_too_large" => Code::OutOfRange,
         "UNIMPLEMENTED" => Code::Unimplemented,
         "DATA_LOSS" => Code::DataLoss,
         "UNAUTHENTICATED" => Code::Unauthenticated,

@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use fusebox_actors::{
     AckLevel, Call, CallError, CallErrorKind, CallOptions, Onward, Reply, Source,
-    connector::{Access, AttemptError, Connector, Outage, Read, Refused, Write},
+    connector::{Access, AttemptError, Connector, Outage, OwnCode, Read, Refused, Write},
 };
 use fusebox_state::{LaneId, OpId, UnixMillis, chaos::Strike};
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
@@ -387,6 +387,12 @@ impl Core {
         let retry = error.retry_after.unwrap_or_else(|| self.backend.retry_after());
         match (error.kind, attempt) {
             (CallErrorKind::Full, _) => Told::queue_full(name, detail, retry),
+            // The first attempt could have brought an answer of any size: how it ended is what its client can act upon.
+            (CallErrorKind::Refused, Some(attempt))
+                if error.code == OwnCode::ResultTooLarge.as_str() =>
+            {
+                self.failed(method, attempt)
+            }
             (CallErrorKind::Malformed | CallErrorKind::Refused | CallErrorKind::Conflict, _) => {
                 Told::refused(telling::code_of(&error.code), name, detail)
             }

@@ -16,7 +16,7 @@
 //! | a transform | by a number, with a list, or the server's time |
 //! | transforms of one document | none of a field within another's |
 //! | one text or bytes | 1,048,487 bytes |
-//! | a document | 1,048,576 bytes by Firestore's formula ([`document_size`]); of a partial write what it gives alone |
+//! | a document | 1,048,576 bytes by Firestore's formula ([`document_size`]); of a partial write what it gives alone, and so of each transform: the names of its path, and what `array_union` has, the same element once |
 //!
 //! Each was held against Google's emulator, which counts sizes by the same formula; the npm one refuses only what it
 //! cannot read. What that emulator takes is not refused here, even if the documentation speaks against it: arrays
@@ -26,6 +26,8 @@
 //! a backquote, and what a vector among the elements of `array_union` holds.
 //! Limits on index entries depend on the database's indexes, which are not known here.
 
+use std::collections::HashSet;
+
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     MapValue, Value, Write,
     document_transform::field_transform::{ServerValue, TransformType},
@@ -34,15 +36,14 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
 };
 
 use super::{
-    path,
+    path::{self, MASK_NAMES_MAX},
+    same,
     value::{self, DEPTH_MAX, Fields},
     wire,
 };
 
 /// The most that a name or a path of a field takes, in bytes.
 const NAME_MAX: usize = 1_500;
-/// The most names in a path of a mask.
-const MASK_NAMES_MAX: usize = 20;
 /// The most that one text or bytes take, in bytes.
 const VALUE_MAX: usize = (1 << 20) - 89;
 /// The most that a document takes by the formula, in bytes.
@@ -77,9 +78,11 @@ pub(crate) fn check(write: &Write) -> Result<(), String> {
             None => fields_size(&document.fields),
             Some(mask) => {
                 let parts = mask.field_paths.iter().filter_map(|field| path::fields(field).ok());
-                let given = parts.filter_map(|parts| {
-                    Some(value_size(value::at_path(&document.fields, &parts)?))
-                });
+                // A mask may name a field as often as it likes.
+                let parts = path::outermost(parts.collect());
+                let given = parts
+                    .iter()
+                    .filter_map(|parts| Some(value_size(value::at_path(&document.fields, parts)?)));
                 given.sum()
             }
         };
@@ -104,16 +107,21 @@ pub(crate) fn check(write: &Write) -> Result<(), String> {
             return Err(wrong(why));
         }
     }
-    check_transforms(write).map_err(wrong)
+    let size = check_transforms(write).map_err(wrong)?;
+    check_document_size(name, size)
 }
 
-fn check_transforms(write: &Write) -> Result<(), String> {
+/// Checks the transforms. Returns the size of what the largest of them makes of a document, at least.
+fn check_transforms(write: &Write) -> Result<usize, String> {
+    let mut size = 0;
     let mut paths = Vec::with_capacity(write.update_transforms.len());
     for transform in &write.update_transforms {
         let field = &transform.field_path;
         let parts = path::exact_fields(field)?;
         check_path(field, &parts)?;
         check_transform(transform.transform_type.as_ref(), field)?;
+        let made = transform.transform_type.as_ref().map_or(0, transformed_size);
+        size = size.max(path_len(&parts) + 1 + made);
         paths.push(parts);
     }
     // Sorted, one that is within another comes right after it or after others within it.
@@ -122,10 +130,27 @@ fn check_transforms(write: &Write) -> Result<(), String> {
         if inner.len() > outer.len() && inner.starts_with(outer) {
             let [outer, inner] =
                 [outer, inner].map(|parts| path::field_path(parts.iter().map(String::as_str)));
+            let [outer, inner] = [short(&outer), short(&inner)];
             return Err(format!("transforms of {outer} and of {inner}, which is within it"));
         }
     }
-    Ok(())
+    Ok(size)
+}
+
+/// How large the value is that a transform makes, at least.
+fn transformed_size(transform: &TransformType) -> usize {
+    let TransformType::AppendMissingElements(items) = transform else { return 0 };
+    let (mut there, mut size) = (HashSet::new(), 0);
+    for item in &items.values {
+        // That is enough to know.
+        if size > DOCUMENT_MAX {
+            break;
+        }
+        if there.insert(same::key(item)) {
+            size += value_size(item);
+        }
+    }
+    size
 }
 
 fn check_transform(transform: Option<&TransformType>, field: &str) -> Result<(), String> {
@@ -369,7 +394,8 @@ fn fields_size(fields: &Fields) -> usize {
     fields.iter().map(|(name, value)| name.len() + 1 + value_size(value)).sum()
 }
 
-fn value_size(value: &Value) -> usize {
+/// How large a value is by Firestore's formula, in bytes.
+pub(super) fn value_size(value: &Value) -> usize {
     match &value.value_type {
         Some(ValueType::StringValue(text)) => text.len() + 1,
         Some(ValueType::BytesValue(bytes)) => bytes.len(),

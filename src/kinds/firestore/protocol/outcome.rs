@@ -17,6 +17,9 @@
 //! | any other | unknown, `unclassified` | success |
 //!
 //! A document that is not there is an answer, and never comes here.
+//!
+//! **What a message quotes decides nothing.** It may quote a name or a value that a caller has chosen. So a message is
+//! recognised by its beginning alone, which is the server's own, and never by words that come later in it.
 
 use std::{error::Error, time::Duration};
 
@@ -29,6 +32,8 @@ use fusebox_state::{
 use googleapis_tonic_google_firestore_v1::google::rpc;
 use prost::Message;
 use tonic::{Code, Status};
+
+use super::names::Root;
 
 /// How long an exhausted server is left alone if it does not say.
 const EXHAUSTED_PAUSE: Duration = Duration::from_secs(1);
@@ -97,6 +102,17 @@ pub(crate) struct Behalf {
 
 /// How an attempt that ended with `status` has failed.
 pub(crate) fn of(status: &Status, cause: Cause, behalf: Behalf) -> Failed {
+    of_backend(status, cause, behalf, None)
+}
+
+/// The same of an attempt that was sent to a backend whose database is `root`, if that is known. No call is to blame if
+/// the server says that there is no such database.
+pub(crate) fn of_backend(
+    status: &Status,
+    cause: Cause,
+    behalf: Behalf,
+    root: Option<&Root>,
+) -> Failed {
     use ErrorClass::{BlockedObject, BlockedServer, NotExecuted, Rejected, Unknown};
     use Verdict::{Failure, Success};
     let code = status.code();
@@ -117,7 +133,9 @@ pub(crate) fn of(status: &Status, cause: Cause, behalf: Behalf) -> Failed {
         return Failed { too_large, ..failed };
     }
     let (class, verdict) = match code {
-        Code::NotFound if is_of_database(status) => (BlockedServer, Failure),
+        Code::NotFound if root.is_some_and(|root| is_missing(root, status)) => {
+            (BlockedServer, Failure)
+        }
         Code::InvalidArgument
         | Code::AlreadyExists
         | Code::FailedPrecondition
@@ -162,33 +180,51 @@ pub(crate) fn of(status: &Status, cause: Cause, behalf: Behalf) -> Failed {
 }
 
 /// Whether the message was too large.
-/// Servers and proxies say so in words of their own: gRPC's C core, Java, Go and Rust, Firestore, and HTTP.
+/// Servers and proxies say so in words of their own: gRPC's C core, Java, Go, Node and Rust, Firestore, and HTTP.
 fn too_large(status: &Status) -> Option<TooLarge> {
-    const WORDS: [&str; 6] = [
-        "larger than max",
-        "message exceeds maximum size",
+    /// What some of them say first.
+    const SPEAKERS: [&str; 4] = ["grpc: ", "server: ", "client: ", "error, "];
+    const BEGINNINGS: [&str; 16] = [
+        "received message larger than max",
+        "received message after decompression larger than max",
+        "received message that decompresses to a size larger than",
+        "trying to send message larger than max",
+        "sent message larger than max",
+        "attempted to send message with a size larger than",
+        "grpc message exceeds maximum size",
+        "compressed grpc message exceeds maximum size",
+        "decompressed grpc message exceeds maximum size",
+        "decoded message length too large",
+        "encoded message length too large",
+        "request payload size exceeds",
         "message length too large",
-        "payload size exceeds",
         "message too large",
-        "status code 413",
+        "grpc-status header missing, mapped from http status code 413",
+        "http status code 413",
     ];
     let asked = matches!(
         status.code(),
         Code::ResourceExhausted | Code::OutOfRange | Code::InvalidArgument | Code::Unknown
     );
     let text = status.message().to_ascii_lowercase();
-    if !asked || !WORDS.iter().any(|words| text.contains(words)) {
+    let said = SPEAKERS.iter().find_map(|speaker| text.strip_prefix(speaker)).unwrap_or(&text);
+    if !asked || !BEGINNINGS.iter().any(|beginning| said.starts_with(beginning)) {
         return None;
     }
     // Of what was sent and what is allowed the latter is less.
-    let numbers = text.split(|c: char| !c.is_ascii_digit()).filter_map(|it| it.parse().ok());
+    let numbers = said.split(|c: char| !c.is_ascii_digit()).filter_map(|it| it.parse().ok());
     Some(TooLarge { limit: numbers.filter(|number| *number >= 1_024).min() })
 }
 
-/// Whether the database is what was not found: then no document's call is to blame.
-fn is_of_database(status: &Status) -> bool {
-    let text = status.message();
-    text.contains("database") && text.contains("does not exist")
+/// Whether the server says that the database of `root`, or its project, does not exist. A call may also name another
+/// one.
+fn is_missing(root: &Root, status: &Status) -> bool {
+    let mut names = root.database.split('/').skip(1).step_by(2);
+    let missing = [("project", names.next()), ("database", names.next())];
+    missing.into_iter().any(|(what, name)| {
+        let says = |name: &str| format!("The {what} {name} does not exist");
+        name.map(says).is_some_and(|beginning| status.message().starts_with(&beginning))
+    })
 }
 
 /// The server's own words; of a failure on the way, its deepest cause.
@@ -298,6 +334,11 @@ mod tests {
                 4_194_304,
             ),
             (
+                Code::OutOfRange,
+                "Error, message length too large: found 9 bytes, the limit is: 4194304 bytes",
+                4_194_304,
+            ),
+            (
                 Code::InvalidArgument,
                 "Request payload size exceeds the limit: 11534336 bytes.",
                 11_534_336,
@@ -336,9 +377,53 @@ mod tests {
             of(&Status::aborted("contention"), Cause::Server, inside).error.class,
             ErrorClass::Rejected
         );
-        let database = "The database (default) does not exist for project p";
-        let missing = of(&Status::not_found(database), Cause::Server, Behalf::default());
-        assert_eq!(missing.error.class, ErrorClass::BlockedServer, "no call is to blame");
+    }
+
+    #[test]
+    fn what_a_message_quotes_of_a_call_decides_nothing() {
+        use ErrorClass::{BlockedServer, Rejected};
+        let root = Root::new("p", "(default)");
+        let of =
+            |status: Status| of_backend(&status, Cause::Server, Behalf::default(), Some(&root));
+        for (text, class, verdict) in [
+            (
+                "No document to update: projects/p/databases/(default)/documents/errors/file does not exist",
+                Rejected,
+                Verdict::Success,
+            ),
+            (
+                "Document \"projects/p/databases/(default)/documents/u/The database (default) does not exist\" not \
+                 found.",
+                Rejected,
+                Verdict::Success,
+            ),
+            ("The database other does not exist for project p", Rejected, Verdict::Success),
+            (
+                "The project q does not exist or it does not contain an active",
+                Rejected,
+                Verdict::Success,
+            ),
+            (
+                "The database (default) does not exist for project p Please visit https://console",
+                BlockedServer,
+                Verdict::Failure,
+            ),
+            (
+                "The project p does not exist or it does not contain an active Cloud Datastore or Cloud Firestore \
+                 database.",
+                BlockedServer,
+                Verdict::Failure,
+            ),
+        ] {
+            let failed = of(Status::not_found(text));
+            assert_eq!((failed.error.class, failed.verdict), (class, verdict), "{text}");
+        }
+        for text in [
+            "Document name \"projects/p/databases/(default)/documents/u/message too large 2000\" is invalid",
+            "Property `Received message larger than max (9 vs. 2000)` is invalid",
+        ] {
+            assert_eq!(of(Status::invalid_argument(text)).too_large, None, "{text}");
+        }
     }
 
     #[test]

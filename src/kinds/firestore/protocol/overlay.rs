@@ -19,6 +19,9 @@
 //! earlier writes of the same commit, because writes to that document alone are not in this lane; if a
 //! precondition on it is left open, both what was and what the commit makes are possible.
 //!
+//! **What it costs is bounded**, whatever a write has in it: the effect of a commit is not known if a transform puts a
+//! value deeper than a document may be, or if its transforms compare more elements of arrays than [`COMPARED_MAX`].
+//!
 //! **Transforms** are Firestore's, as its documentation has them and Google's emulator does them:
 //! - numbers are compared by their exact value, an integer with a double too; 0, 0.0 and -0.0 are equal, and
 //!   NaN equals NaN. Maps and arrays are equal if their elements are.
@@ -31,7 +34,10 @@
 //! nested fields and other types, does not take out masked fields that are missing, and applies a refused
 //! commit's first writes.
 
-use std::{cmp::Ordering, collections::HashMap};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{QueuedWrite, Slot};
@@ -49,13 +55,15 @@ use prost_types::Timestamp;
 use super::{
     cache, limits,
     names::Root,
-    path,
-    value::{self, Fields},
+    path, same,
+    value::{self, DEPTH_MAX, Fields},
     wire::{self, Call, Found, Op},
 };
 
 /// So many worlds are distinguished; if there would be more, nothing is known.
 const WORLDS_MAX: usize = 8;
+/// Elements of so many bytes, by Firestore's formula, are compared for one commit: of a few arrays as large as any.
+const COMPARED_MAX: usize = 4 * limits::DOCUMENT_MAX;
 
 /// What the document may be.
 #[derive(Clone, Debug)]
@@ -251,6 +259,7 @@ fn committed<'a>(
 ) -> Option<Vec<World>> {
     let (mut after, mut certain) = (before.clone(), true);
     let mut others: HashMap<&str, bool> = HashMap::new();
+    let mut compared_left = COMPARED_MAX;
     for (name, write) in writes {
         let exists = if name == path { Some(after.exists()) } else { others.get(name).copied() };
         match write.current_document.as_ref().and_then(|it| it.condition_type.as_ref()) {
@@ -263,7 +272,7 @@ fn committed<'a>(
             None => {}
         }
         if name == path {
-            after = written(after, write, accepted_at)?;
+            after = written(after, write, accepted_at, &mut compared_left)?;
         } else {
             others.insert(name, !matches!(write.operation, Some(Operation::Delete(_))));
         }
@@ -277,7 +286,12 @@ fn committed<'a>(
 }
 
 /// What the write makes of the document. `None` if the effect of the write itself is not known.
-fn written(before: World, write: &Write, accepted_at: UnixMillis) -> Option<World> {
+fn written(
+    before: World,
+    write: &Write,
+    accepted_at: UnixMillis,
+    compared_left: &mut usize,
+) -> Option<World> {
     let new = match &write.operation {
         Some(Operation::Update(document)) => document,
         Some(Operation::Delete(_)) => return Some(World::Absent),
@@ -291,8 +305,8 @@ fn written(before: World, write: &Write, accepted_at: UnixMillis) -> Option<Worl
                 World::Present(Some(known)) => known,
                 World::Present(None) | World::Absent => Known::new(Fields::new(), None),
             };
-            for field in &mask.field_paths {
-                let parts = path::fields(field).ok()?;
+            let paths = mask.field_paths.iter().map(|field| path::fields(field).ok());
+            for parts in path::outermost(paths.collect::<Option<_>>()?) {
                 let value = value::at_path(&new.fields, &parts).cloned();
                 put(&mut known.fields, &parts, value);
             }
@@ -301,8 +315,16 @@ fn written(before: World, write: &Write, accepted_at: UnixMillis) -> Option<Worl
     };
     for FieldTransform { field_path, transform_type } in &write.update_transforms {
         let (parts, transform) = (path::fields(field_path).ok()?, transform_type.as_ref()?);
+        let above = parts.len().saturating_sub(1);
+        if above > DEPTH_MAX {
+            return None;
+        }
         let old = value::at_path(&known.fields, &parts);
+        *compared_left = compared_left.checked_sub(compared(transform, old))?;
         let new = transformed(transform, old, accepted_at)?;
+        if above + depth(&new) > DEPTH_MAX {
+            return None;
+        }
         put(&mut known.fields, &parts, Some(new));
         known.estimated |= matches!(transform, TransformType::SetToServerValue(_));
     }
@@ -334,7 +356,7 @@ fn cut(value: &mut Value) {
 }
 
 /// Puts a value at the path `parts`, making maps on the way, or takes it out if there is none.
-pub(super) fn put(fields: &mut Fields, parts: &[String], new: Option<Value>) {
+fn put(fields: &mut Fields, parts: &[String], new: Option<Value>) {
     let Some((first, rest)) = parts.split_first() else { return };
     if rest.is_empty() {
         match new {
@@ -359,6 +381,34 @@ pub(super) fn put(fields: &mut Fields, parts: &[String], new: Option<Value>) {
     }
 }
 
+/// How many maps and arrays are within one another in a value.
+fn depth(value: &Value) -> usize {
+    match &value.value_type {
+        Some(ValueType::ArrayValue(array)) => {
+            1 + array.values.iter().map(depth).max().unwrap_or_default()
+        }
+        Some(ValueType::MapValue(map)) => {
+            1 + map.fields.values().map(depth).max().unwrap_or_default()
+        }
+        _ => 0,
+    }
+}
+
+/// How large the elements are that a transform of `old` compares. Each counts for something.
+fn compared(transform: &TransformType, old: Option<&Value>) -> usize {
+    let (TransformType::AppendMissingElements(items) | TransformType::RemoveAllFromArray(items)) =
+        transform
+    else {
+        return 0;
+    };
+    let size = |item: &Value| 1 + limits::value_size(item);
+    let old = old.and_then(|old| match &old.value_type {
+        Some(ValueType::ArrayValue(array)) => Some(array.values.iter().map(size).sum::<usize>()),
+        _ => None,
+    });
+    old.unwrap_or_default() + items.values.iter().map(size).sum::<usize>()
+}
+
 /// What the server will make of `old`; a time is that of acceptance, as an estimate.
 fn transformed(
     transform: &TransformType,
@@ -378,16 +428,15 @@ fn transformed(
         TransformType::Minimum(with) => extreme(number(old), with, Ordering::Less)?,
         TransformType::AppendMissingElements(items) => {
             let mut values = array(old);
-            for item in &items.values {
-                if !values.iter().any(|value| equal(value, item)) {
-                    values.push(item.clone());
-                }
-            }
+            let mut there: HashSet<Vec<u8>> = values.iter().map(same::key).collect();
+            let missing = items.values.iter().filter(|item| there.insert(same::key(item)));
+            values.extend(missing.cloned());
             ValueType::ArrayValue(ArrayValue { values })
         }
         TransformType::RemoveAllFromArray(items) => {
             let mut values = array(old);
-            values.retain(|value| !items.values.iter().any(|item| equal(value, item)));
+            let gone: HashSet<Vec<u8>> = items.values.iter().map(same::key).collect();
+            values.retain(|value| !gone.contains(&same::key(value)));
             ValueType::ArrayValue(ArrayValue { values })
         }
     };
@@ -434,30 +483,6 @@ fn mixed(integer: i64, double: f64) -> Option<Ordering> {
     #[expect(clippy::cast_possible_truncation, reason = "it is whole, and within the integers")]
     let whole = double.trunc() as i64;
     Some(integer.cmp(&whole).then(0.0_f64.partial_cmp(&double.fract())?))
-}
-
-/// Whether Firestore takes both for the same element of an array.
-fn equal(one: &Value, other: &Value) -> bool {
-    let (Some(one), Some(other)) = (&one.value_type, &other.value_type) else { return false };
-    match (one, other) {
-        (ValueType::ArrayValue(one), ValueType::ArrayValue(other)) => {
-            one.values.len() == other.values.len()
-                && one.values.iter().zip(&other.values).all(|(one, other)| equal(one, other))
-        }
-        (ValueType::MapValue(one), ValueType::MapValue(other)) => {
-            one.fields.len() == other.fields.len()
-                && one
-                    .fields
-                    .iter()
-                    .zip(&other.fields)
-                    .all(|(one, other)| one.0 == other.0 && equal(one.1, other.1))
-        }
-        (one, other) => {
-            one == other
-                || (is_nan(one) && is_nan(other))
-                || compare(one, other) == Some(Ordering::Equal)
-        }
-    }
 }
 
 fn number(value: Option<&Value>) -> Option<ValueType> {

@@ -9,6 +9,9 @@ use std::borrow::Cow;
 /// Firestore's limit on a name, in bytes.
 const NAME_MAX: usize = 6 * 1024;
 
+/// The most names in the path of a field that a mask has.
+pub(crate) const MASK_NAMES_MAX: usize = 20;
+
 /// Checks a document's path: pairs of a collection and a document.
 ///
 /// # Errors
@@ -110,6 +113,14 @@ fn unquote(quoted: &str) -> Option<(String, &str)> {
     None
 }
 
+/// Those of these paths that are not within another one, each of them once, in their order.
+pub(crate) fn outermost(mut paths: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    // Sorted, a path is right before those that are within it.
+    paths.sort_unstable();
+    paths.dedup_by(|next, kept| next.starts_with(kept));
+    paths
+}
+
 /// A field's path from its parts, in the form that Firestore compares.
 pub(crate) fn field_path<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let quoted: Vec<Cow<'_, str>> = parts.into_iter().map(quote).collect();
@@ -166,5 +177,13 @@ mod tests {
         }
         assert_eq!(fields("1.é").unwrap(), ["1", "é"], "on input other names need no backquotes");
         assert!(exact_fields("1.é").is_err());
+    }
+
+    #[test]
+    fn of_paths_within_one_another_the_outermost_are_left() {
+        let all = ["b.c.d", "a", "b.c", "a", "ab", "a.b", "b.c.e", "b.d"];
+        let paths = all.iter().map(|path| fields(path).unwrap()).collect();
+        let left = outermost(paths).into_iter().map(|parts| parts.join("."));
+        assert_eq!(left.collect::<Vec<_>>(), ["a", "ab", "b.c", "b.d"]);
     }
 }

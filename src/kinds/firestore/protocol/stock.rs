@@ -17,13 +17,15 @@
 //! **Times of the door's own** are estimates. A queued commit is answered with a time that is later than every one
 //! that was given or seen before.
 
+use std::collections::{HashMap, HashSet};
+
 use bytes::Bytes;
 use googleapis_tonic_google_firestore_v1::google::{
     firestore::v1::{
         BatchGetDocumentsRequest, BatchGetDocumentsResponse, BatchWriteRequest, BatchWriteResponse,
         CommitRequest, CommitResponse, DeleteDocumentRequest, Document, DocumentMask,
-        GetDocumentRequest, RunAggregationQueryRequest, RunQueryRequest, Value, Write, WriteResult,
-        batch_get_documents_response::Result as Got,
+        GetDocumentRequest, MapValue, RunAggregationQueryRequest, RunQueryRequest, Value, Write,
+        WriteResult, batch_get_documents_response::Result as Got,
         document_transform::field_transform::TransformType, value::ValueType, write::Operation,
     },
     rpc::Status,
@@ -34,7 +36,7 @@ use prost_types::Timestamp;
 use super::{
     fields::last,
     names::Root,
-    overlay, path,
+    path,
     value::{self, Fields},
     wire::{
         self, Answer, Asked, Call, Commit, Found, FoundList, Get, Messages, Op, Question, Reply,
@@ -52,6 +54,7 @@ pub(crate) struct Understood {
 pub(crate) enum Form {
     /// Documents.
     Get {
+        /// Each of them once.
         paths: Vec<String>,
         /// The fields that are wanted, if not all.
         mask: Option<DocumentMask>,
@@ -104,8 +107,10 @@ pub(crate) fn get(message: &Bytes, root: &Root, token: &str) -> Option<Understoo
     if asked.consistency_selector.is_some() || asked.database != root.database {
         return None;
     }
-    let paths: Vec<String> =
-        asked.documents.iter().map(|name| path_in(root, name)).collect::<Option<_>>()?;
+    // As the server does it: a document that is named twice is answered once.
+    let mut named = HashSet::with_capacity(asked.documents.len());
+    let each = asked.documents.iter().filter(|name| named.insert(name.as_str()));
+    let paths: Vec<String> = each.map(|name| path_in(root, name)).collect::<Option<_>>()?;
     if paths.is_empty() {
         return None;
     }
@@ -253,22 +258,18 @@ impl Form {
                 Some(Reply::encoded(Answer::Many(FoundList { found })))
             }
             Self::Get { paths, mask: None, alone: false } => {
-                let mut all = Vec::with_capacity(messages.len());
+                let mut all = HashMap::with_capacity(messages.len());
                 for message in &messages {
-                    all.push(whole::<BatchGetDocumentsResponse>(message)?.result?);
+                    let found = match whole::<BatchGetDocumentsResponse>(message)?.result? {
+                        Got::Found(document) => root.found(document),
+                        Got::Missing(name) => {
+                            let path = root.path(&name).to_owned();
+                            Found { path, ..Found::default() }
+                        }
+                    };
+                    all.entry(found.path.clone()).or_insert(found);
                 }
-                let found = paths.iter().map(|path| {
-                    let name = root.name(path);
-                    all.iter().find_map(|got| match got {
-                        Got::Found(document) if document.name == name => {
-                            Some(root.found(document.clone()))
-                        }
-                        Got::Missing(missing) if *missing == name => {
-                            Some(Found { path: path.clone(), ..Found::default() })
-                        }
-                        Got::Found(_) | Got::Missing(_) => None,
-                    })
-                });
+                let found = paths.iter().map(|path| all.remove(path));
                 let found = found.collect::<Option<_>>()?;
                 Some(Reply::encoded(Answer::Many(FoundList { found })))
             }
@@ -319,6 +320,10 @@ pub(crate) fn read(
         _ => return None,
     };
     let Form::Get { mask, alone, .. } = form else { return None };
+    let mask = mask.as_ref().map(|mask| {
+        let paths = mask.field_paths.iter().filter_map(|field| path::fields(field).ok());
+        path::outermost(paths.collect())
+    });
     let estimated = list.found.iter().any(|found| found.estimated);
     let documents: Vec<(String, Option<Document>)> = list
         .found
@@ -336,8 +341,8 @@ pub(crate) fn read(
                 document.update_time =
                     document.update_time.into_iter().chain(created).reduce(later);
                 document.create_time = created.or(document.update_time);
-                if let Some(mask) = mask {
-                    document.fields = masked(&document.fields, mask);
+                if let Some(paths) = &mask {
+                    document.fields = masked(&document.fields, paths, 0);
                 }
                 document
             });
@@ -369,12 +374,27 @@ fn later(one: Timestamp, other: Timestamp) -> Timestamp {
     if at(&one) < at(&other) { other } else { one }
 }
 
-fn masked(fields: &Fields, mask: &DocumentMask) -> Fields {
+/// The fields at these paths, which are the [outermost](path::outermost) ones. They are those of a map that is so `deep`
+/// that the paths have only their later names in it.
+fn masked(fields: &Fields, paths: &[Vec<String>], deep: usize) -> Fields {
     let mut kept = Fields::new();
-    for field in &mask.field_paths {
-        let Ok(parts) = path::fields(field) else { continue };
-        if let Some(value) = value::at_path(fields, &parts) {
-            overlay::put(&mut kept, &parts, Some(value.clone()));
+    for (name, value) in fields {
+        let from = paths.partition_point(|parts| parts.get(deep).is_some_and(|own| own < name));
+        let rest = paths.get(from..).unwrap_or_default();
+        let count = rest.partition_point(|parts| parts.get(deep) == Some(name));
+        let within = rest.get(..count).unwrap_or_default();
+        let is_whole = within.first().is_some_and(|parts| parts.len() == deep + 1);
+        match &value.value_type {
+            _ if within.is_empty() => {}
+            _ if is_whole => drop(kept.insert(name.clone(), value.clone())),
+            Some(ValueType::MapValue(map)) => {
+                let fields = masked(&map.fields, within, deep + 1);
+                if !fields.is_empty() {
+                    let map = ValueType::MapValue(MapValue { fields });
+                    kept.insert(name.clone(), value::value(map));
+                }
+            }
+            _ => {}
         }
     }
     kept
@@ -433,10 +453,10 @@ pub(crate) fn committed_at(message: &Bytes) -> Option<Timestamp> {
 }
 
 /// The latest time in the last message of the server's answer to a read.
-pub(crate) fn read_at(form: &Form, message: &Bytes) -> Option<Timestamp> {
+pub(crate) fn read_at(form: &Form, message: &[u8]) -> Option<Timestamp> {
     match form {
         Form::Get { alone: false, .. } => {
-            BatchGetDocumentsResponse::decode(message.clone()).ok()?.read_time
+            BatchGetDocumentsResponse::decode(message).ok()?.read_time
         }
         Form::Get { alone: true, .. } => written_at(message),
         // Under the same number in the answers to queries and to aggregations.

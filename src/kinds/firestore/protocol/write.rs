@@ -24,7 +24,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
 use super::{
-    path,
+    path::{self, MASK_NAMES_MAX},
     value::{self, Fields},
     wire,
 };
@@ -113,6 +113,12 @@ fn by_paths(data: &Map<String, Json>) -> Result<(Fields, Vec<String>), String> {
     let (mut fields, mut mask) = (Fields::new(), Vec::new());
     for (key, json) in data {
         let parts = path::fields(key)?;
+        if parts.len() > MASK_NAMES_MAX {
+            let count = parts.len();
+            return Err(format!(
+                "a field's path may have at most {MASK_NAMES_MAX} names, got {count} in a key of data"
+            ));
+        }
         let new = value::from_json(json).map_err(|why| format!("{key}: {why}"))?;
         insert(&mut fields, &parts, new)
             .ok_or_else(|| format!("{key} is within another field of the same update"))?;
@@ -272,6 +278,9 @@ mod tests {
         );
         let clash = made("update", json!({ "path": "u/a", "data": { "a": 1, "a.b": 2 } }));
         assert!(clash.unwrap_err().contains("within another field"));
+        let deep = Map::from_iter([(vec!["a"; 100_000].join("."), json!(1))]);
+        let deep = made("update", json!({ "path": "u/a", "data": deep }));
+        assert!(deep.unwrap_err().contains("at most 20 names, got 100000"));
     }
 
     #[test]

@@ -22,7 +22,6 @@ use h2::{
 use hyper::{HeaderMap, Request, Response};
 use tokio::{
     net::{TcpListener, TcpStream},
-    runtime::Handle,
     time::timeout,
 };
 
@@ -41,9 +40,11 @@ use crate::{
 };
 
 mod batches;
+mod behind;
 mod clients;
 mod credentials;
 mod floods;
+mod large;
 mod listening;
 mod losses;
 mod moving;
@@ -51,11 +52,14 @@ mod outage;
 mod parked;
 mod passing;
 mod patience;
+mod pipelines;
 mod room;
 mod scope;
+mod threads;
 mod unary;
 mod understood;
 mod unknown;
+mod verdicts;
 mod writing;
 
 /// A door before a server.
@@ -113,12 +117,23 @@ struct Wanted {
     who: Option<Who>,
     /// Takes the traces.
     sink: Option<Arc<dyn TraceSink>>,
+    /// The door has a thread of its own, as in the daemon.
+    threaded: bool,
+    /// Other backends.
+    others: Vec<BackendSpec>,
 }
 
 impl Default for Wanted {
     fn default() -> Self {
-        let timeout = Duration::from_secs(5);
-        Self { timeout, in_flight_max: 64, door: usual(), who: Some(CLIENT), sink: None }
+        Self {
+            timeout: Duration::from_secs(5),
+            in_flight_max: 64,
+            door: usual(),
+            who: Some(CLIENT),
+            sink: None,
+            threaded: false,
+            others: Vec::new(),
+        }
     }
 }
 
@@ -129,13 +144,15 @@ impl World {
     }
 
     async fn with(of: FirestoreSettings, wanted: Wanted) -> Self {
-        let Wanted { timeout, in_flight_max, door, who, sink } = wanted;
+        let Wanted { timeout, in_flight_max, door, who, sink, threaded, others: mut specs } =
+            wanted;
         let state = tempfile::tempdir().unwrap();
         let connector = FirestoreConnector::new(FirestoreSettings { timeout, ..of });
-        let spec = BackendSpec { settings: backend(timeout, in_flight_max), connector };
-        let fusebox = Fusebox::start(system(state.path()), vec![spec], sink).await.unwrap();
+        specs.push(BackendSpec { settings: backend(timeout, in_flight_max), connector });
+        let fusebox = Fusebox::start(system(state.path()), specs, sink).await.unwrap();
         let backend = fusebox.backend("firestore").unwrap();
-        let door = Arc::new(FirestoreDoor::open(door, backend, Handle::current()).unwrap());
+        let open = if threaded { FirestoreDoor::open } else { FirestoreDoor::open_here };
+        let door = Arc::new(open(door, backend).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let serving = Arc::clone(&door);

@@ -37,7 +37,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Code, Request};
 
 use super::{
-    client::{Stub, closed},
+    client::{Client, Stub, closed},
+    fence,
+    gathering::Gathering,
     reading::taken_away,
     shared::Shared,
 };
@@ -65,6 +67,91 @@ struct Berth<'a> {
 struct Until {
     deadline: Instant,
     fence: Instant,
+}
+
+/// A commit on its way, whoever waits for it.
+struct Commit {
+    client: Arc<Client>,
+    stub: Stub,
+    request: Request<CommitRequest>,
+    carrier: Carrier,
+    lane: u64,
+    behalf: Behalf,
+    pass: fence::Pass,
+    aboard: Aboard,
+}
+
+impl Commit {
+    /// Sends it once there is a connection, and waits for its answer until the backend's `timeout` has passed.
+    async fn sent(self) -> Result<CommitResponse, Failed> {
+        let Self { client, mut stub, request, carrier, lane, behalf, pass, aboard } = self;
+        let limit = client.settings.timeout;
+        let expiry = Instant::now() + limit;
+        let sending = async {
+            client.connect_to_write(lane).await?;
+            if !aboard.departs() {
+                return Err(left());
+            }
+            match stub.commit(request).await {
+                Ok(response) => Ok::<_, Failed>(response),
+                Err(status) => Err(client.failed(&status, behalf).await),
+            }
+        };
+        let answered = tokio::select! {
+            answered = timeout_at(expiry + GRACE, sending) => answered.ok(),
+            () = client.closed.cancelled() => None,
+        };
+        let failed = match answered {
+            Some(Ok(response)) => match aboard.fate() {
+                Fate::Told => {
+                    pass.answered();
+                    aboard.ended(Verdict::Success);
+                    return Ok(response.into_inner());
+                }
+                // As if the answer had never come.
+                Fate::Lost => {
+                    carrier.reset().await;
+                    taken_away(OwnCode::Reset, Fate::LOST)
+                }
+                Fate::Late => {
+                    pass.answered();
+                    sleep_until(expiry).await;
+                    taken_away(OwnCode::Timeout, Fate::LATE)
+                }
+            },
+            Some(Err(failed)) => {
+                if failed.error.doubt.is_none() {
+                    pass.answered();
+                }
+                failed
+            }
+            None => {
+                let sent = carrier.reset().await;
+                if !sent {
+                    pass.answered();
+                }
+                given_up(sent, client.closed.is_cancelled(), limit)
+            }
+        };
+        aboard.ended(failed.verdict);
+        Err(failed)
+    }
+}
+
+/// Who waits for a commit. If they leave before it has departed, it is not sent, and no later write waits for it.
+struct Awaited {
+    wait: Option<fence::Wait>,
+    aboard: Aboard,
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        if let Some(wait) = self.wait.take()
+            && self.aboard.stays()
+        {
+            wait.unsent();
+        }
+    }
 }
 
 /// What follows a commit that failed.
@@ -293,61 +380,30 @@ impl Shared {
         let whole = time + GRACE >= limit;
         let verdict = if whole { Verdict::Failure } else { Verdict::Neutral };
         let ready = timeout_at(deadline, self.loaded(pack, &lanes)).await;
-        let (mut stub, mut request, carrier) = ready.map_err(|_| no_credentials(verdict))??;
+        let (stub, mut request, carrier) = ready.map_err(|_| no_credentials(verdict))??;
         request.set_timeout(limit);
         let behalf = pack.first().map(|it| it.cargo.behalf()).unwrap_or_default();
-        let expiry = Instant::now() + limit;
+        let (client, lane) = (Arc::clone(&self.client), number(&lanes));
         let (wait, pass) = self.fence.enter(lanes, limit);
-        let client = Arc::clone(&self.client);
-        let under_way = tokio::spawn(async move {
-            let answered = tokio::select! {
-                answered = timeout_at(expiry + GRACE, stub.commit(request)) => answered.ok(),
-                () = client.closed.cancelled() => None,
-            };
-            let failed = match answered {
-                Some(Ok(response)) => match aboard.fate() {
-                    Fate::Told => {
-                        pass.answered();
-                        aboard.ended(Verdict::Success);
-                        return Ok(response.into_inner());
-                    }
-                    // As if the answer had never come.
-                    Fate::Lost => {
-                        carrier.reset().await;
-                        taken_away(OwnCode::Reset, Fate::LOST)
-                    }
-                    Fate::Late => {
-                        pass.answered();
-                        sleep_until(expiry).await;
-                        taken_away(OwnCode::Timeout, Fate::LATE)
-                    }
-                },
-                Some(Err(status)) => {
-                    let failed = client.failed(&status, behalf).await;
-                    if failed.error.doubt.is_none() {
-                        pass.answered();
-                    }
-                    failed
-                }
-                None => {
-                    let sent = carrier.reset().await;
-                    if !sent {
-                        pass.answered();
-                    }
-                    given_up(sent, client.closed.is_cancelled(), limit)
-                }
-            };
-            aboard.ended(failed.verdict);
-            Err(failed)
-        });
+        let mut awaited = Awaited { wait: Some(wait), aboard: aboard.clone() };
+        let commit = Commit { client, stub, request, carrier, lane, behalf, pass, aboard };
+        let under_way = self.client.home.spawn(commit.sent());
         let patience = if whole { deadline + GRACE } else { deadline };
         let ended = timeout_at(patience, under_way).await;
-        drop(wait);
+        let stays = ended.is_err() && awaited.aboard.stays();
+        if !stays {
+            awaited.wait = None;
+        }
+        drop(awaited);
         let ended = match ended {
             Ok(Ok(ended)) => ended,
             Ok(Err(_)) => {
                 let message = "the request ended without an answer";
                 Err(Failed::own(Verdict::Neutral, ErrorClass::Unknown, OwnCode::Reset, message))
+            }
+            Err(_) if stays => {
+                let message = format!("no connection within {time:?}");
+                Err(Failed::own(verdict, ErrorClass::NotExecuted, OwnCode::Connect, message))
             }
             Err(_) => {
                 let message = format!("no answer within {time:?}");
@@ -409,7 +465,8 @@ impl Shared {
             let root = self.client.root().await?;
             let name = |token: OpId| root.name(&marker(token));
             let names = tokens.iter().flatten().copied().map(name).collect();
-            let found = self.client.get(names, &Bytes::new(), "").await?;
+            let gathering = &mut Gathering::default();
+            let found = self.client.get(names, &Bytes::new(), "", gathering).await?;
             let mark = |token: OpId| found.get(&name(token)).map(Mark::of);
             Ok::<_, Failed>(tokens.iter().map(|token| token.and_then(mark)).collect())
         };
@@ -478,6 +535,12 @@ fn distribute(
 fn no_credentials(verdict: Verdict) -> Failed {
     let message = "no credentials before the call's deadline";
     Failed::own(verdict, ErrorClass::NotExecuted, OwnCode::Credentials, message)
+}
+
+/// Whoever waited for it left before there was a connection.
+fn left() -> Failed {
+    let message = "its caller left before there was a connection";
+    Failed::own(Verdict::Neutral, ErrorClass::NotExecuted, OwnCode::Connect, message)
 }
 
 fn out_of_time() -> Failed {

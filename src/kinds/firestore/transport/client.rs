@@ -1,11 +1,11 @@
 //! The connections to Firestore, and requests on them.
 //!
-//! Reads and Listens share one [channel](crate::net::grpc). Writes go over [`WRITE_CHANNELS`] of their own,
-//! spread by lane: an abandoned commit's connection is reset, and that must not cut every commit nor any
-//! Listen. What is asked here is what both emulators answer: Commit, `BatchGetDocuments`, `RunQuery`, Listen,
-//! `BeginTransaction` and Rollback.
+//! Reads and Listens share a [pool](crate::net::grpc::pool) of channels: however many Listens last, there is room for a
+//! read. Writes go over [`WRITE_CHANNELS`] of their own, spread by lane: an abandoned commit's connection is reset, and
+//! that must not cut every commit nor any Listen. What is asked here is what both emulators answer: Commit,
+//! `BatchGetDocuments`, `RunQuery`, Listen, `BeginTransaction` and Rollback.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use fusebox_actors::{
@@ -24,7 +24,11 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, metadata::AsciiMetadataValue};
 
-use super::{auth::Auth, cause};
+use super::{
+    auth::Auth,
+    cause,
+    gathering::{ANSWER_MAX, Gathering, NotWhole},
+};
 use crate::{
     kinds::firestore::{
         protocol::{
@@ -34,13 +38,14 @@ use crate::{
         },
         settings::FirestoreSettings,
     },
-    net::grpc::{Carrier, Channel},
+    net::grpc::{Carrier, Channel, Home, WINDOWS, pool::Pool},
 };
 
 /// The largest message that is taken: Firestore's own are far smaller.
 const MESSAGE_MAX: usize = 64 << 20;
-/// The largest answer of several messages that is kept whole, in bytes.
-const ANSWER_MAX: usize = 32 << 20;
+
+/// Streams at once over a connection: as many as Firestore itself takes.
+pub(crate) const STREAMS_MAX: usize = 100;
 
 /// How many connections carry writes.
 const WRITE_CHANNELS: usize = 4;
@@ -68,20 +73,16 @@ pub(crate) async fn traced<T>(trace: Option<PassedOn<'_>>, asked: impl Future<Ou
 }
 
 struct Channels {
-    reads: Channel,
+    reads: Arc<Pool>,
     writes: [Channel; WRITE_CHANNELS],
-}
-
-impl Channels {
-    fn all(&self) -> impl Iterator<Item = &Channel> {
-        std::iter::once(&self.reads).chain(&self.writes)
-    }
 }
 
 /// See the [module](self).
 pub(crate) struct Client {
     pub(crate) settings: FirestoreSettings,
     auth: Auth,
+    /// The runtime that its maker is on. The doors, which ask too, have others, which end before it.
+    pub(super) home: Home,
     channels: Mutex<Option<Channels>>,
     root: OnceCell<Root>,
     /// Cancelled when the connector is closed.
@@ -95,6 +96,7 @@ impl Client {
             settings.project.as_deref().map(|project| Root::new(project, &settings.database));
         Self {
             auth: Auth::new(&settings),
+            home: Home::current(),
             channels: Mutex::default(),
             root: OnceCell::new_with(root),
             closed: CancellationToken::new(),
@@ -123,8 +125,9 @@ impl Client {
         caller: &str,
     ) -> Result<(Stub, Request<T>), Failed> {
         let request = self.addressed(message, caller).await?;
-        let channel = self.channel(|channels| channels.reads.clone())?;
-        Ok((stub(channel), request))
+        let reads = self.channels(|channels| Arc::clone(&channels.reads))?;
+        let lease = reads.lease().await.map_err(|status| unconnected(&status))?;
+        Ok((stub(lease.into_channel()), request))
     }
 
     /// The same for a write, over the connection of `lane`, and what will know which connection took it.
@@ -144,8 +147,13 @@ impl Client {
     pub(crate) async fn ready_to_write(&self, caller: &str, lane: u64) -> Result<(), Failed> {
         self.root().await?;
         self.auth.header(caller).await?;
+        self.connect_to_write(lane).await
+    }
+
+    /// Connects to write over the connection of `lane`.
+    pub(crate) async fn connect_to_write(&self, lane: u64) -> Result<(), Failed> {
         let connected = self.write_channel(lane)?.connect().await;
-        connected.map_err(|status| outcome::of(&status, cause::of(&status), Behalf::default()))
+        connected.map_err(|status| unconnected(&status))
     }
 
     /// The daemon's own credential, as a header.
@@ -172,6 +180,7 @@ impl Client {
         names: Vec<String>,
         transaction: &Bytes,
         caller: &str,
+        gathering: &mut Gathering,
     ) -> Result<HashMap<String, Document>, Failed> {
         use batch_get_documents_request::ConsistencySelector;
         let behalf = Behalf { caller: !caller.is_empty(), transaction: !transaction.is_empty() };
@@ -187,16 +196,16 @@ impl Client {
         let answered = async {
             let mut answers = stub.batch_get_documents(request).await?.into_inner();
             let mut found = HashMap::new();
-            while let Some(answer) = answers.message().await? {
+            while let Some(answer) = gathering.next(&mut answers).await? {
                 if let Some(batch_get_documents_response::Result::Found(document)) = answer.result {
                     found.insert(document.name.clone(), document);
                 }
             }
-            Ok::<_, tonic::Status>(found)
+            Ok::<_, NotWhole>(found)
         };
         match answered.await {
             Ok(found) => Ok(found),
-            Err(status) => Err(self.failed(&status, behalf).await),
+            Err(why) => Err(self.not_whole(why, behalf).await),
         }
     }
 
@@ -207,6 +216,7 @@ impl Client {
         mut query: StructuredQuery,
         transaction: &Bytes,
         caller: &str,
+        gathering: &mut Gathering,
     ) -> Result<Vec<Document>, Failed> {
         use run_query_request::{ConsistencySelector, QueryType};
         let behalf = Behalf { caller: !caller.is_empty(), transaction: !transaction.is_empty() };
@@ -224,19 +234,24 @@ impl Client {
         let answered = async {
             let mut answers = stub.run_query(request).await?.into_inner();
             let mut found = Vec::new();
-            while let Some(answer) = answers.message().await? {
+            while let Some(answer) = gathering.next(&mut answers).await? {
                 found.extend(answer.document);
             }
-            Ok::<_, tonic::Status>(found)
+            Ok::<_, NotWhole>(found)
         };
         match answered.await {
             Ok(found) => Ok(found),
-            Err(status) => Err(self.failed(&status, behalf).await),
+            Err(why) => Err(self.not_whole(why, behalf).await),
         }
     }
 
     /// What the server answers to what a client of the door asks.
-    pub(crate) async fn asked(&self, asked: Asked, caller: &str) -> Result<Vec<Bytes>, Failed> {
+    pub(crate) async fn asked(
+        &self,
+        asked: Asked,
+        caller: &str,
+        gathering: &mut Gathering,
+    ) -> Result<Vec<Bytes>, Failed> {
         let behalf = Behalf { caller: !caller.is_empty(), transaction: false };
         let malformed = || {
             let (verdict, class) = (Verdict::Neutral, ErrorClass::Rejected);
@@ -247,8 +262,8 @@ impl Client {
                 let message = RunQueryRequest::decode(asked.message).map_err(|_| malformed())?;
                 let (mut stub, request) = self.request(message, caller).await?;
                 match stub.run_query(request).await {
-                    Ok(answer) => all(answer.into_inner()).await,
-                    Err(status) => Err(status),
+                    Ok(answer) => all(answer.into_inner(), gathering).await,
+                    Err(status) => Err(status.into()),
                 }
             }
             Question::Aggregation => {
@@ -256,15 +271,30 @@ impl Client {
                     RunAggregationQueryRequest::decode(asked.message).map_err(|_| malformed())?;
                 let (mut stub, request) = self.request(message, caller).await?;
                 match stub.run_aggregation_query(request).await {
-                    Ok(answer) => all(answer.into_inner()).await,
-                    Err(status) => Err(status),
+                    Ok(answer) => all(answer.into_inner(), gathering).await,
+                    Err(status) => Err(status.into()),
                 }
             }
             Question::Unknown => return Err(malformed()),
         };
         match answered {
             Ok(messages) => Ok(messages),
-            Err(status) => Err(self.failed(&status, behalf).await),
+            Err(why) => Err(self.not_whole(why, behalf).await),
+        }
+    }
+
+    /// What an answer that is not whole says.
+    pub(super) async fn not_whole(&self, why: NotWhole, behalf: Behalf) -> Failed {
+        match why {
+            NotWhole::Ended(status) => self.failed(&status, behalf).await,
+            NotWhole::TooLarge => {
+                let message = format!(
+                    "the answer is larger than {} MiB, which is the most that fusebox collects",
+                    ANSWER_MAX >> 20
+                );
+                let (verdict, class) = (Verdict::Success, ErrorClass::Rejected);
+                Failed::own(verdict, class, OwnCode::ResultTooLarge, message)
+            }
         }
     }
 
@@ -273,7 +303,12 @@ impl Client {
         if status.code() == tonic::Code::Unauthenticated && !behalf.caller {
             self.auth.forget().await;
         }
-        outcome::of(status, cause::of(status), behalf)
+        self.says(status, behalf)
+    }
+
+    /// The same without a look at the credentials.
+    pub(crate) fn says(&self, status: &tonic::Status, behalf: Behalf) -> Failed {
+        outcome::of_backend(status, cause::of(status), behalf, self.known_root())
     }
 
     /// Gives the connections up: what is on them ends as it ends, what comes next dials again.
@@ -292,17 +327,17 @@ impl Client {
     /// How many connections there are.
     pub(crate) fn open(&self) -> usize {
         let channels = self.channels.lock();
-        let all = channels.iter().flat_map(Channels::all);
-        all.filter(|channel| channel.is_open()).count()
+        let Some(Channels { reads, writes }) = &*channels else { return 0 };
+        reads.open() + writes.iter().filter(|channel| channel.is_open()).count()
     }
 
     fn write_channel(&self, lane: u64) -> Result<Channel, Failed> {
         // The remainder of a division by a handful.
         let at = usize::try_from(lane % WRITE_CHANNELS as u64).unwrap_or_default();
-        self.channel(|channels| channels.writes.get(at).unwrap_or(&channels.reads).clone())
+        self.channels(|channels| channels.writes.get(at).unwrap_or(&channels.writes[0]).clone())
     }
 
-    fn channel(&self, wanted: impl FnOnce(&Channels) -> Channel) -> Result<Channel, Failed> {
+    fn channels<T>(&self, wanted: impl FnOnce(&Channels) -> T) -> Result<T, Failed> {
         let mut channels = self.channels.lock();
         if self.closed.is_cancelled() {
             return Err(closed());
@@ -310,29 +345,28 @@ impl Client {
         if let Some(channels) = &*channels {
             return Ok(wanted(channels));
         }
-        let made = |resets| {
-            Channel::new(self.settings.server(), resets).map_err(|error| {
+        let made = || {
+            Channel::new(self.settings.server(), true, self.home.clone()).map_err(|error| {
                 let why = format!("the url is not usable: {error}");
                 let code = ErrorCode::OfKind("settings");
                 Failed::own(Verdict::Failure, ErrorClass::BlockedServer, code, why)
             })
         };
-        let writes = [made(true)?, made(true)?, made(true)?, made(true)?];
-        Ok(wanted(channels.insert(Channels { reads: made(false)?, writes })))
+        let writes = [made()?, made()?, made()?, made()?];
+        let (server, home) = (self.settings.server(), self.home.clone());
+        let reads = Arc::new(Pool::new(server, WINDOWS, STREAMS_MAX, None, home));
+        Ok(wanted(channels.insert(Channels { reads, writes })))
     }
 }
 
-/// All messages of an answer, which is not kept if it is larger than any that a cache keeps.
-async fn all<M: Message>(mut answer: tonic::Streaming<M>) -> Result<Vec<Bytes>, tonic::Status> {
-    let (mut messages, mut size) = (Vec::new(), 0);
-    while let Some(message) = answer.message().await? {
-        let message: Bytes = message.encode_to_vec().into();
-        size += message.len();
-        if size > ANSWER_MAX {
-            let why = "the answer is larger than 32 MiB, so fusebox cannot ask for it again";
-            return Err(tonic::Status::out_of_range(why));
-        }
-        messages.push(message);
+/// All messages of an answer.
+async fn all<M: Message>(
+    mut answer: tonic::Streaming<M>,
+    gathering: &mut Gathering,
+) -> Result<Vec<Bytes>, NotWhole> {
+    let mut messages = Vec::new();
+    while let Some(message) = gathering.next(&mut answer).await? {
+        messages.push(message.encode_to_vec().into());
     }
     Ok(messages)
 }
@@ -341,6 +375,11 @@ fn stub(channel: Channel) -> Stub {
     FirestoreClient::new(channel)
         .max_decoding_message_size(MESSAGE_MAX)
         .max_encoding_message_size(MESSAGE_MAX)
+}
+
+/// There is no connection: nothing was sent.
+fn unconnected(status: &tonic::Status) -> Failed {
+    outcome::of(status, cause::of(status), Behalf::default())
 }
 
 /// The connector is closed: nothing was sent.

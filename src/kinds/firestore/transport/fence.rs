@@ -13,12 +13,14 @@
 //!                     │ its answer          its answer │                                      │ deadline + 5 s
 //!                     └───────────▶ (none) ◀───────────┴──────────────────────────────────────┘
 //! ```
-//! **A stream that writes** (`Write`) enters with each of its messages, as if it were a call.
+//! **A stream that writes** (`Write`) enters with each of its messages, as if it were a call. It has no deadline at the
+//! server, and neither has a call whose answer may be more than one message.
 //!
 //! **Who resets:** the task that carries the commit, when the backend's `timeout` has passed, never when a
 //! caller leaves ([`Carrier::reset`](crate::net::grpc::Carrier::reset)); it drops its [`Pass`] once the socket is
-//! closed. If no connection took the commit, nothing was sent, and it counts as answered. A commit that an
-//! error left unknown (the connection broke, a proxy gave up) ends in the same way, without another reset.
+//! closed. If no connection took the commit, nothing was sent, and it counts as answered; at once if its caller leaves
+//! before that ([`Wait::unsent`]). A commit that an error left unknown (the connection broke, a proxy gave up) ends in
+//! the same way, without another reset.
 //!
 //! **What remains:** something between that takes a connection's bytes, outlives its reset and delivers them
 //! later than `timeout` and 5 s. A call that is not absolute is safe even then, by its marker.
@@ -185,6 +187,13 @@ pub(crate) struct Wait {
     id: u64,
 }
 
+impl Wait {
+    /// Nothing of the write was sent, and nothing will be: it cannot land.
+    pub(crate) fn unsent(self) {
+        self.fence.answered(self.id);
+    }
+}
+
 impl Drop for Wait {
     fn drop(&mut self) {
         self.fence.leaves(self.id);
@@ -289,6 +298,16 @@ mod tests {
         pass.answered();
         drop(wait);
         assert!(fence.in_doubt_until(&lanes(&[1])).is_none(), "an answer in time leaves no doubt");
+    }
+
+    #[tokio::test]
+    async fn what_was_never_sent_holds_up_nobody() {
+        let fence = Fence::of(&"unsent".into(), None);
+        let (wait, pass) = fence.enter(lanes(&[1]), Duration::from_secs(60));
+        wait.unsent();
+        assert!(fence.in_doubt_until(&lanes(&[1])).is_none(), "its connection is still dialled");
+        drop(pass);
+        assert!(fence.in_doubt_until(&lanes(&[1])).is_none());
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Listens on the connector's own connection, for its [live queries](crate::kinds::firestore::live_queries).
+//! Listens on the connector's own connections, for its [live queries](crate::kinds::firestore::live_queries).
 
 use std::sync::Arc;
 

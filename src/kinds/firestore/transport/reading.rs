@@ -2,24 +2,29 @@
 //!
 //! A read whose caller leaves goes on without it. The server could be asked to end it, but not asked whether it did;
 //! so it keeps its place until it is answered, or the backend's `timeout` has passed, and says of the server what that
-//! says.
+//! says. A server whose answer is on its way by then has answered.
 
-use std::{pin::Pin, sync::Arc};
+use std::{collections::HashMap, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{Aboard, Fate, OwnCode};
 use fusebox_state::{ErrorClass, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
-    BeginTransactionRequest, RollbackRequest, TransactionOptions,
+    BeginTransactionRequest, Document, RollbackRequest, TransactionOptions,
     transaction_options::{Mode, ReadOnly, ReadWrite},
 };
+use prost::Message;
 use tokio::{
     runtime::Handle,
     time::{Instant, timeout_at},
 };
 
-use super::client::{Client, closed};
+use super::{
+    client::{Client, closed},
+    gathering::{Gathering, NotWhole, Progress},
+};
 use crate::kinds::firestore::protocol::{
+    names::Root,
     outcome::{Behalf, Failed},
     wire::{Answer, Call, Found, FoundList, Messages, Op, Reply},
 };
@@ -31,6 +36,7 @@ pub(crate) struct Reading {
     client: Arc<Client>,
     asked: Option<Asked>,
     aboard: Aboard,
+    progress: Progress,
     /// When the backend's `timeout` has passed.
     due: Instant,
 }
@@ -40,9 +46,10 @@ impl Reading {
         client: &Arc<Client>,
         asked: impl Future<Output = Result<Bytes, Failed>> + Send + 'static,
         aboard: Aboard,
+        progress: Progress,
     ) -> Self {
         let due = Instant::now() + client.settings.timeout;
-        Self { client: Arc::clone(client), asked: Some(Box::pin(asked)), aboard, due }
+        Self { client: Arc::clone(client), asked: Some(Box::pin(asked)), aboard, progress, due }
     }
 
     /// Its answer.
@@ -63,12 +70,13 @@ impl Drop for Reading {
     fn drop(&mut self) {
         let aboard = std::mem::take(&mut self.aboard);
         let (Some(asked), Ok(runtime)) = (self.asked.take(), Handle::try_current()) else { return };
-        let (client, due) = (Arc::clone(&self.client), self.due);
+        let (client, due, progress) = (Arc::clone(&self.client), self.due, self.progress.clone());
         runtime.spawn(async move {
             let verdict = tokio::select! {
                 ended = timeout_at(due, asked) => match ended {
                     Ok(Ok(_)) => Verdict::Success,
                     Ok(Err(failed)) => failed.verdict,
+                    Err(_) if progress.at().is_some() => Verdict::Success,
                     Err(_) => Verdict::Failure,
                 },
                 () = client.closed.cancelled() => Verdict::Neutral,
@@ -83,31 +91,25 @@ pub(super) fn taken_away(code: OwnCode, why: &'static str) -> Failed {
     Failed::own(Verdict::Failure, ErrorClass::Unknown, code, why)
 }
 
-/// Asks what is not a commit.
-pub(crate) async fn ask(client: Arc<Client>, call: Call) -> Result<Bytes, Failed> {
-    let client = &*client;
+/// Asks what is not a commit. How far the answer has come is shown by `progress`.
+pub(crate) async fn ask(
+    client: Arc<Client>,
+    call: Call,
+    progress: Progress,
+) -> Result<Bytes, Failed> {
+    let (client, mut gathering) = (&*client, Gathering::new(progress));
     let Call { op, transaction, token } = call;
     let behalf = Behalf { caller: !token.is_empty(), transaction: !transaction.is_empty() };
     let root = client.root().await?;
     let answer = match op {
         Some(Op::Get(get)) => {
             let names = get.paths.iter().map(|path| root.name(path)).collect();
-            let mut documents = client.get(names, &transaction, &token).await?;
-            let last = get.paths.len();
-            let found = get.paths.into_iter().enumerate().map(|(at, path)| {
-                let name = root.name(&path);
-                // A path that is asked for twice is answered twice.
-                let document = if at + 1 == last {
-                    documents.remove(&name)
-                } else {
-                    documents.get(&name).cloned()
-                };
-                match document {
-                    Some(document) => root.found(document),
-                    None => Found { path, ..Found::default() },
-                }
-            });
-            let mut found: Vec<Found> = found.collect();
+            let documents = client.get(names, &transaction, &token, &mut gathering).await?;
+            let found = in_order(get.paths, documents, root, &mut gathering);
+            let mut found = match found {
+                Ok(found) => found,
+                Err(why) => return Err(client.not_whole(why, behalf).await),
+            };
             if get.many {
                 Answer::Many(FoundList { found })
             } else {
@@ -116,12 +118,14 @@ pub(crate) async fn ask(client: Arc<Client>, call: Call) -> Result<Bytes, Failed
         }
         Some(Op::Query(query)) => {
             let structured = query.query.unwrap_or_default();
-            let documents = client.query(&query.parent, structured, &transaction, &token).await?;
+            let (parent, gathering) = (&query.parent, &mut gathering);
+            let documents =
+                client.query(parent, structured, &transaction, &token, gathering).await?;
             let found = documents.into_iter().map(|document| root.found(document)).collect();
             Answer::Many(FoundList { found })
         }
         Some(Op::Asked(asked)) => {
-            let messages = client.asked(asked, &token).await?;
+            let messages = client.asked(asked, &token, &mut gathering).await?;
             Answer::Messages(Messages { messages })
         }
         Some(Op::Begin(begin)) => {
@@ -155,4 +159,28 @@ pub(crate) async fn ask(client: Arc<Client>, call: Call) -> Result<Bytes, Failed
         }
     };
     Ok(Reply::encoded(answer))
+}
+
+/// What was found at each path. A path that is asked for twice is answered twice, and counts twice.
+fn in_order(
+    paths: Vec<String>,
+    mut documents: HashMap<String, Document>,
+    root: &Root,
+    gathering: &mut Gathering,
+) -> Result<Vec<Found>, NotWhole> {
+    let mut all: Vec<Found> = Vec::with_capacity(paths.len());
+    let mut answered: HashMap<String, usize> = HashMap::with_capacity(paths.len());
+    for path in paths {
+        let before = answered.insert(path.clone(), all.len()).and_then(|at| all.get(at)).cloned();
+        let found = match (before, documents.remove(&root.name(&path))) {
+            (Some(before), _) => {
+                gathering.takes(before.encoded_len())?;
+                before
+            }
+            (None, Some(document)) => root.found(document),
+            (None, None) => Found { path, ..Found::default() },
+        };
+        all.push(found);
+    }
+    Ok(all)
 }

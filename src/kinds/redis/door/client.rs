@@ -32,6 +32,7 @@ use tokio::time::{Instant, Sleep};
 use super::{
     core::Core,
     counters::Closed,
+    held::Held,
     local::Session,
     pin::{Barred, PinnedTo},
     request::Requests,
@@ -46,6 +47,7 @@ mod answers;
 mod barred;
 mod carried;
 mod dispatch;
+mod ending;
 mod intake;
 mod others;
 mod own;
@@ -58,7 +60,12 @@ mod turn;
 mod unit;
 
 pub(super) use self::{carried::Carriage, slots::Buffers};
-use self::{pace::Refusals, parked::Parked, slots::Slots};
+use self::{
+    ending::{End, Ending},
+    pace::Refusals,
+    parked::Parked,
+    slots::Slots,
+};
 
 /// What a client may always be owed, in bytes: a few reads of a large reply.
 const OWED_MIN: usize = 256 << 10;
@@ -87,16 +94,6 @@ pub(super) struct Client {
     owed: Cell<usize>,
 }
 
-/// How a connection is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    Open,
-    /// Once everything was answered.
-    Answered,
-    /// At once.
-    Reset,
-}
-
 /// Why a command is not dispatched yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stuck {
@@ -119,7 +116,7 @@ pub(super) enum Stuck {
 struct Failed {
     seq: u64,
     onward: Box<Onward>,
-    body: Bytes,
+    held: Held,
     /// It is a transaction of so many commands, MULTI and EXEC included.
     commands: Option<usize>,
     /// The server itself said that it was not executed, in these words.
@@ -162,9 +159,7 @@ pub(super) struct Inner {
     generation: u64,
     pub(super) pinned: Option<PinnedTo>,
     last: telling::Told,
-    ending: Ending,
-    /// Why it ends.
-    closed: Closed,
+    end: End,
     /// Its socket took no more: this client's own task waits until it does.
     is_full: bool,
     /// Commands that the door itself has answered, and that are not counted yet.
@@ -206,8 +201,7 @@ impl Client {
             generation: core.generation(),
             pinned: None,
             last: telling::Told::default(),
-            ending: Ending::Open,
-            closed: Closed::Client,
+            end: End::open(),
             is_full: false,
             answered_here: 0,
             ahead: 0,
@@ -243,12 +237,15 @@ impl Client {
         .await;
         self.gone.set(true);
         let mut inner = self.inner.borrow_mut();
-        if inner.ending == Ending::Reset {
+        if inner.end.is_reset() {
             inner.socket.reset();
         }
         inner.socket.close();
         let (owes, pinned) = (!inner.slots.is_empty(), inner.pinned.take());
-        let why = inner.closed;
+        // What it has on the wire may be answered much later.
+        inner.slots.close();
+        (inner.inbox, inner.requests) = (BytesMut::new(), Requests::default());
+        let why = inner.end.why();
         self.core().whole.holds((self.held.take(), 0), (self.owed.take(), 0));
         self.core().whole.has_room(self.id);
         self.core().is_not_parked(&self);
@@ -262,7 +259,7 @@ impl Client {
         if let Some(pinned) = pinned {
             pinned.close();
         }
-        // What its own connection held is given back by now.
+        // What was held of its requests is given back by now.
         self.core().whole.shows_held();
         why
     }
@@ -306,7 +303,7 @@ impl Client {
             || !inner.inbox.is_empty()
             || inner.stuck.is_some()
             || inner.slots.awaits_room()
-            || inner.ending != Ending::Open
+            || !inner.end.is_open()
             || inner.read_closed;
         drop(inner);
         if waits {
@@ -318,8 +315,9 @@ impl Client {
     /// given up, as nobody knows when it would be answered.
     pub(super) fn say_goodbye(&self) {
         let mut inner = self.inner.borrow_mut();
-        if inner.ending == Ending::Open {
-            (inner.read_closed, inner.closed) = (true, Closed::Stop);
+        if inner.end.is_open() {
+            inner.read_closed = true;
+            inner.end.stops();
         }
         drop(inner);
         self.wake();
@@ -328,7 +326,7 @@ impl Client {
     /// It does not read what it was sent, and the door needs the room.
     pub(super) fn reads_too_slowly(&self) {
         let mut inner = self.inner.borrow_mut();
-        (inner.ending, inner.closed) = (Ending::Reset, Closed::SlowReader);
+        inner.end.with(Ending::Reset, Closed::SlowReader);
         drop(inner);
         self.wake();
     }
@@ -418,11 +416,24 @@ impl Inner {
     }
 
     /// The command of a slot has ended so.
-    fn ended(&mut self, seq: u64, answer: Answer) {
-        match answer {
-            Answer::Reply(reply) => self.reply(seq, &reply),
-            Answer::Close => (self.ending, self.closed) = (Ending::Reset, Closed::Told),
+    fn ended(&mut self, client: &Client, seq: u64, answer: Answer) {
+        if let Some(reply) = self.reply_of(client, answer) {
+            self.reply(seq, &reply);
         }
+    }
+
+    /// What of an answer is sent; `None` if the connection ends instead. If the command was not executed, that is
+    /// counted, and a client that asks again at once is slowed down.
+    fn reply_of(&mut self, client: &Client, answer: Answer) -> Option<Bytes> {
+        if matches!(answer, Answer::Unavailable(_)) {
+            client.core().counters.refused();
+            self.refusals.one(Instant::now());
+        }
+        let (Answer::Reply(reply) | Answer::Unavailable(Some(reply))) = answer else {
+            self.end.with(Ending::Reset, Closed::Told);
+            return None;
+        };
+        Some(reply)
     }
 
     fn try_write(&mut self, core: &Core) {

@@ -19,7 +19,7 @@ use fusebox_actors::{
 use fusebox_state::{LaneId, Lanes, Moment};
 use tokio::{
     runtime::Handle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -41,6 +41,7 @@ use crate::{
     },
 };
 
+mod large;
 mod own;
 
 /// How often late reads are looked for while the backend is suspect.
@@ -64,8 +65,8 @@ pub(super) struct Core {
     pub(super) canonical: RefCell<Vec<u8>>,
     connector: RefCell<Arc<RedisConnector>>,
     links: RefCell<[Rc<Upstream>; 2]>,
-    /// Shared connections that take nothing more, and still have something to hand on.
-    leaving: RefCell<Vec<Rc<Upstream>>>,
+    /// Shared connections that take nothing more, and still have something to hand on; and since when.
+    leaving: RefCell<Vec<(Instant, Rc<Upstream>)>>,
     namespace: RefCell<Rc<str>>,
     /// Clients that wait for a place.
     awaiting: RefCell<Vec<Rc<Client>>>,
@@ -90,7 +91,7 @@ impl Core {
     /// Opens the database that is `backend`'s to the door's clients. `None` if its kind is another.
     pub(super) fn open(whole: &Rc<Whole>, backend: Arc<Backend>) -> Option<Rc<Self>> {
         let connector = redis_of(backend.connector())?;
-        let link = |spoken| Upstream::new(Arc::clone(&connector), spoken, None, &whole.ringed);
+        let link = |spoken| Upstream::new(Arc::clone(&connector), spoken, None, &whole.apart);
         let links = RefCell::new([link(Spoken::Two), link(Spoken::Newest)]);
         let namespace = RefCell::new(connector.links().namespace.as_str().into());
         let core = Rc::new(Self {
@@ -162,7 +163,8 @@ impl Core {
 
     /// The connections that all clients share, also those that are being replaced.
     fn links(&self) -> Vec<Rc<Upstream>> {
-        self.links.borrow().iter().chain(&*self.leaving.borrow()).map(Rc::clone).collect()
+        let (links, leaving) = (self.links.borrow(), self.leaving.borrow());
+        links.iter().chain(leaving.iter().map(|(_, link)| link)).map(Rc::clone).collect()
     }
 
     /// Closes the connections that all clients share.
@@ -172,28 +174,6 @@ impl Core {
 
     fn begin(self: &Rc<Self>, link: Rc<Upstream>) {
         tokio::task::spawn_local(Rc::clone(self).drive(link));
-    }
-
-    /// A connection hands on a large reply, at its client's pace: from now on another one takes what others ask.
-    fn replace(self: &Rc<Self>, upstream: &Rc<Upstream>) {
-        let mut links = self.links.borrow_mut();
-        let Some(place) = links.iter_mut().find(|link| Rc::ptr_eq(link, upstream)) else { return };
-        let fresh = Upstream::new(self.connector(), upstream.asked(), None, &self.whole.ringed);
-        self.leaving.borrow_mut().push(std::mem::replace(place, Rc::clone(&fresh)));
-        drop(links);
-        self.begin(fresh);
-    }
-
-    /// Whether a connection was replaced, and has handed on all that it had.
-    fn has_left(&self, upstream: &Rc<Upstream>) -> bool {
-        let is_it = |link: &Rc<Upstream>| Rc::ptr_eq(link, upstream);
-        let mut leaving = self.leaving.borrow_mut();
-        let was_replaced = !self.links.borrow().iter().any(is_it);
-        let has_left = was_replaced && upstream.is_spent();
-        if has_left {
-            leaving.retain(|link| !is_it(link));
-        }
-        has_left
     }
 
     /// A client has taken something of a reply that it gets piece by piece.
@@ -223,6 +203,8 @@ impl Core {
             }
             self.places_are_free();
         }
+        let cores = self.whole.cores.borrow().clone();
+        cores.iter().for_each(Self::place_has_come);
     }
 
     /// Answers reads from the cache that have waited for `cache.answer_after`, while the backend is suspect.
@@ -376,8 +358,10 @@ impl Core {
         }
     }
 
-    /// An upstream has had a turn, and may have given back places.
+    /// An upstream has had a turn, and may have given back places, and what was held.
     fn places_are_free(&self) {
+        // What has ended may be of a client that has left, who shows nothing any more.
+        self.whole.shows_held();
         if self.awaiting.borrow().is_empty() {
             return;
         }
@@ -407,13 +391,15 @@ impl Core {
     pub(super) async fn unpark(self: Rc<Self>) {
         loop {
             until(&self.unparker, || !self.parked.borrow().is_empty()).await;
-            let failed = self.failed_pins.get();
-            sleep(UNPARK_EVERY * (1 << failed.min(FAILED_PINS_MAX))).await;
+            sleep(UNPARK_EVERY).await;
+            let failed = self.failed_pins.get().min(FAILED_PINS_MAX);
+            let more = UNPARK_EVERY * ((1_u32 << failed) - 1);
+            let _opened = timeout(more, until(&self.unparker, || !self.are_pins_failing())).await;
             if self.backend.is_suspect() {
                 continue;
             }
             // One finds out whether the server takes connections again.
-            let at_once = if failed > 0 { 1 } else { UNPARK_AT_ONCE };
+            let at_once = if self.are_pins_failing() { 1 } else { UNPARK_AT_ONCE };
             for _ in 0..at_once {
                 let Some((_, client)) = self.parked.borrow_mut().pop_first() else { break };
                 client.may_go();
@@ -421,9 +407,22 @@ impl Core {
         }
     }
 
-    /// A connection of a client's own could not be opened, or it could.
+    /// A connection of a client's own could not be opened.
     pub(super) fn pin_failed(&self) {
         self.failed_pins.set(self.failed_pins.get().saturating_add(1));
+    }
+
+    /// One could: those who are parked need not wait any longer to find that out.
+    fn pin_opened(&self) {
+        self.failed_pins.set(0);
+        if let Some(waker) = self.unparker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether the last one could not be opened.
+    fn are_pins_failing(&self) -> bool {
+        self.failed_pins.get() > 0
     }
 
     /// Whether a connection that is one client's may write.
@@ -514,7 +513,6 @@ impl Core {
 
     /// What is said of a command that was not executed.
     pub(super) fn unavailable(&self, why: &str) -> Answer {
-        self.counters.refused();
         telling::unavailable(self.settings.unavailable, why, None)
     }
 }

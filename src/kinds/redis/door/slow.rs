@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     assumed,
     core::Core,
+    held::{Held, Weight},
     local::Hello,
     settings::{Guest, MinAck},
     telling::{self, Answer, Asked, Told},
@@ -48,6 +49,8 @@ pub(super) struct Slow {
     /// Notified once it is in the queue.
     appended: Option<Pin<Box<OwnedNotified>>>,
     is_write: bool,
+    /// What is held of it.
+    _weight: Weight,
 }
 
 /// How it ended.
@@ -113,18 +116,19 @@ impl Slow {
 impl Core {
     /// Carries a call that was not sent yet.
     pub(super) fn call(&self, seq: u64, body: Bytes, asker: Asker) -> Slow {
-        self.carried(seq, body, asker, None)
+        self.carried(seq, self.whole.keeps(body), asker, None)
     }
 
     /// Carries a call on whose first attempt has failed.
-    pub(super) fn go_on(&self, seq: u64, onward: Box<Onward>, body: Bytes, asker: Asker) -> Slow {
-        self.carried(seq, body, asker, Some(onward))
+    pub(super) fn go_on(&self, seq: u64, onward: Box<Onward>, held: Held, asker: Asker) -> Slow {
+        self.carried(seq, held, asker, Some(onward))
     }
 
     /// Asks the server on a connection apart: what [releases](super::class::releases) the server must not wait for it.
     pub(super) fn ask_apart(&self, seq: u64, body: Bytes) -> Slow {
         let (connector, backend) = (self.connector(), Arc::clone(&self.backend));
         let (how, close) = (self.settings.unavailable, self.settings.close_on_unknown);
+        let weight = self.whole.weighs(body.len());
         let job = self.main.spawn(async move {
             let asked = open::ask_apart(&connector.links().shared.settings, body).await;
             let answer = match asked {
@@ -137,10 +141,12 @@ impl Core {
             };
             Done::Answered(seq, answer, Told::default(), None)
         });
-        Slow { seq, job: AbortOnDropHandle::new(job), appended: None, is_write: false }
+        let job = AbortOnDropHandle::new(job);
+        Slow { seq, job, appended: None, is_write: false, _weight: weight }
     }
 
-    fn carried(&self, seq: u64, body: Bytes, by: Asker, onward: Option<Box<Onward>>) -> Slow {
+    fn carried(&self, seq: u64, held: Held, by: Asker, onward: Option<Box<Onward>>) -> Slow {
+        let Held { body, weight } = held;
         let Wanted { mut options, nil_on_miss, is_write, assumed } =
             self.wanted(&self.connector(), &body, by);
         let appended = Arc::<Notify>::default();
@@ -194,14 +200,17 @@ impl Core {
                 counters.answered_here(1);
                 return Done::Answered(seq, Answer::Reply(answer), Told::default(), None);
             }
-            match &ended {
-                Ok(reply) => counters.answered(reply.source),
-                Err(_) => counters.refused(),
-            }
+            let source = ended.as_ref().ok().map(|reply| reply.source);
             let told = ended.as_ref().map(Told::of).unwrap_or_default();
             let lanes = lanes.filter(|_| ended.is_ok());
             let has_run = ended.as_ref().map_or_else(telling::may_have_run, |_| true);
             let mut answer = telling::answer(ended, backend.name(), asked);
+            // What is refused is counted when it is answered.
+            if let Some(source) = source
+                && !matches!(answer, Answer::Unavailable(_))
+            {
+                counters.answered(source);
+            }
             if let Some(commands) = by.commands {
                 answer = telling::of_transaction(commands, answer, has_run);
             }
@@ -209,7 +218,7 @@ impl Core {
         };
         let job = AbortOnDropHandle::new(self.main.spawn(running));
         let appended = Some(Box::pin(appended.notified_owned()));
-        Slow { seq, job, appended, is_write }
+        Slow { seq, job, appended, is_write, _weight: weight }
     }
 
     /// What answers PING, INFO, COMMAND COUNT and COMMAND LIST if the server does not: clients ask these before they do
@@ -325,6 +334,7 @@ impl Core {
     ) -> Slow {
         let door = Arc::clone(&self.settings.callers);
         let connector = self.connector();
+        let weight = self.whole.weighs(user.as_ref().map_or(0, Vec::len) + secret.len());
         let job = self.main.spawn(async move {
             let guest =
                 door.who(&connector.links().shared.settings, user.as_deref(), &secret).await;
@@ -333,7 +343,8 @@ impl Core {
             }
             Done::Authenticated(seq, guest, hello)
         });
-        Slow { seq, job: AbortOnDropHandle::new(job), appended: None, is_write: false }
+        let job = AbortOnDropHandle::new(job);
+        Slow { seq, job, appended: None, is_write: false, _weight: weight }
     }
 }
 

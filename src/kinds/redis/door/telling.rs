@@ -40,7 +40,9 @@ pub(crate) enum Unavailable {
 pub(super) enum Answer {
     /// These bytes.
     Reply(Bytes),
-    /// The connection is closed instead.
+    /// It was not executed, as these bytes say. Without any, the connection is closed instead.
+    Unavailable(Option<Bytes>),
+    /// It may have been executed: the connection is closed.
     Close,
 }
 
@@ -49,10 +51,10 @@ pub(super) fn unavailable(how: Unavailable, why: &str, retry_after: Option<u64>)
     let word = match how {
         Unavailable::Loading => "LOADING",
         Unavailable::Fusebox => "FUSEBOX",
-        Unavailable::Close => return Answer::Close,
+        Unavailable::Close => return Answer::Unavailable(None),
     };
     let retry = retry_after.map(|seconds| format!("; retry in {seconds} s")).unwrap_or_default();
-    Answer::Reply(line(&format!("-{word} fusebox: {why}; not executed{retry}")))
+    Answer::Unavailable(Some(line(&format!("-{word} fusebox: {why}; not executed{retry}"))))
 }
 
 /// What a door says of a command that may have been executed.
@@ -66,21 +68,27 @@ pub(super) fn unknown(why: &str, close: bool) -> Answer {
 /// The answer to a transaction of so many commands, MULTI and EXEC included, that its client has sent whole. If it
 /// `may_have_run`, `answer` is EXEC's; else it is what each command is answered but EXEC.
 pub(super) fn of_transaction(commands: usize, answer: Answer, may_have_run: bool) -> Answer {
-    let Answer::Reply(answer) = answer else { return Answer::Close };
-    let mut out = BytesMut::new();
-    if may_have_run {
-        out.extend_from_slice(b"+OK\r\n");
-        (2..commands).for_each(|_| out.extend_from_slice(b"+QUEUED\r\n"));
-        out.extend_from_slice(&answer);
-    } else {
-        (1..commands).for_each(|_| out.extend_from_slice(&answer));
-        let text = String::from_utf8_lossy(&answer);
-        let why = text.split_once(' ').map_or(&*text, |(_, why)| why).trim_end();
-        out.extend_from_slice(&error(&format!(
-            "EXECABORT Transaction discarded because of: {why}"
-        )));
+    let of_all = |answer: Bytes| {
+        let mut out = BytesMut::new();
+        if may_have_run {
+            out.extend_from_slice(b"+OK\r\n");
+            (2..commands).for_each(|_| out.extend_from_slice(b"+QUEUED\r\n"));
+            out.extend_from_slice(&answer);
+        } else {
+            (1..commands).for_each(|_| out.extend_from_slice(&answer));
+            let text = String::from_utf8_lossy(&answer);
+            let why = text.split_once(' ').map_or(&*text, |(_, why)| why).trim_end();
+            out.extend_from_slice(&error(&format!(
+                "EXECABORT Transaction discarded because of: {why}"
+            )));
+        }
+        out.freeze()
+    };
+    match answer {
+        Answer::Reply(answer) => Answer::Reply(of_all(answer)),
+        Answer::Unavailable(answer) => Answer::Unavailable(answer.map(of_all)),
+        Answer::Close => Answer::Close,
     }
-    Answer::Reply(out.freeze())
 }
 
 /// Whether a call that has failed may have done anything: then its error is that of its last command.
@@ -414,6 +422,11 @@ mod tests {
         assert_eq!(answer, Answer::Reply(Bytes::copy_from_slice(text.as_bytes())));
     }
 
+    #[track_caller]
+    fn refuses(answer: Answer, text: &str) {
+        assert_eq!(answer, Answer::Unavailable(Some(Bytes::copy_from_slice(text.as_bytes()))));
+    }
+
     #[test]
     fn what_was_not_executed_is_told_in_the_doors_word() {
         let of = |unavailable| {
@@ -421,9 +434,9 @@ mod tests {
             answer(failed, "redis", Asked { unavailable, ..ASKED })
         };
         let rest = "fusebox: redis: the breaker  is open; not executed; retry in 12 s\r\n";
-        says(of(Unavailable::Loading), &format!("-LOADING {rest}"));
-        says(of(Unavailable::Fusebox), &format!("-FUSEBOX {rest}"));
-        assert_eq!(of(Unavailable::Close), Answer::Close);
+        refuses(of(Unavailable::Loading), &format!("-LOADING {rest}"));
+        refuses(of(Unavailable::Fusebox), &format!("-FUSEBOX {rest}"));
+        assert_eq!(of(Unavailable::Close), Answer::Unavailable(None));
     }
 
     #[test]
@@ -448,13 +461,31 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_that_was_not_executed_is_refused_as_one() {
+        let refused = unavailable(Unavailable::Loading, "why", None);
+        refuses(
+            of_transaction(3, refused, false),
+            "-LOADING fusebox: why; not executed\r\n-LOADING fusebox: why; not executed\r\n\
+             -EXECABORT Transaction discarded because of: fusebox: why; not executed\r\n",
+        );
+        let refused = unavailable(Unavailable::Close, "why", None);
+        assert_eq!(of_transaction(3, refused, false), Answer::Unavailable(None));
+        says(
+            of_transaction(3, unknown("why", false), true),
+            "+OK\r\n+QUEUED\r\n-FUSEBOX UNKNOWN why; it may have been applied\r\n",
+        );
+        assert_eq!(of_transaction(3, unknown("why", true), true), Answer::Close);
+    }
+
+    #[test]
     fn a_miss_is_nil_where_the_door_says_so() {
         let miss = || Ok(reply(Source::Bypass, b"_\r\n"));
         says(answer(miss(), "redis", ASKED), "$-1\r\n");
         says(answer(miss(), "redis", Asked { protocol: Protocol::Resp3, ..ASKED }), "_\r\n");
-        let Answer::Reply(told) = answer(miss(), "redis", Asked { nil_on_miss: false, ..ASKED })
+        let Answer::Unavailable(Some(told)) =
+            answer(miss(), "redis", Asked { nil_on_miss: false, ..ASKED })
         else {
-            panic!("closed")
+            panic!("it is refused")
         };
         assert!(told.starts_with(b"-LOADING "), "{told:?}");
     }

@@ -17,6 +17,8 @@
 //! 4. What a client that does not read keeps waiting says nothing of how fast the backend is.
 //! 5. Nothing here calls a client while it calls us: [`Upstream::send`] tells nobody, replies and losses are handed out
 //!    by the connection's own task.
+//! 6. What waits for the connection to be up waits no longer than an attempt may take, and was not sent then. The time
+//!    of a reply begins when the connection is up.
 
 use std::{
     cell::{Cell, RefCell},
@@ -32,7 +34,7 @@ use bytes::{Bytes, BytesMut};
 use fusebox_actors::connector::AttemptError;
 use fusebox_state::Verdict;
 use tokio::time::{Instant, Sleep, sleep};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::{sync::WaitForCancellationFutureOwned, task::task_tracker::TaskTrackerToken};
 
 mod carrying;
 mod cause;
@@ -96,6 +98,7 @@ enum State {
     Closed,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one connection")]
 struct Up {
     stream: Box<dyn Stream>,
     living: Living,
@@ -108,6 +111,8 @@ struct Up {
     retiring: bool,
     /// The oldest reply is handed on piece by piece: when the last one was.
     piecewise: Option<Instant>,
+    /// It waits for no client: another one needs its place.
+    hurries: bool,
     /// When it ends whatever is unanswered.
     cut_at: Option<Instant>,
     /// Nothing has come over it since there was reason to ask whether anything does.
@@ -115,7 +120,7 @@ struct Up {
     /// Nothing has come for too long after that: it ends.
     is_deaf: bool,
     closing: Pin<Box<WaitForCancellationFutureOwned>>,
-    _counted: tokio_util::task::task_tracker::TaskTrackerToken,
+    _counted: TaskTrackerToken,
 }
 
 /// See the [module](self).
@@ -147,11 +152,14 @@ struct Inner {
 
 /// What a turn of a connection has brought.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one turn")]
 pub(super) struct Turn {
     /// Clients that got replies.
     pub(super) touched: Vec<Rc<Client>>,
     /// What has no reply, oldest first.
     pub(super) lost: Vec<Lost>,
+    /// It is up now, and was not before.
+    pub(super) went_up: bool,
     /// It has ended, after it had been up.
     pub(super) ended: bool,
     /// Its connector has been replaced: it must learn by which one.
@@ -306,6 +314,24 @@ impl Upstream {
         inner.ring.is_empty() && matches!(&inner.state, State::Up(up) if !up.retiring)
     }
 
+    /// Whether it hands on a large reply.
+    pub(super) fn hands_on(&self) -> bool {
+        matches!(&self.inner.borrow().state, State::Up(Up { piecewise: Some(_), .. }))
+    }
+
+    /// Others need its place: a client that does not take a large reply as fast as it comes is disconnected.
+    pub(super) fn hurry(&self) {
+        if let State::Up(up) = &mut self.inner.borrow_mut().state {
+            up.hurries = true;
+        }
+        self.wake();
+    }
+
+    /// Whether it is in such a hurry.
+    pub(super) fn hurries(&self) -> bool {
+        matches!(&self.inner.borrow().state, State::Up(Up { hurries: true, .. }))
+    }
+
     /// Its number at the server while it is up.
     pub(super) fn server_id(&self) -> Option<i64> {
         match &self.inner.borrow().state {
@@ -359,7 +385,7 @@ impl Upstream {
 
     /// Waits until there is something to tell, and adds it to `turn`, which keeps its room from turn to turn.
     pub(super) async fn turn(&self, turn: &mut Turn) {
-        (turn.ended, turn.replaced, turn.leaves) = (false, false, false);
+        (turn.went_up, turn.ended, turn.replaced, turn.leaves) = (false, false, false, false);
         poll_fn(|context| self.poll(context, turn)).await;
     }
 
@@ -374,7 +400,7 @@ impl Upstream {
         turn.ended |= matches!(inner.state, State::Closed) && self.sharing == Sharing::Pinned;
         drop(inner);
         let has_news = !turn.touched.is_empty() || !turn.lost.is_empty();
-        if has_news || turn.ended || turn.replaced || turn.leaves {
+        if has_news || turn.went_up || turn.ended || turn.replaced || turn.leaves {
             return Poll::Ready(());
         }
         self.waker.set(Some(context.waker().clone()));
@@ -438,9 +464,13 @@ impl Inner {
                 }
                 State::Opening(opening) => {
                     let opened = match opening.as_mut().poll(context) {
-                        Poll::Pending => return,
+                        Poll::Pending => return self.waits(context, turn),
                         Poll::Ready(opened) => opened,
                     };
+                    // The alarm was for what waited.
+                    self.due = None;
+                    // Before it is asked whether the connector is closing: if it is not, its close waits for this.
+                    let counted = self.connector.links().shared.others.token();
                     match opened {
                         // Opened for nothing: it is another server's, perhaps, or of another database.
                         Ok(_) if self.next.is_some() => {
@@ -461,11 +491,6 @@ impl Inner {
                                 && opened.covers < self.connector.links().shared.losses() =>
                         {
                             self.state = State::Down { until: Instant::now(), failed: None };
-                            // What waits has its own time, however often that happens.
-                            let limit = self.connector.links().shared.settings.timeout;
-                            if self.ring.due(limit).is_some_and(|due| due <= Instant::now()) {
-                                return self.fail(not_fenced(), turn);
-                            }
                         }
                         Ok(_)
                             if sharing == Sharing::Pinned
@@ -474,7 +499,10 @@ impl Inner {
                             self.state = State::Down { until: Instant::now(), failed: None };
                             return self.fail(not_fenced(), turn);
                         }
-                        Ok(opened) => self.go_up(opened, sharing),
+                        Ok(opened) => {
+                            self.go_up(opened, sharing, counted);
+                            turn.went_up = true;
+                        }
                         Err(failed) => {
                             let until = Instant::now() + PAUSE;
                             // What is sent meanwhile fails of the same: it is no second failure.
@@ -489,7 +517,7 @@ impl Inner {
         }
     }
 
-    fn go_up(&mut self, opened: Opened, sharing: Sharing) {
+    fn go_up(&mut self, opened: Opened, sharing: Sharing, counted: TaskTrackerToken) {
         let Opened { ready: Ready { dialogue, id, info, .. }, living, covers } = opened;
         let shared = &self.connector.links().shared;
         shared.met(info);
@@ -505,11 +533,13 @@ impl Inner {
             finder: dialogue.finder,
             retiring: false,
             piecewise: None,
+            hurries: false,
             cut_at: None,
             is_doubted: false,
             is_deaf: false,
             closing: Box::pin(shared.closing.clone().cancelled_owned()),
-            _counted: shared.others.token(),
+            _counted: counted,
         });
+        self.ring.can_be_answered();
     }
 }

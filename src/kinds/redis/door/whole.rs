@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use fusebox_actors::{Backend, metrics::DoorOverhead};
 use tokio::runtime::Handle;
 
@@ -14,6 +15,7 @@ use super::{
     client::{Buffers, Client},
     core::Core,
     counters::Counters,
+    held::{Held, Weight},
     local::FIRST_ID,
     settings::Settings,
 };
@@ -53,11 +55,12 @@ pub(super) struct Whole {
     clients: RefCell<HashMap<u64, Weak<Client>>>,
     /// Clients that wait for room in the door.
     short: RefCell<BTreeSet<u64>>,
-    /// What is held of all requests, and of all replies, in bytes.
+    /// What is held of the input of all clients, and of all replies, in bytes.
     held: Cell<usize>,
     owed: Cell<usize>,
-    /// What the connections hold that belong to one client each, in bytes.
-    pub(super) ringed: Rc<Cell<usize>>,
+    /// What is held of requests apart from that, in bytes: on connections, by calls that the core carries, and until
+    /// either may begin.
+    pub(super) apart: Rc<Cell<usize>>,
     /// Connections that belong to one client each, or to none yet.
     pub(super) pinned: Cell<usize>,
 }
@@ -84,7 +87,7 @@ impl Whole {
             short: RefCell::default(),
             held: Cell::new(0),
             owed: Cell::new(0),
-            ringed: Rc::default(),
+            apart: Rc::default(),
             pinned: Cell::new(0),
         })
     }
@@ -124,6 +127,16 @@ impl Whole {
         self.clients.borrow().values().filter_map(Weak::upgrade).collect()
     }
 
+    /// Holds a request apart from its client's input.
+    pub(super) fn keeps(&self, body: Bytes) -> Held {
+        Held { weight: self.weighs(body.len()), body }
+    }
+
+    /// The same, of so many bytes that the caller keeps.
+    pub(super) fn weighs(&self, bytes: usize) -> Weight {
+        Weight::new(bytes, &self.apart)
+    }
+
     /// What is held of a client was the first of each pair, and is the second now: of its requests, and of its replies.
     pub(super) fn holds(&self, held: (usize, usize), owed: (usize, usize)) {
         self.held.set((self.held.get() + held.1).saturating_sub(held.0));
@@ -133,12 +146,12 @@ impl Whole {
 
     /// Shows what is held now.
     pub(super) fn shows_held(&self) {
-        self.counters.holds(self.held.get() + self.ringed.get(), self.owed.get());
+        self.counters.holds(self.held.get() + self.apart.get(), self.owed.get());
     }
 
     /// Whether so much is held that no more is read for now.
     pub(super) fn is_full(&self) -> bool {
-        self.held.get() + self.ringed.get() >= self.settings.in_bytes
+        self.held.get() + self.apart.get() >= self.settings.in_bytes
             || self.owed.get() >= self.settings.out_bytes
     }
 

@@ -45,6 +45,7 @@ mod random;
 mod scripts;
 mod shown;
 mod stop;
+mod unfenced;
 mod unknown;
 
 /// A door before a server.

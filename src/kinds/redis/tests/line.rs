@@ -125,6 +125,7 @@ impl<'a> Line<'a> {
                 accepted_at: call.write.accepted_at,
                 now: now(),
                 timeout: testing::PATIENCE,
+                left: testing::PATIENCE,
                 fence_patience: testing::PATIENCE,
                 trace: None,
             })

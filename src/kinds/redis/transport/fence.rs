@@ -25,8 +25,8 @@
 //! is not in the list), writes wait until twice the backend's `timeout` after the last connection with
 //! writes unanswered was abandoned (or after the start), and `status` warns: that is a bet, no proof.
 //!
-//! **A former name** ([`crate::kinds::redis::settings::RedisSettings::former`]) is killed as well, by the first fence
-//! alone: afterwards it may be another daemon's. A connection with our name that comes back after it was killed is a
+//! **A former name** ([`crate::kinds::former`]) is killed as well, by the first fence alone, of whatever connector and
+//! run: afterwards it may be another daemon's. A connection with our name that comes back after it was killed is a
 //! twin's ([`crate::kinds::twins::Twins`]).
 //!
 //! **What it does not cover:** a server that was replaced by another one (a failover): the old one may
@@ -39,7 +39,7 @@ use fusebox_state::Words;
 
 use super::{
     handshake::{Dialogue, Failed, checked, lost},
-    shared::Shared,
+    shared::{Shared, prefix_of},
 };
 use crate::kinds::{
     redis::protocol::resp::{self, Reply},
@@ -78,7 +78,8 @@ pub(crate) async fn raise(
 ) -> Result<Fenced, Failed> {
     let list = resp::command(&["CLIENT", "LIST"]);
     let prefix = shared.name_prefix();
-    let former = shared.former_prefix();
+    let former = shared.former();
+    let before: Vec<String> = former.iter().map(|name| prefix_of(name)).collect();
     let mut killed = 0;
     for _ in 0..ROUNDS_MAX {
         let replies = dialogue.ask(std::slice::from_ref(&list)).await.map_err(|e| lost(&e))?;
@@ -94,11 +95,11 @@ pub(crate) async fn raise(
         }
         let is_old = |client: &&Client<'_>| {
             client.name.starts_with(&prefix) && !shared.lives(client.name)
-                || former.as_ref().is_some_and(|former| client.name.starts_with(former))
+                || before.iter().any(|prefix| client.name.starts_with(prefix))
         };
         let old: Vec<&Client<'_>> = clients.iter().filter(is_old).collect();
         if old.is_empty() {
-            shared.former_is_gone();
+            shared.former_are_gone(&former);
             return Ok(Fenced::Clear(killed));
         }
         for client in &old {

@@ -52,8 +52,6 @@ pub(crate) struct Shared {
     pub(crate) closing: CancellationToken,
     /// Those connections; the connector is closed once none is left.
     pub(crate) others: TaskTracker,
-    /// Whether what has the former name is still to be killed.
-    former: AtomicBool,
     /// The server run whose commands were learnt.
     pub(crate) learnt_of: Mutex<Option<String>>,
 }
@@ -61,7 +59,6 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(settings: RedisSettings) -> Self {
         Self {
-            former: AtomicBool::new(settings.former.is_some()),
             scripts: Scripts::at(&settings.endpoint.to_string(), settings.username.as_deref()),
             settings,
             commands: Commands::default(),
@@ -117,18 +114,17 @@ impl Shared {
 
     /// How the names of this installation's connections begin.
     pub(crate) fn name_prefix(&self) -> String {
-        format!("fusebox:{}:", word(&self.settings.instance))
+        prefix_of(&self.settings.instance)
     }
 
-    /// How the names begin that this installation's connections had before, until they were killed once.
-    pub(crate) fn former_prefix(&self) -> Option<String> {
-        let former = self.settings.former.as_ref()?;
-        self.former.load(Ordering::Acquire).then(|| format!("fusebox:{}:", word(former)))
+    /// The names that this installation had before, until what has them was killed once.
+    pub(crate) fn former(&self) -> Vec<String> {
+        self.settings.former.at(&self.settings.name, &self.settings.instance)
     }
 
-    /// What had the former name is gone: from here on it may be another daemon's.
-    pub(crate) fn former_is_gone(&self) {
-        self.former.store(false, Ordering::Release);
+    /// What had these former names is gone: from here on they may be another daemon's.
+    pub(crate) fn former_are_gone(&self, names: &[String]) {
+        self.settings.former.gone(&self.settings.name, names);
     }
 
     /// Whether `run` is this one, as it is part of names.
@@ -170,6 +166,11 @@ impl Shared {
     }
 }
 
+/// How the names of the connections of `instance` begin.
+pub(super) fn prefix_of(instance: &str) -> String {
+    format!("fusebox:{}:", word(instance))
+}
+
 /// A part of a connection's name: no space, line end or colon.
 fn word(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii_graphic() && c != ':' { c } else { '_' }).collect()
@@ -190,7 +191,7 @@ impl Drop for Living {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::redis::testing::settings;
+    use crate::kinds::{former::Former, redis::testing::settings};
 
     #[test]
     fn a_name_lives_as_long_as_its_connection_and_belongs_to_one_instance() {
@@ -207,5 +208,21 @@ mod tests {
         let name = one.name.clone();
         drop(one);
         assert!(!shared.lives(&name) && shared.lives(&two.name));
+    }
+
+    #[test]
+    fn a_former_name_that_one_connector_has_killed_is_none_of_the_next_ones() {
+        let former = Arc::<Former>::default();
+        former.add("old");
+        let connector = |name: &str| {
+            let (former, name) = (Arc::clone(&former), name.to_owned());
+            Shared::new(RedisSettings { former, name, ..settings(1, "new", "run") })
+        };
+        let (first, other) = (connector("redis"), connector("other"));
+        assert_eq!(first.former(), ["old"]);
+        first.former_are_gone(&first.former());
+        // As a reload makes it.
+        assert!(first.former().is_empty() && connector("redis").former().is_empty());
+        assert_eq!(other.former(), ["old"]);
     }
 }

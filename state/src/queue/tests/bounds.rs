@@ -30,6 +30,30 @@ fn what_fits_exactly_is_taken_and_not_a_byte_or_a_call_more() {
 }
 
 #[test]
+fn what_arrives_counts_as_if_it_was_queued_until_it_is_or_is_given_up() {
+    let mut index = index();
+    let lanes = Lanes::One(LaneId(1));
+    let (first, second) = (index.claim(&lanes).0, index.claim(&lanes).0);
+    assert_eq!(index.arrives(first, 4_000), Ok(()));
+    assert_eq!(index.arrives(second, 4_000), Ok(()));
+    assert_eq!(index.arrives(first, 6_000), Ok(()), "two thousand more of it");
+    let full = Refusal::Full { calls: 1, limit: 10, bytes: 6_000, limit_bytes: 10_000 };
+    assert_eq!(index.arrives(second, 4_001), Err(full), "beside the other");
+    assert_eq!((index.is_full(), index.fill_percent()), (true, 100.0));
+    assert_eq!((index.len(), index.bytes()), (0, 0), "nothing waits yet");
+    assert!(admit(&mut index, sized(3, 3, 1)).is_none());
+    index.unclaim(second);
+    assert_eq!(index.admit(sized(1, 1, 6_000), false, Some(first)), Ok(first));
+    assert_eq!(index.unclaim(first), None);
+    assert_eq!((index.len(), index.bytes(), index.fill_percent()), (1, 6_000, 60.0));
+
+    let mut index = QueueIndex::new(QueueLimits { items: 1, ..LIMITS }, 0);
+    let (first, second) = (index.claim(&lanes).0, index.claim(&lanes).0);
+    assert!(index.arrives(first, 0).is_ok() && index.arrives(first, 5).is_ok());
+    assert!(index.arrives(second, 0).is_err(), "one of one call");
+}
+
+#[test]
 fn only_a_call_above_a_twentieth_of_the_limit_is_refused_without_closing_the_queue() {
     for (bytes, closes) in [(500, true), (501, false)] {
         let mut index = index();
@@ -275,4 +299,18 @@ fn what_is_sentenced_blocks_until_it_is_gone() {
     assert!(!index.dead_letters_block());
     index.sentence(waits, DeadReason::Rejected, "it is gone");
     assert!(!index.dead_letters_block());
+}
+
+#[test]
+fn calls_that_were_sent_as_one_need_room_for_all_of_them() {
+    let mut index = index();
+    let seqs: Vec<u64> =
+        (1..=3).map(|op| admit(&mut index, sized(op, op, 3_000)).unwrap()).collect();
+    index.form_group(seqs.clone(), OpId::from_u128(9), false);
+    index.sentence(seqs[1], DeadReason::Ambiguous, "nobody knows");
+    assert!(!index.dead_letters_block(), "9,000 of 10,000");
+    index.set_limits(QueueLimits { dead_bytes: 8_999, ..LIMITS });
+    assert!(index.dead_letters_block());
+    assert!(index.get(seqs[0]).unwrap().details().verdict.is_some(), "the first has the verdict");
+    assert!(index.get(seqs[1]).unwrap().details().verdict.is_none());
 }

@@ -117,6 +117,56 @@ fn a_residue_is_tried_again_though_a_dead_letter_holds_its_lane_behind_it() {
 }
 
 #[test]
+fn a_residue_moves_once_what_it_waited_for_is_a_dead_letter_that_holds_its_lane() {
+    let mut index = many();
+    let (carrier, early) = (accepted(&mut index, 1, 1, 0), accepted(&mut index, 2, 1, 500));
+    assert_eq!(index.take(at(0)), Some(carrier));
+    index.became_residue(carrier, Lanes::One(LaneId(1)), UnixMillis::new(800), 40);
+    assert_eq!(index.take(at(0)), Some(early));
+    index.buried(early, "WRONGTYPE", true);
+    assert_eq!(index.take(at(0)), Some(carrier));
+}
+
+#[test]
+fn a_residue_moves_though_the_requeue_of_a_dead_letter_behind_it_was_not_stored() {
+    let mut index = many();
+    let residue = free_residue(&mut index);
+    let early = accepted(&mut index, 2, 1, 500);
+    assert_eq!(index.take(at(0)), Some(early));
+    index.buried(early, "WRONGTYPE", true);
+    let old = index.get(early).unwrap().clone();
+    let new = index.requeue(early, false).unwrap();
+    assert_eq!(index.take(at(0)), None, "it may be stored");
+    index.removed(new);
+    index.not_requeued(early, old);
+    assert_eq!(index.take(at(0)), Some(residue));
+}
+
+#[test]
+fn a_residue_moves_once_a_claim_behind_it_is_a_call_that_comes_after_it() {
+    let mut index = many();
+    let residue = free_residue(&mut index);
+    let (claim, _) = index.claim(&Lanes::One(LaneId(1)));
+    assert_eq!(index.take(at(0)), None);
+    let late = entry_with((2, 1, true), |it| it.accepted_at = UnixMillis::new(900));
+    assert_eq!(index.admit(late, false, Some(claim)), Ok(claim));
+    assert_eq!(index.take(at(0)), Some(residue));
+}
+
+#[test]
+fn a_residue_that_was_a_dead_letter_lets_others_pass_as_before() {
+    let mut index = many();
+    let residue = free_residue(&mut index);
+    assert_eq!(index.take(at(0)), Some(residue));
+    index.buried(residue, "refused", false);
+    let again = index.requeue(residue, false).unwrap();
+    index.committed(again);
+    let (early, late) = (accepted(&mut index, 2, 1, 500), accepted(&mut index, 3, 1, 900));
+    assert_eq!(index.residues_in(&Lanes::One(LaneId(1))), [again]);
+    go(&mut index, &[early, again, late]);
+}
+
+#[test]
 fn a_residue_and_a_requeued_call_do_not_wait_for_each_other() {
     let mut index = many();
     let dead = accepted(&mut index, 9, 1, 500);
@@ -179,6 +229,8 @@ enum Step {
     Commit,
     Claim(u64),
     Unclaim,
+    /// A claim is used, by a call that was accepted then.
+    Use(u64),
     Take,
     Apply,
     /// It leaves a residue, due then, in that lane.
@@ -186,6 +238,12 @@ enum Step {
     Retry,
     PutBack,
     Remove,
+    /// It becomes a dead letter that holds its lane.
+    Bury,
+    Discard,
+    Requeue,
+    /// The requeue is stored, or is not going to be.
+    Requeued(bool),
     Wait,
     Restart,
 }
@@ -197,28 +255,49 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Commit),
         1 => lane.clone().prop_map(Step::Claim),
         1 => Just(Step::Unclaim),
+        1 => time.clone().prop_map(Step::Use),
         4 => Just(Step::Take),
         2 => Just(Step::Apply),
         2 => (time, lane).prop_map(|(time, lane)| Step::Leave(time, lane)),
         1 => Just(Step::Retry),
         1 => Just(Step::PutBack),
         2 => Just(Step::Remove),
+        1 => Just(Step::Bury),
+        1 => Just(Step::Discard),
+        1 => Just(Step::Requeue),
+        1 => any::<bool>().prop_map(Step::Requeued),
         1 => Just(Step::Wait),
         1 => Just(Step::Restart),
     ]
 }
 
-/// An index as a restart leaves it.
-fn restarted(index: &QueueIndex) -> QueueIndex {
+/// A requeue on its way: the dead letter, its new place, and what it was.
+type Requeuing = (u64, u64, Entry);
+
+/// An index as a restart leaves it, with the requeues undone.
+fn restarted(index: &QueueIndex, requeuing: &[Requeuing]) -> QueueIndex {
     let mut again = QueueIndex::new(index.limits(), index.last_seq());
-    for (seq, entry) in index.page(false, 0).filter(|(_, entry)| entry.phase != Phase::Committing) {
-        again.restore(seq, entry.clone(), false, false);
+    let calls = index.page(false, 0).filter(|(_, entry)| entry.phase != Phase::Committing);
+    let calls = calls.map(|(seq, entry)| (seq, entry.clone(), false));
+    let dead = index.page(true, 0).map(|(seq, entry)| (seq, entry.clone(), true));
+    let undone = requeuing.iter().map(|(old, _, entry)| (*old, entry.clone(), true));
+    let mut held: Vec<(u64, Entry, bool)> = calls.chain(dead).chain(undone).collect();
+    held.sort_by_key(|(seq, ..)| *seq);
+    for (seq, entry, is_dead) in held {
+        again.restore(seq, entry, is_dead, true);
     }
     again
 }
 
+/// The calls that may move and are not known to: nobody would ever take them.
+fn forgotten(index: &QueueIndex) -> Vec<u64> {
+    let seqs = index.page(false, 0).map(|(seq, _)| seq);
+    seqs.filter(|seq| index.may_move(*seq) && !index.ready.contains(*seq)).collect()
+}
+
 proptest! {
-    /// Whatever happens: what is taken comes after nothing that is before it, and everything ends.
+    /// Whatever happens: what is taken comes after nothing that is before it, what may move is known to, and everything
+    /// ends.
     #[test]
     fn a_residue_comes_after_what_was_accepted_before_it_was_due(
         steps in proptest::collection::vec(step(), 1..120),
@@ -227,6 +306,7 @@ proptest! {
         let (mut now, mut op) = (0, 0);
         let (mut committing, mut claims) = (Vec::new(), Vec::new());
         let (mut sending, mut removing) = (Vec::new(), Vec::new());
+        let (mut dead, mut requeuing) = (Vec::new(), Vec::<Requeuing>::new());
         for step in steps {
             match step {
                 Step::Accept(time, lane) => {
@@ -235,12 +315,20 @@ proptest! {
                     let entry = entry_with((op, lane, op % 2 == 0), |it| it.accepted_at = accepted_at);
                     committing.push(index.admit(entry, false, None).unwrap());
                 }
+                Step::Use(time) => if let Some((claim, lane)) = claims.pop() {
+                    op += 1;
+                    let accepted_at = UnixMillis::new(time);
+                    let entry = entry_with((op, lane, op % 2 == 0), |it| it.accepted_at = accepted_at);
+                    committing.push(index.admit(entry, false, Some(claim)).unwrap());
+                },
                 Step::Commit => if let Some(seq) = committing.pop() { index.committed(seq); },
                 Step::Claim(lane) => claims.push((index.claim(&Lanes::One(LaneId(lane))).0, lane)),
                 Step::Unclaim => if let Some((seq, _)) = claims.pop() { index.unclaim(seq); },
                 Step::Take => if let Some(seq) = index.take(at(now)) {
                     let taken = index.get(seq).unwrap();
                     let in_lane = |entry: &Entry| entry.header.lanes == taken.header.lanes;
+                    let behind_dead = index.page(true, 0).any(|(other, it)| other < seq && in_lane(it));
+                    prop_assert!(!behind_dead, "{}", seq);
                     for (other, entry) in index.page(false, 0).filter(|(_, it)| in_lane(it)) {
                         let before = other < seq && match entry.header.traits.due() {
                             Some(due) => taken.header.traits.due().is_none() && taken.header.accepted_at >= due,
@@ -272,16 +360,42 @@ proptest! {
                 Step::Retry => if let Some(seq) = sending.pop() { index.retry(seq, at(now + 5), "x"); },
                 Step::PutBack => if let Some(seq) = sending.pop() { index.put_back(seq); },
                 Step::Remove => for seq in removing.drain(..) { index.removed(seq); },
+                Step::Bury => if let Some(seq) = sending.pop() {
+                    index.buried(seq, "x", true);
+                    dead.push(seq);
+                },
+                Step::Discard => if let Some(seq) = dead.pop() { index.removed(seq); },
+                Step::Requeue => if let Some(old) = dead.pop() {
+                    let entry = index.get(old).unwrap().clone();
+                    requeuing.push((old, index.requeue(old, false).unwrap(), entry));
+                },
+                Step::Requeued(stored) => if let Some((old, new, entry)) = requeuing.pop() {
+                    if stored {
+                        index.committed(new);
+                        index.unclaim(old);
+                    } else {
+                        index.removed(new);
+                        index.not_requeued(old, entry);
+                        dead.push(old);
+                    }
+                },
                 Step::Wait => now += 10,
                 Step::Restart => {
-                    index = restarted(&index);
+                    index = restarted(&index, &requeuing);
                     for list in [&mut committing, &mut sending, &mut removing] { list.clear(); }
                     claims.clear();
+                    dead.extend(requeuing.drain(..).map(|(old, ..)| old));
                 }
             }
+            prop_assert_eq!(forgotten(&index), Vec::<u64>::new());
         }
         for seq in committing { index.committed(seq); }
         for (seq, _) in claims { index.unclaim(seq); }
+        for (old, new, _) in requeuing {
+            index.committed(new);
+            index.unclaim(old);
+        }
+        for seq in dead { index.removed(seq); }
         for seq in sending { index.put_back(seq); }
         for seq in removing { index.removed(seq); }
         for _ in 0..1_000 {

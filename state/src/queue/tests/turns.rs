@@ -180,6 +180,24 @@ fn a_group_is_sent_again_as_itself_and_is_one_dead_letter() {
 }
 
 #[test]
+fn calls_that_were_sent_as_one_and_find_no_room_wait_for_the_first_of_them() {
+    let mut index = many();
+    let rows: Vec<u64> = (0..3).map(|op| row(&mut index, op)).collect();
+    assert_eq!(turn(&mut index).unwrap().seqs, rows);
+    index.form_group(rows.clone(), OpId::from_u128(9), false);
+    index.sentence(rows[0], DeadReason::Ambiguous, "nobody knows");
+    index.retry(rows[0], at(10), "nobody knows");
+    let phases: Vec<Phase> = rows.iter().map(|seq| index.get(*seq).unwrap().phase).collect();
+    assert_eq!(phases, [Phase::BackingOff, Phase::Waiting, Phase::Waiting], "none is on the wire");
+    assert_eq!(index.take(at(9)), None);
+    assert_eq!((index.take(at(10)), index.take(at(10))), (Some(rows[0]), None));
+    assert!(index.get(rows[0]).unwrap().details().verdict.is_some());
+    index.put_back(rows[0]);
+    index.removed(rows[0]);
+    assert_eq!(index.take(at(10)), Some(rows[1]), "it is the first now");
+}
+
+#[test]
 fn only_the_last_write_of_a_lane_that_sets_its_whole_value_is_sent() {
     let mut index = many();
     let (a, b) = (whole(&mut index, 1, 1, 0), push(&mut index, 2, 1, true));

@@ -119,8 +119,12 @@ impl Part {
                 Ok(segment) => read.segments.extend(segment),
                 Err(scar) => read.scars.push(scar),
             }
-            for at in finder.find_iter(data) {
-                read.value(data.get(at..).unwrap_or_default(), offset + at as u64);
+            // What is within a whole value is the callers', whatever it looks like.
+            let mut from = 0;
+            while let Some(at) = finder.find(data.get(from..).unwrap_or_default()) {
+                let at = from + at;
+                let length = read.value(data.get(at..).unwrap_or_default(), offset + at as u64);
+                from = at + length.unwrap_or(1);
             }
             done(length as u64);
         }
@@ -130,18 +134,18 @@ impl Part {
         Ok(read)
     }
 
-    /// Adds the value at the start of some bytes, if there is one.
-    pub(super) fn value(&mut self, value: &[u8], offset: u64) {
+    /// Adds the value at the start of some bytes, if there is one; returns the length of a whole one.
+    pub(super) fn value(&mut self, value: &[u8], offset: u64) -> Option<usize> {
         let sealed = match record::peel(value) {
             Ok(sealed) => sealed,
             Err(Unreadable::Newer { found }) => {
                 self.counts.newer += 1;
                 self.newer = Some(found);
-                return;
+                return None;
             }
             Err(Unreadable::Damaged(_)) => {
                 self.counts.scarred += 1;
-                return;
+                return None;
             }
         };
         *match sealed.kind {
@@ -152,7 +156,7 @@ impl Part {
         } += 1;
         if sealed.kind == Kind::Head {
             self.head(value.get(..sealed.length).unwrap_or_default(), offset);
-            return;
+            return Some(sealed.length);
         }
         let length = u16::try_from(sealed.length).unwrap_or(u16::MAX);
         match found(&sealed, offset, length) {
@@ -161,6 +165,7 @@ impl Part {
             }
             None => self.counts.scarred += 1,
         }
+        Some(sealed.length)
     }
 
     fn head(&mut self, value: &[u8], offset: u64) {
@@ -211,27 +216,26 @@ fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> 
 /// The key of a value, by its own word. `None` if it does not decode.
 fn found(sealed: &Sealed<'_>, offset: u64, length: u16) -> Option<(Key, Position)> {
     let mut place = Position { offset, length, is_void: false, is_residue: false, chunks: 0 };
-    let payload = sealed.payload;
     let key = match sealed.kind {
         Kind::Call => {
-            let call: CallRecord<'_> = record::decode(payload).ok()?;
+            let call: CallRecord<'_> = sealed.read().ok()?;
             place.is_residue = calls::is_residue(call.traits);
             place.chunks = call.chunks;
             Key::Call(call.seq)
         }
         Kind::Chunk => {
-            let chunk: ChunkRecord<'_> = record::decode(payload).ok()?;
+            let chunk: ChunkRecord<'_> = sealed.read().ok()?;
             Key::Chunk(chunk.seq, chunk.index)
         }
-        Kind::Sending => Key::Note(record::decode::<SendingRecord>(payload).ok()?.seq),
-        Kind::Note => Key::Note(record::decode::<NoteRecord<'_>>(payload).ok()?.seq),
-        Kind::Dead => Key::Dead(record::decode::<DeadRecord<'_>>(payload).ok()?.seq),
-        Kind::Fact => Key::Fact(record::decode::<FactRecord<'_>>(payload).ok()?.name.into()),
-        Kind::History => Key::History(record::decode::<HistoryRecord<'_>>(payload).ok()?.number),
-        Kind::Gone => Key::Gone(record::decode::<GoneRecord>(payload).ok()?.block),
+        Kind::Sending => Key::Note(sealed.read::<SendingRecord>().ok()?.seq),
+        Kind::Note => Key::Note(sealed.read::<NoteRecord<'_>>().ok()?.seq),
+        Kind::Dead => Key::Dead(sealed.read::<DeadRecord<'_>>().ok()?.seq),
+        Kind::Fact => Key::Fact(sealed.read::<FactRecord<'_>>().ok()?.name.into()),
+        Kind::History => Key::History(sealed.read::<HistoryRecord<'_>>().ok()?.number),
+        Kind::Gone => Key::Gone(sealed.read::<GoneRecord>().ok()?.block),
         Kind::Void => {
             place.is_void = true;
-            Key::from_bytes(record::decode::<VoidRecord<'_>>(payload).ok()?.key)?
+            Key::from_bytes(sealed.read::<VoidRecord<'_>>().ok()?.key)?
         }
         Kind::Head => return None,
     };

@@ -383,15 +383,15 @@ fn shown(raw: &Raw, plan: &Plan) -> Model {
         let value = raw.load(*place).unwrap();
         match key {
             Key::Call(seq) => {
-                let (call, _) = queue::decode_call(*seq, &value).unwrap();
+                let call = queue::decode_call(*seq, &value).unwrap();
                 let op = u64::try_from(call.header.op_id.to_u128() >> 64).unwrap();
                 let residue = place.is_residue;
                 model.calls.insert(*seq, Kept { op, residue, ..Kept::default() });
             }
             Key::Note(seq) => model.calls.get_mut(seq).unwrap().noted = true,
             Key::Fact(name) => {
-                let record: record::FactRecord<'_> =
-                    record::open(record::Kind::Fact, &value).unwrap();
+                let sealed = record::open(record::Kind::Fact, &value).unwrap();
+                let record: record::FactRecord<'_> = sealed.read().unwrap();
                 let version = u64::from_be_bytes(record.value.try_into().unwrap());
                 model.facts.insert(name.to_string(), version);
             }

@@ -177,6 +177,9 @@ fn in_an_ordered_backend_an_insert_whose_table_is_uncertain_takes_all_lanes() {
         ("INSERT INTO d.t FORMAT CSV", (false, None), false),
         ("INSERT INTO FUNCTION null('n Int8') FORMAT CSV", (false, Some("d")), true),
         ("INSERT INTO {t:Identifier} FORMAT CSV", (false, Some("d")), true),
+        ("INSERT INTO t SELECT 1", (false, Some("d")), false),
+        ("INSERT INTO t SELECT 1", (false, None), true),
+        ("INSERT INTO t SELECT 1", (true, Some("d")), true),
     ] {
         let ordered = lanes(query, known, true);
         assert_eq!(ordered.is_all(), is_uncertain, "{query} {known:?}");
@@ -185,4 +188,6 @@ fn in_an_ordered_backend_an_insert_whose_table_is_uncertain_takes_all_lanes() {
     }
     let certain = lanes("INSERT INTO d.t FORMAT CSV", (true, None), true);
     assert_eq!(certain, lanes(csv, (false, Some("d")), true), "it is the same lane");
+    let selected = lanes("INSERT INTO d.t SELECT 1", (false, None), true);
+    assert_eq!(certain, selected, "it waits for the inserts that are queued");
 }

@@ -8,15 +8,20 @@
 //! 1. **Thrown before the rows are read.** A code of [`BEFORE_ROWS`], in a message that does not say that it came
 //!    later ([`LATER`]), with the head of the answer. Also the status by which a proxy asks who we are.
 //! 2. **No block was handed on.** The answer's `X-ClickHouse-Summary` counts the rows of each block before the table
-//!    sees the block, so `written_rows` of 0 is a proof, and 800 says nothing of what was kept. Servers before
-//!    [`SUMMARY_SINCE`] are not trusted with it, as older ones counted afterwards; nor are inserts that the server
+//!    sees the block, so `written_rows` of 0 is a proof, and 800 says nothing of what was kept. A 0 of servers before
+//!    [`SUMMARY_SINCE`] is not trusted, as older ones counted afterwards; nor is that of an insert that the server
 //!    may gather by itself (`async_insert`).
 //! 3. **Thrown while the rows were parsed, and they all fit one block**, which is handed on only after its last row;
 //!    or by the table as it took that block up: too many parts, too many partitions in it, or too few replicas for
 //!    the quorum that the insert wants ([`lacks_replicas`]).
 //!
+//! If the summary of any server counts rows, a block was handed on: then 1 is no proof, nor is a row that cannot be
+//! parsed. That the table refuses its only block still is one, because the block is counted before the table sees it.
+//!
 //! A statement that is not an insert proves nothing by 2 and 3; a name, a type or a syntax that is wrong is found
-//! before it changes anything ([`SCHEMA`]).
+//! before it changes anything ([`SCHEMA`]). That holds for a statement that does one thing. One that does several
+//! (`DROP TABLE a, b`) may have done the first of them when it finds that the second is wrong: only a wrong syntax is
+//! found before that.
 
 /// The first server whose summary is a proof: the oldest one on which that was tried (an exception after seven
 /// of twelve blocks, in a view, by too many parts, by too many partitions).
@@ -38,8 +43,20 @@ const PARSING: &[u32] = &[
     6, 23, 25, 26, 27, 28, 32, 33, 38, 41, 43, 46, 47, 53, 62, 69, 70, 72, 117, 128, 130, 131, 321,
     349, 441, 467, 691,
 ];
-/// Words by which a message says that rows had been read, or that another server speaks.
-const LATER: &[&str] = &["while pushing to view", "while executing", "received from", "(at row "];
+/// Words by which a message says that rows had been read, or that another server speaks: of a statement that all
+/// servers of a cluster carry out, one may have done it when another one fails.
+const LATER: &[&str] = &[
+    "while pushing to view",
+    "while executing",
+    "received from",
+    "(at row ",
+    "there was an error on [",
+];
+/// How a message begins that says that the statement cannot be read.
+const SYNTAX: &[&str] = &[
+    "syntax error: failed at position",
+    "syntax error (multi-statements are not allowed): failed at position",
+];
 /// Those of them that say that a block had been handed on.
 const HANDED_ON: &[&str] = &["while pushing to view", "received from"];
 
@@ -53,8 +70,10 @@ pub(crate) enum Writing {
         /// The server does not gather them by itself.
         at_once: bool,
     },
-    /// Any other statement.
+    /// Any other statement, which does one thing.
     Statement,
+    /// Any other statement, which does several things one after the other, or may do so.
+    Parts,
 }
 
 /// How the exception came.
@@ -62,7 +81,7 @@ pub(crate) enum Writing {
 pub(crate) struct Came {
     /// Behind an answer that had begun with HTTP 200.
     pub(crate) late: bool,
-    /// Rows of the blocks that were handed on, if the server is one to be believed.
+    /// Rows of the blocks that were handed on, as [`handed_on`] says.
     pub(crate) handed_on: Option<u64>,
 }
 
@@ -84,19 +103,26 @@ pub(super) fn wrote_nothing(
     let is_read = message.is_some();
     let message = message.unwrap_or_default().to_ascii_lowercase();
     let says = |words: &[&str]| !is_read || words.iter().any(|word| message.contains(word));
-    let syntax = code == 62 && message.contains("syntax error: failed at position");
-    if (syntax || BEFORE_ROWS.contains(&code)) && !says(LATER) {
-        return true;
-    }
+    let is_handed_on = came.handed_on.is_some_and(|rows| rows > 0);
+    let is_early = !is_handed_on && !says(LATER);
+    let is_syntax = code == 62 && SYNTAX.iter().any(|words| message.contains(words));
+    let is_of_row = PARSING.contains(&code) && !is_handed_on;
     match writing {
         Writing::Rows { one_block, at_once } => {
-            at_once && came.handed_on == Some(0)
-                || one_block
-                    && (PARSING.contains(&code) || code == 252 || lacks_replicas(code, &message))
-                    && !says(HANDED_ON)
+            is_early && (is_syntax || BEFORE_ROWS.contains(&code))
+                || at_once && came.handed_on == Some(0)
+                || one_block && (is_of_row || refuses_block(code, &message)) && !says(HANDED_ON)
         }
-        Writing::Statement => SCHEMA.contains(&code) && !says(LATER),
+        Writing::Statement => {
+            is_early && (is_syntax || BEFORE_ROWS.contains(&code) || SCHEMA.contains(&code))
+        }
+        Writing::Parts => is_early && is_syntax,
     }
+}
+
+/// Whether a table refuses a block as it takes it up: too many parts, too many partitions in it, or too few replicas.
+fn refuses_block(code: u32, message: &str) -> bool {
+    code == 252 || lacks_replicas(code, message)
 }
 
 /// Whether a table refuses an insert with `insert_quorum` before it takes a block up: too few replicas are alive, or an
@@ -114,6 +140,12 @@ pub(crate) fn written_rows(summary: &str) -> Option<u64> {
         written_rows: String,
     }
     serde_json::from_str::<Summary>(summary).ok()?.written_rows.parse().ok()
+}
+
+/// Rows of the blocks that were handed on, by this summary. That there were none is believed only of a server whose
+/// summary is a proof ([`SUMMARY_SINCE`]).
+pub(crate) fn handed_on(summary: &str, is_proof: bool) -> Option<u64> {
+    written_rows(summary).filter(|rows| *rows > 0 || is_proof)
 }
 
 #[cfg(test)]
@@ -141,6 +173,7 @@ mod tests {
             assert_eq!(proven(code, "", ONE), one, "{code} of one block");
             let statement = BEFORE_ROWS.contains(&code) || SCHEMA.contains(&code);
             assert_eq!(proven(code, "", Writing::Statement), statement, "{code} of a statement");
+            assert!(!proven(code, "", Writing::Parts), "{code} of a statement of several parts");
         }
         // The codes of SPEC §12 that proved nothing for an insert of several parts.
         for code in [201, 225, 241, 242, 243, 159, 364, 394, 395, 439, 749, 762, 1001, 1019] {
@@ -148,6 +181,22 @@ mod tests {
         }
         assert!(!proven(252, "", MANY) && proven(252, "Too many parts (1)", ONE));
         assert!(!proven(252, "Too many parts (1): while pushing to view default.v", ONE));
+    }
+
+    #[test]
+    fn a_statement_that_does_several_things_is_proven_undone_only_by_its_syntax() {
+        let missing = "Table d.b does not exist. (UNKNOWN_TABLE)";
+        assert!(proven(60, missing, Writing::Statement) && !proven(60, missing, Writing::Parts));
+        let of_cluster =
+            format!("There was an error on [h:9000]: Code: 60. DB::Exception: {missing}");
+        assert!(!proven(60, &of_cluster, Writing::Statement), "another host may have done it");
+        for unread in [
+            "Syntax error: failed at position 6 (TABLE)",
+            "Syntax error (Multi-statements are not allowed): failed at position 9 (end of query)",
+        ] {
+            assert!(proven(62, unread, Writing::Parts) && proven(62, unread, MANY), "{unread}");
+        }
+        assert!(!proven(62, "Syntax error (data type): failed at position 1", Writing::Parts));
     }
 
     #[test]
@@ -181,6 +230,14 @@ mod tests {
         assert!(
             !proven(Some(100), MANY) && !proven(None, MANY) && !proven(Some(0), Writing::Statement)
         );
+        for code in [16, 27, 60] {
+            let of = |rows| wrote_nothing(code, Some(""), 500, ONE, came(rows));
+            assert!(of(None) && of(Some(0)) && !of(Some(100)), "{code}: a block was handed on");
+        }
+        // The only block is counted before the table sees it.
+        assert!(wrote_nothing(252, Some(""), 500, ONE, came(Some(100))));
+        let schema = |rows| wrote_nothing(47, Some(""), 500, Writing::Statement, came(rows));
+        assert!(schema(None) && !schema(Some(100)));
         let gathered = Writing::Rows { one_block: true, at_once: false };
         assert!(!proven(Some(0), gathered), "the server may write them later");
         let late = Came { late: true, handed_on: Some(0) };
@@ -190,9 +247,16 @@ mod tests {
     }
 
     #[test]
+    fn that_rows_were_handed_on_is_believed_of_every_server() {
+        let (none, some) = (r#"{"written_rows":"0"}"#, r#"{"written_rows":"7"}"#);
+        assert_eq!((handed_on(none, true), handed_on(some, true)), (Some(0), Some(7)));
+        assert_eq!((handed_on(none, false), handed_on(some, false)), (None, Some(7)));
+    }
+
+    #[test]
     fn words_that_are_not_read_prove_nothing() {
         for code in 0..=1_100 {
-            for writing in [ONE, MANY, Writing::Statement] {
+            for writing in [ONE, MANY, Writing::Statement, Writing::Parts] {
                 assert!(!wrote_nothing(code, None, 403, writing, Came::default()), "{code}");
             }
         }

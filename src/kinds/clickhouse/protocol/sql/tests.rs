@@ -37,6 +37,8 @@ fn reads_are_told_by_their_first_word() {
         "WITH 1 AS x SELECT x",
         "WITH x AS (SELECT 1), y AS (INSERTED) SELECT * FROM x",
         "WITH 1 AS x FROM t SELECT x",
+        "WITH 1 AS insert SELECT insert FROM t",
+        "WITH x AS (SELECT 1 AS insert), `INSERT` AS into SELECT 'INSERT INTO t'",
         "FROM t SELECT *",
         "EXPLAIN SYNTAX INSERT INTO t SELECT 1",
         "SHOW TABLES",
@@ -95,6 +97,21 @@ fn an_inserts_table_and_rows_are_found() {
 }
 
 #[test]
+fn behind_with_every_word_may_be_an_alias_and_insert_into_makes_an_insert_of_it() {
+    for with in [
+        "toDate('2026-01-01') AS from, toDate('2026-02-01') AS to",
+        "1 IS NOT DISTINCT FROM 2 AS same",
+        "tup.from AS x",
+        "1 AS select, x.select",
+        "1 AS insert",
+        "x AS (SELECT 1 FROM u)",
+    ] {
+        inserts(&format!("WITH {with} INSERT INTO t SELECT 1 FROM src"), "t Selected");
+        inserts(&format!("WITH {with}\ninsert /* */ into d.t SELECT 1"), "d.t Selected");
+    }
+}
+
+#[test]
 fn writes_wait_for_the_rows_that_they_change() {
     for query in [
         "ALTER TABLE t DELETE WHERE 1",
@@ -104,12 +121,72 @@ fn writes_wait_for_the_rows_that_they_change() {
         "OPTIMIZE TABLE t FINAL",
         "DELETE FROM t WHERE 1",
         "DETACH TABLE t",
+        "CREATE OR REPLACE TABLE t (a UInt8) ENGINE = Null",
+        "create /* */ or replace table t AS u",
+        "CREATE OR REPLACE VIEW v AS SELECT 1",
+        "CREATE OR REPLACE DICTIONARY d (a UInt8) PRIMARY KEY a",
+        "CREATE TABLE t CLONE AS u",
+        "CREATE TABLE IF NOT EXISTS d.t ENGINE = MergeTree ORDER BY a AS SELECT a FROM u",
+        "CREATE TABLE t ENGINE = Memory AS (SELECT 1)",
+        "CREATE TABLE t ENGINE = Memory AS WITH 1 AS x SELECT x",
+        "CREATE MATERIALIZED VIEW v ENGINE = Memory POPULATE AS SELECT a FROM t",
     ] {
         assert_eq!(other(query), Other { barrier: true, admin: false, session: false }, "{query}");
     }
-    for query in ["CREATE TABLE t (a UInt8) ENGINE = Null", "CREATE OR REPLACE VIEW v AS SELECT 1"]
-    {
+    for query in [
+        "CREATE TABLE t (a UInt8) ENGINE = Null",
+        "CREATE TABLE t (a UInt8, PROJECTION p (SELECT a ORDER BY a)) ENGINE = MergeTree ORDER BY a",
+        "CREATE TABLE t AS u",
+        "CREATE TABLE t AS numbers(10)",
+        "CREATE VIEW v AS SELECT a FROM t",
+        "CREATE MATERIALIZED VIEW v TO u AS SELECT a FROM t",
+        "CREATE FUNCTION f AS (x) -> x",
+        "ATTACH TABLE t",
+        "UNDROP TABLE t",
+    ] {
         assert_eq!(other(query), Other { barrier: false, admin: false, session: false }, "{query}");
+    }
+    assert!(!other("CREATE OR REPLACE ROLE r").barrier);
+}
+
+#[test]
+fn what_may_fail_when_a_part_of_it_is_done_is_known() {
+    for query in [
+        "DROP TABLE a, b",
+        "DETACH TABLE a, d.b",
+        "RENAME TABLE a TO b, c TO d",
+        "EXCHANGE TABLES a AND b, c AND d",
+        "ALTER TABLE t DROP PARTITION 1, ATTACH PARTITION 2 FROM u",
+        "TRUNCATE ALL TABLES FROM d",
+        "TRUNCATE TABLES FROM d LIKE 'a%'",
+        "TRUNCATE DATABASE d",
+        "DROP DATABASE IF EXISTS d SYNC",
+        "detach database d",
+        "DROP USER ada, eve",
+        "CREATE USER ada, eve",
+        "CREATE TABLE t ENGINE = Memory AS SELECT 1",
+        "CREATE OR REPLACE TABLE t (a UInt8) ENGINE = Null",
+        "EXECUTE AS root DROP TABLE t",
+        "RESTORE TABLE t FROM Disk('d', 'f')",
+        "DROP TABLE t PARALLEL WITH DROP TABLE u",
+        "SELECT 1; DROP TABLE t",
+        "DROP TABLE `a",
+        "NEWWORD t",
+    ] {
+        assert!(read(query).in_parts, "{query}");
+    }
+    for query in [
+        "DROP TABLE IF EXISTS d.t SYNC",
+        "DROP TABLE `a, b`",
+        "TRUNCATE TABLE t",
+        "RENAME TABLE a TO b",
+        "ALTER TABLE t DELETE WHERE a IN (1, 2)",
+        "CREATE TABLE t (a UInt8, b UInt8) ENGINE = MergeTree ORDER BY (a, b)",
+        "CREATE VIEW v AS SELECT a, b FROM t",
+        "CREATE USER ada",
+        "OPTIMIZE TABLE t DEDUPLICATE BY a, b",
+    ] {
+        assert!(!read(query).in_parts, "{query}");
     }
 }
 
@@ -290,13 +367,16 @@ fn a_long_text_is_read_in_a_time_that_grows_with_its_length() {
         "SETTINGS`?`=",
         "PARALLEL WITH ",
         "WITH ",
+        "INSERT ",
         "$a ",
         "'system',merge(",
     ] {
-        let query = format!("SELECT {}", word.repeat((64 << 10) / word.len()));
-        let began = std::time::Instant::now();
-        read(&query);
-        let took = began.elapsed();
-        assert!(took < std::time::Duration::from_secs(1), "{word:?} takes {took:?}");
+        for first in ["SELECT", "WITH", "DROP", "CREATE TABLE"] {
+            let query = format!("{first} {}", word.repeat((64 << 10) / word.len()));
+            let began = std::time::Instant::now();
+            read(&query);
+            let took = began.elapsed();
+            assert!(took < std::time::Duration::from_secs(1), "{first} {word:?} takes {took:?}");
+        }
     }
 }

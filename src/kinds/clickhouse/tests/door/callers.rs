@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    config::DoorAddress,
     ingress::callers::{Callers, Known, Right, SecretDigest},
     net::percent,
 };
@@ -117,6 +118,50 @@ async fn who_may_only_read_is_kept_from_writing() {
     }
     let ops = "X-ClickHouse-User: ops\r\nX-ClickHouse-Key: th1rd\r\n";
     assert_eq!(client.ask("POST /", ops, "SYSTEM DROP MARK CACHE").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_door_at_every_address_answers_pings_and_asks_for_credentials() {
+    let mut door = with_callers();
+    door.listen = DoorAddress::Tcp("0.0.0.0:8123".parse().unwrap());
+    let world = World::with(Duration::from_secs(5), 64, door).await;
+    let mut client = world.client_over_tcp(None).await;
+    let get = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: 10.0.0.7:8123\r\n\r\n");
+    client.send(get("/ping")).await;
+    assert_eq!(client.answer("GET").await.text(), "Ok.\n");
+    client.send(get("/?query=SELECT%201")).await;
+    let absent = client.answer("GET").await;
+    assert_eq!((absent.status, absent.header("x-clickhouse-exception-code")), (401, Some("516")));
+    client.send(get("/?query=SELECT%201&user=web&password=s3cret")).await;
+    assert_eq!(client.answer("GET").await.text(), "1\n");
+}
+
+#[tokio::test]
+async fn a_page_that_names_no_origin_writes_nothing() {
+    let world = World::open().await;
+    world.server.ask("CREATE TABLE default.t (n Int8) ENGINE = Memory").await;
+    let address = format!(
+        "http://127.0.0.1:{}/?query=INSERT%20INTO%20default.t%20FORMAT%20CSV",
+        world.server.port
+    );
+    let mut insert = "GET /?query=".to_owned();
+    let into = format!("INSERT INTO FUNCTION url('{address}', CSV, 'n Int8') SELECT 2");
+    percent::encode(&into, &mut insert);
+    let cross = "Sec-Fetch-Site: cross-site\r\n";
+    for headers in [cross, "Sec-Fetch-Site: same-site\r\n", "Accept-Language: en\r\n"] {
+        let local = world.client().ask(&insert, headers, "").await;
+        let refused = world.client_over_tcp(Some(CLIENT)).await.ask(&insert, headers, "").await;
+        for answer in [local, refused] {
+            let code = answer.header("x-clickhouse-exception-code");
+            assert_eq!((answer.status, code), (403, Some("497")), "{headers}");
+        }
+    }
+    assert_eq!(world.server.ask("SELECT count() FROM default.t").await, "0");
+    let mut client = world.client_over_tcp(Some(CLIENT)).await;
+    let read = "GET /?query=SELECT%201";
+    assert_eq!(client.ask(read, cross, "").await.status, 403);
+    assert_eq!(client.ask(read, "Accept-Language: en\r\n", "").await.text(), "1\n");
+    assert_ne!(client.ask(&insert, "", "").await.status, 403, "a program sends it");
 }
 
 #[tokio::test]

@@ -53,9 +53,8 @@ async fn a_hundred_mebibytes_go_each_way_and_are_not_held() {
     assert!(grown < 16 * MIB, "{} MiB more", grown / MIB);
 }
 
-#[tokio::test]
-async fn a_client_that_does_not_read_stops_the_server() {
-    let world = World::open().await;
+/// A client that has asked for 200 MB and reads nothing of them.
+async fn unread(world: &World) -> Wire<UnixStream> {
     let mut client = world.client();
     let query = "SELECT repeat('y', 1000000) FROM numbers(200) FORMAT RawBLOB";
     client
@@ -65,6 +64,31 @@ async fn a_client_that_does_not_read_stops_the_server() {
         ))
         .await;
     assert_eq!(client.head().await.0.status, 200);
+    client
+}
+
+#[tokio::test]
+async fn a_reload_waits_for_no_client_that_does_not_read() {
+    let world = World::open().await;
+    let (mut client, mut other) = (unread(&world).await, world.client());
+    assert_eq!(other.query("SELECT 1").await.status, 200);
+    let timeout_of_backend = Duration::from_secs(5);
+    let specs = vec![spec(world.server.port, backend(timeout_of_backend, 64))];
+    let reload = world.fusebox.reload(system(world.state.path()), specs, Vec::new());
+    let reloaded = timeout(timeout_of_backend / 2, reload).await;
+    reloaded.expect("nobody waits for the client").unwrap();
+    assert_eq!(other.query("SELECT 2").await.text(), "2\n");
+    until("it is killed", || async { running(&world.server, "RawBLOB").await == "0" }).await;
+    // What has been sent is all that comes.
+    let mut rest = Vec::new();
+    while client.more(&mut rest).await {}
+    assert!(!rest.ends_with(b"0\r\n\r\n") && rest.len() < 200_000_000, "{}", rest.len());
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_stops_the_server() {
+    let world = World::open().await;
+    let client = unread(&world).await;
     let taken = || world.door.view().bytes_out;
     let mut last = 0;
     until("nothing more comes", || {

@@ -1,6 +1,6 @@
 //! What is sent again, or might be, and what a client learns of it.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
@@ -203,18 +203,20 @@ async fn a_read_that_takes_too_long_does_not_meet_itself() {
         .await;
 }
 
+/// A query of somebody else's under the id `victim`, which has run for a while.
+async fn victim(world: &World) -> Wire<TcpStream> {
+    let mut victim = world.direct().await;
+    let slow = "SELECT sleepEachRow(0.1), 'victim' FROM numbers(300) SETTINGS max_block_size = 1 FORMAT Null";
+    victim.begin("POST /?query_id=victim", slow).await;
+    let age = "SELECT count() FROM system.processes WHERE query_id = 'victim' AND elapsed > 2.5";
+    until("it has run for a while", || async { world.server.ask(age).await.trim() == "1" }).await;
+    victim
+}
+
 #[tokio::test]
 async fn a_read_that_is_given_up_takes_no_other_query_of_its_id_with_it() {
     let world = World::open().await;
-    let mut victim = world.direct().await;
-    let slow = "SELECT sleepEachRow(0.1), 'victim' FROM numbers(300) SETTINGS max_block_size = 1 FORMAT Null";
-    let head = format!(
-        "POST /?query_id=victim HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{slow}",
-        slow.len()
-    );
-    victim.send(head).await;
-    let age = "SELECT count() FROM system.processes WHERE query_id = 'victim' AND elapsed > 1.5";
-    until("it has run for a while", || async { world.server.ask(age).await.trim() == "1" }).await;
+    let _victim = victim(&world).await;
     let mut client = world.client();
     for deadline in ["1us", "1ms", "5ms"] {
         let headers = format!("X-Fusebox-Deadline: {deadline}\r\n");
@@ -224,7 +226,89 @@ async fn a_read_that_is_given_up_takes_no_other_query_of_its_id_with_it() {
     let answer = client.ask("POST /?query_id=victim", "", "SELECT 1").await;
     assert_eq!(answer.header("x-clickhouse-exception-code"), Some("216"), "{}", answer.text());
     assert_eq!(running(&world.server, "victim").await, "1");
-    let reserved = client.ask("POST /?query_id=fusebox:door:run:1", "", "SELECT 1").await;
-    assert_eq!(reserved.status, 400, "{}", reserved.text());
+    let (reserved, long) = ("fusebox:door:run:1".to_owned(), "x".repeat(4_097));
+    for id in [reserved, long] {
+        let refused = client.ask(&format!("POST /?query_id={id}"), "", "SELECT 1").await;
+        assert_eq!(refused.status, 400, "{}", refused.text());
+    }
     world.server.ask("KILL QUERY WHERE query_id = 'victim' SYNC").await;
+}
+
+#[tokio::test]
+async fn a_write_in_doubt_takes_no_other_query_of_its_id_with_it() {
+    let script = |head: &Parts, _: &Bytes| {
+        let is_ours = head.uri.query().is_some_and(|query| query.contains("query_id=victim"));
+        if is_ours { Way::Reset } else { Way::Through }
+    };
+    let world = World::behind(script, Duration::from_secs(5)).await;
+    let _victim = victim(&world).await;
+    let truncate = "TRUNCATE TABLE default.q";
+    let lost = world.client().ask("POST /?query_id=victim", "", truncate).await;
+    assert_eq!(lost.header("x-clickhouse-exception-code"), Some("209"), "{}", lost.text());
+    // It is sent once nothing is left of the one before.
+    let after = world.client().query(truncate).await;
+    assert_eq!(after.status, 200, "{}", after.text());
+    assert_eq!(running(&world.server, "victim").await, "1");
+    world.server.ask("KILL QUERY WHERE query_id = 'victim' SYNC").await;
+}
+
+#[tokio::test]
+async fn a_reload_sends_reads_again_under_their_clients_own_names() {
+    let world = World::open().await;
+    let lines = ["POST /?query_id=mine", "POST /?session_id=mine"];
+    let mut clients = [world.client(), world.client()];
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.begin(lines[number], &format!("SELECT sleep(1.5), {number}")).await;
+    }
+    until("they run", || async { running(&world.server, "sleep(1.5)").await == "2" }).await;
+    world.reload(world.server.port, Duration::from_secs(6)).await;
+    for (number, client) in clients.iter_mut().enumerate() {
+        let answer = client.answer("POST").await;
+        let expected = (200, format!("0\t{number}\n"));
+        assert_eq!((answer.status, answer.text()), expected, "{}", lines[number]);
+    }
+}
+
+/// A world after a reload, in which an insert still runs under the id `mine`: nobody could look for it yet, and the
+/// connector that sent it does not any more.
+async fn left_in_doubt() -> World {
+    let is_deaf = Arc::new(AtomicBool::new(false));
+    let deaf = Arc::clone(&is_deaf);
+    let script = move |_: &Parts, body: &Bytes| {
+        let looks = body.starts_with(b"SELECT query_id, elapsed FROM system.processes");
+        if looks && deaf.load(SeqCst) { Way::Reset } else { Way::Through }
+    };
+    let server = Server::of(Engine::Current).await;
+    server.ask(TABLE).await;
+    let port = network(server.port, script).await;
+    let world = World::at(port, server, backend(Duration::from_secs(5), 64), door()).await;
+    let mut writer = world.client();
+    let slow = "INSERT INTO default.q SELECT number + sleepEachRow(0.1), 'x' FROM numbers(100) \
+                SETTINGS max_block_size = 1";
+    writer.begin("POST /?query_id=mine", slow).await;
+    until("it runs", || async { running(&world.server, "INSERT INTO default.q").await == "1" })
+        .await;
+    is_deaf.store(true, SeqCst);
+    world.reload(port, Duration::from_secs(6)).await;
+    let unknown = writer.answer("POST").await;
+    assert_eq!(unknown.header("x-clickhouse-exception-code"), Some("209"), "{}", unknown.text());
+    assert_eq!(running(&world.server, "INSERT INTO default.q").await, "1");
+    is_deaf.store(false, SeqCst);
+    world
+}
+
+#[tokio::test]
+async fn a_write_under_its_clients_own_id_that_a_reload_leaves_ends_before_what_comes_after_it() {
+    let world = left_in_doubt().await;
+    let after = world.client().query("TRUNCATE TABLE default.q").await;
+    assert_eq!(after.status, 200, "{}", after.text());
+    assert_eq!(running(&world.server, "INSERT INTO default.q").await, "0");
+}
+
+#[tokio::test]
+async fn a_write_under_its_clients_own_id_that_a_reload_leaves_ends_before_its_id_is_used_again() {
+    let world = left_in_doubt().await;
+    let after = world.client().ask("POST /?query_id=mine", "", "SELECT 7").await;
+    assert_eq!((after.status, after.text().as_str()), (200, "7\n"));
+    assert_eq!(running(&world.server, "INSERT INTO default.q").await, "0");
 }

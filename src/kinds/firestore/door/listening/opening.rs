@@ -78,8 +78,8 @@ impl Listening {
             goes_on: false,
             by_hand: true,
         };
-        let mut waiting = Waiting::new(&core, entered, |held, left, pass| {
-            Box::pin(exchange::send(sending, held, left, pass))
+        let mut waiting = Waiting::new(&core, entered, |held, pass| {
+            Box::pin(exchange::send(sending, held, pass))
         });
         let Some(Ok(mut answered)) = waiting.answered(until).await else { return Err(Shut::Again) };
         let said = status_of(&answered.head.headers).map(|status| status.code());

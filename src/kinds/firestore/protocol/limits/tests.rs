@@ -64,6 +64,11 @@ fn sized(bytes: usize) -> Json {
     call
 }
 
+/// Texts of 400,000 bytes.
+fn texts(of: [&str; 3]) -> [String; 3] {
+    of.map(|letter| letter.repeat(400_000))
+}
+
 /// What is never taken, and what its message must say.
 fn refused() -> Vec<(Json, &'static str)> {
     let reference = |name: &str| set(json!({ "r": { "referenceValue": name } }));
@@ -106,6 +111,16 @@ fn refused() -> Vec<(Json, &'static str)> {
         (
             transforms(json!({ "n.a": increment, "n": increment, "n.b.c": increment })),
             "transforms of n and of n.a",
+        ),
+        (
+            transforms(json!({ "l": { "array_union": texts(["x", "y", "z"]) } })),
+            "a document may have at most 1048576 bytes, got at least 1200",
+        ),
+        (
+            transforms(
+                json!({ (["x".repeat(600_000), "y".repeat(600_000)].join(".")): increment }),
+            ),
+            "a document may have at most 1048576 bytes, got at least 1200",
         ),
         (
             set(json!({ "s": "x".repeat(1_048_488) })),
@@ -163,6 +178,8 @@ fn taken() -> Vec<Json> {
         update(json!({ "delete_fields": [(["a"; 20].join("."))] })),
         transforms(json!({ "n.a": increment, "n.b": increment, "nn": increment })),
         transforms(json!({ "a": { "array_union": [[1]] } })),
+        transforms(json!({ "l": { "array_union": texts(["x", "x", "x"]) } })),
+        transforms(json!({ "l": { "array_remove": texts(["x", "y", "z"]) } })),
         set(json!({ "a": deep(20) })),
         set(json!({ "s": "x".repeat(1_048_487) })),
         sized(1_048_576),

@@ -1,5 +1,8 @@
+use std::time::{Duration, Instant};
+
 use fusebox_actors::connector::Connector;
 use fusebox_state::{ErrorClass, LaneId};
+use googleapis_tonic_google_firestore_v1::google::firestore::v1::DocumentMask;
 use serde_json::{Value as Json, json};
 
 use super::*;
@@ -240,6 +243,60 @@ fn what_grows_too_large_is_refused() {
     let more = json!({ "op": "update", "data": { "b": text } });
     let writes = [set(json!({ "a": text })), more];
     assert!(after(&writes).get("b").is_none());
+}
+
+#[test]
+fn what_a_transform_puts_deeper_than_a_document_may_be_is_not_known() {
+    let path = |names: usize| vec!["a"; names].join(".");
+    let counts = |path: &str| transform(json!({ path: { "increment": 1 } }));
+    let deepest = after(&[set(json!({})), counts(&path(21))]);
+    assert_eq!(deepest, (0..21).fold(json!(1), |inner, _| json!({ "a": inner })));
+    for names in [22, 200_000] {
+        let writes = [set(json!({})), counts(&path(names))];
+        assert_eq!(after(&writes), json!("unknown"), "{names}");
+    }
+    let union = |names| transform(json!({ path(names): { "array_union": [[1]] } }));
+    assert_ne!(after(&[set(json!({})), union(19)]), json!("unknown"));
+    assert_eq!(after(&[set(json!({})), union(20)]), json!("unknown"));
+}
+
+#[test]
+fn transforms_of_large_arrays_take_a_time_that_grows_with_their_size_alone() {
+    let start = Instant::now();
+    let numbers = |from: i32| (from..from + 20_000).collect::<Vec<_>>();
+    let union = |from| transform(json!({ "l": { "array_union": numbers(from) } }));
+    let grown = after(&[set(json!({ "l": numbers(0) })), union(10_000), union(0)]);
+    assert_eq!(grown["l"], json!((0..30_000).collect::<Vec<_>>()));
+    let remove = transform(json!({ "l": { "array_remove": numbers(0) } }));
+    let shrunk = after(&[set(json!({ "l": numbers(10_000) })), remove]);
+    assert_eq!(shrunk["l"], json!((20_000..30_000).collect::<Vec<_>>()));
+    // So many of them at once are not carried out.
+    let one = json!({ "op": "update", "path": "u/a", "transforms": {
+        "l": { "array_union": [-1] }, "m": { "array_remove": [1] },
+    } });
+    let many = json!({ "op": "commit", "writes": vec![one; 400] });
+    assert_eq!(after(&[set(json!({ "l": numbers(0) })), many]), json!("unknown"));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_mask_may_name_a_field_as_often_as_it_likes() {
+    let start = Instant::now();
+    let list: Vec<i32> = (0..20_000).collect();
+    let document = Document {
+        name: "u/a".into(),
+        fields: value::fields_from_json(json!({ "l": list }).as_object().unwrap()).unwrap(),
+        ..Document::default()
+    };
+    let write = Write {
+        update_mask: Some(DocumentMask { field_paths: vec!["l".into(); 50_000] }),
+        operation: Some(Operation::Update(document)),
+        ..Write::default()
+    };
+    limits::check(&write).unwrap();
+    let made = written(World::Absent, &write, UnixMillis::new(1), &mut 0).unwrap();
+    assert!(made.exists());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 /// Random writes: what the overlay says of a document is what Google's emulator holds once they are applied. The

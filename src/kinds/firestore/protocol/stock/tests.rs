@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     ExplainOptions, TransactionOptions, batch_get_documents_request::ConsistencySelector,
     document_transform::FieldTransform,
@@ -97,7 +99,8 @@ fn an_answer_is_kept_only_whole_and_a_mask_is_laid_over_it() {
     assert!(understood.form.reply(messages[..1].to_vec(), &root()).is_none());
     let reply = understood.form.reply(messages.to_vec(), &root()).unwrap();
     let told = read(&understood.form, &reply, &root(), TIME, &mut Fixed).unwrap();
-    assert_eq!(told.messages, [messages[1].clone(), messages[0].clone(), messages[1].clone()]);
+    let each_once = [messages[1].clone(), messages[0].clone()];
+    assert_eq!(told.messages, each_once, "as the server answers what is named twice");
     let mask = Some(DocumentMask { field_paths: vec!["`a.b`".into(), "none".into()] });
     let masked = BatchGetDocumentsRequest { mask, ..asked(&["u/a"]) };
     let masked = get(&bytes(&masked), &root(), "").unwrap();
@@ -105,6 +108,49 @@ fn an_answer_is_kept_only_whole_and_a_mask_is_laid_over_it() {
     let told = read(&masked.form, &reply, &root(), TIME, &mut Fixed).unwrap();
     let fields = [("a.b".to_owned(), integer(2))].into();
     assert_eq!(told.messages[0], found(Got::Found(Document { fields, ..document })));
+}
+
+#[test]
+fn a_mask_keeps_what_it_names_and_may_name_it_as_often_as_it_likes() {
+    let map = |fields: Fields| value::value(ValueType::MapValue(MapValue { fields }));
+    let inner: Fields = ["x", "y", "z"].map(|name| (name.to_owned(), integer(1))).into();
+    let empty = ("empty".to_owned(), map(Fields::new()));
+    let large = value::value(ValueType::StringValue("x".repeat(100_000)));
+    let fields: Fields = [
+        ("a".to_owned(), map(inner)),
+        ("large".to_owned(), large),
+        empty,
+        ("n".to_owned(), integer(2)),
+    ]
+    .into();
+    let kept = |names: &[&str]| {
+        let paths = names.iter().map(|name| path::fields(name).unwrap()).collect();
+        value::fields_to_json(&masked(&fields, &path::outermost(paths), 0)).to_string()
+    };
+    assert_eq!(kept(&["a.y", "n", "a.x"]), r#"{"a":{"x":1,"y":1},"n":2}"#);
+    assert_eq!(kept(&["a.z", "a", "a.none"]), r#"{"a":{"x":1,"y":1,"z":1}}"#);
+    assert_eq!(kept(&["a.none", "n.none", "empty.none", "none"]), "{}");
+    assert_eq!(kept(&["empty"]), r#"{"empty":{}}"#);
+    let start = Instant::now();
+    assert!(kept(&vec!["large"; 50_000]).len() > 100_000);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
+fn an_answer_with_many_documents_is_kept_in_a_time_that_grows_with_their_number_alone() {
+    let paths: Vec<String> = (0..50_000).map(|n| format!("u/{n}")).collect();
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let understood = get(&bytes(&asked(&paths)), &root(), "").unwrap();
+    let missing = |path: &&str| {
+        bytes(&BatchGetDocumentsResponse {
+            result: Some(Got::Missing(root().name(path))),
+            ..BatchGetDocumentsResponse::default()
+        })
+    };
+    let messages = paths.iter().rev().map(missing).collect();
+    let start = Instant::now();
+    assert!(understood.form.reply(messages, &root()).is_some());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 #[test]

@@ -2,22 +2,29 @@
 
 use std::{
     collections::HashSet,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
+use fusebox_actors::{AckLevel, Call, CallOptions, trace::CallTrace};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
-    CommitRequest, CommitResponse, RunQueryRequest, StructuredQuery, WriteResult, run_query_request,
+    CommitRequest, CommitResponse, Document, GetDocumentRequest, RunQueryRequest, StructuredQuery,
+    WriteResult, run_query_request,
 };
 use parking_lot::Mutex;
 use prost::Message;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    clients::{DATABASE, set},
+    clients::{DATABASE, name, set},
+    understood::{increment, transformed},
     *,
 };
-use crate::net::{test_certificates::certificates, tls_server::server_config};
+use crate::{
+    kinds::firestore::protocol::json::body_from_json,
+    net::{test_certificates::certificates, tls_server::server_config},
+};
 
 /// Tokens of less than so many seconds are as good as over.
 const SHORT: u64 = 1;
@@ -58,6 +65,9 @@ impl Tokens {
     }
 }
 
+/// The header of a get that says which document it is.
+const PATH: &str = "x-path";
+
 /// What a server was asked with.
 #[derive(Default)]
 struct Asked {
@@ -87,6 +97,15 @@ impl Asked {
             let write_results = vec![WriteResult::default()];
             let commit_time = Some(prost_types::Timestamp { seconds: 7, nanos: 0 });
             CommitResponse { write_results, commit_time }.encode_to_vec()
+        } else if let Some(path) = request.headers().get(PATH) {
+            let time = Some(prost_types::Timestamp { seconds: 7, nanos: 0 });
+            Document {
+                name: name(path.to_str().unwrap()),
+                create_time: time,
+                update_time: time,
+                ..Document::default()
+            }
+            .encode_to_vec()
         } else {
             Vec::new()
         };
@@ -100,11 +119,17 @@ struct Service {
     tokens: Arc<Tokens>,
     asked: Arc<Asked>,
     authority: String,
+    /// It takes connections, and says nothing over them any more.
+    is_mute: Arc<AtomicBool>,
     _files: tempfile::TempDir,
 }
 
 impl Service {
     async fn start() -> Self {
+        Self::with(Wanted::default()).await
+    }
+
+    async fn with(wanted: Wanted) -> Self {
         let files = tempfile::tempdir().unwrap();
         certificates(files.path());
         let file = |name: &str| files.path().join(name);
@@ -121,10 +146,15 @@ impl Service {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = listener.local_addr().unwrap().to_string();
-        let asked = Arc::<Asked>::default();
-        let shared = Arc::clone(&asked);
+        let (asked, is_mute) = (Arc::<Asked>::default(), Arc::<AtomicBool>::default());
+        let (shared, hangs) = (Arc::clone(&asked), Arc::clone(&is_mute));
         tokio::spawn(async move {
+            let mut silent = Vec::new();
             while let Ok((stream, _)) = listener.accept().await {
+                if hangs.load(Ordering::Relaxed) {
+                    silent.push(stream);
+                    continue;
+                }
                 let (acceptor, asked) = (acceptor.clone(), Arc::clone(&shared));
                 tokio::spawn(async move {
                     let stream = acceptor.accept(stream).await.unwrap();
@@ -142,8 +172,8 @@ impl Service {
             previous_run: false,
             ..FirestoreSettings::new(format!("https://{authority}").parse().unwrap())
         };
-        let world = World::with(settings, Wanted::default()).await;
-        Self { world, tokens, asked, authority, _files: files }
+        let world = World::with(settings, wanted).await;
+        Self { world, tokens, asked, authority, is_mute, _files: files }
     }
 }
 
@@ -229,4 +259,57 @@ async fn a_token_that_was_revoked_is_told_and_the_next_one_is_fetched() {
     assert_eq!(got.status(), "16", "{got:?}");
     assert_eq!(client.call(QUERY, &[], &query(5)).await.status(), "0");
     assert_eq!(tokens.given.load(Ordering::Relaxed), given);
+}
+
+#[tokio::test]
+async fn a_write_that_is_given_up_before_it_has_a_connection_was_not_executed() {
+    let limit = Duration::from_secs(2);
+    let service = Service::with(Wanted { timeout: limit, ..Wanted::default() }).await;
+    let Service { world, tokens, is_mute, .. } = &service;
+    tokens.seconds.store(LONG, Ordering::Relaxed);
+    let (client, backend) = (world.connect().await, world.fusebox.backend("firestore").unwrap());
+    let got = async |path: &str| {
+        let get = GetDocumentRequest { name: name(path), ..GetDocumentRequest::default() };
+        client.call(GET, &[(PATH, path)], &get.encode_to_vec()).await
+    };
+    let all = ["u/a", "u/b", "u/c", "u/d"];
+    for path in all {
+        assert_eq!(got(path).await.status(), "0");
+    }
+    until("all are cached", || backend.view().cache.entries == 4).await;
+    is_mute.store(true, Ordering::Relaxed);
+    let counted = |path: &str| {
+        let writes = vec![transformed(set(path, "new".into()), vec![("n", increment(1))])];
+        CommitRequest { database: DATABASE.into(), writes, transaction: Bytes::new() }
+            .encode_to_vec()
+    };
+    let call = |path: &str, options| {
+        let body = json!({ "op": "set", "path": path, "data": { "t": "new" } });
+        let body = body_from_json(body.as_object().unwrap().clone(), "").unwrap();
+        let trace = CallTrace::new("/call");
+        Call { body, options, uid: 0, admin: false, trace, streams: false, upload: None }
+    };
+    // Whoever waits for it leaves: over the door, and over the HTTP API.
+    let (response, mut stream) = client.begin(COMMIT, &[]).await;
+    stream.send_data(framed(&counted("u/a")), true).unwrap();
+    until("it is on its way", || world.in_flight() == 1).await;
+    drop((response, stream));
+    tokio::select! {
+        ended = backend.call(call("u/b", CallOptions::default())) => panic!("{ended:?}"),
+        () = until("it is on its way", || world.in_flight() == 2) => {}
+    }
+    // Or has no more time.
+    let (deadline, min_ack) = (Some(Duration::from_millis(200)), Some(AckLevel::Applied));
+    let hasty = CallOptions { deadline, min_ack, ..CallOptions::default() };
+    let error = backend.call(call("u/c", hasty)).await.unwrap_err();
+    assert!(!error.outcome_unknown, "{error:?}");
+    let told = client.call(COMMIT, &[("grpc-timeout", "200m")], &counted("u/d")).await;
+    assert_eq!((told.status(), told.said("x-fusebox-op-id")), ("14", ""), "{told:?}");
+    assert!(told.message().contains("not executed"), "{told:?}");
+    until("their places are free", || world.in_flight() == 0).await;
+    backend.force(true, "by hand".into(), None).await.unwrap();
+    for path in all {
+        let got = got(path).await;
+        assert_eq!((got.status(), got.said("x-fusebox-source")), ("0", "cache"), "{path}: {got:?}");
+    }
 }

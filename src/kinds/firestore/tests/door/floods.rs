@@ -3,6 +3,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+pub(super) use crate::kinds::testing::resident;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
@@ -58,12 +59,6 @@ async fn closes(port: u16, first: &[u8], mut piece: impl FnMut(u32) -> Vec<u8>) 
 
 /// What a flood may leave behind in memory, in bytes.
 const SOME: usize = 16 << 20;
-
-/// What this process takes of memory, in bytes.
-pub(super) fn resident() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4_096
-}
 
 /// The door serves others once room is free again.
 async fn eventually_serves(world: &World) {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::*;
 
 /// A port at which nobody listens.
-async fn nobody() -> u16 {
+pub(super) async fn nobody() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap().port()
 }

@@ -166,6 +166,11 @@ impl Both {
         self.hears().await;
     }
 
+    /// The server ends it so.
+    pub(super) fn fails(&mut self, trailers: HeaderMap) {
+        self.answers.send_trailers(trailers).unwrap();
+    }
+
     /// How the door has ended it.
     pub(super) async fn ends(&mut self) -> Whole {
         while let Some(data) = timeout(PATIENCE, self.got.data()).await.unwrap() {
@@ -436,6 +441,38 @@ async fn a_message_that_does_not_go_on_ends_its_stream() {
     let got = stream.ends().await;
     assert_eq!(got.status(), "3", "{got:?}");
     assert!(got.message().contains("no more data of the request"), "{got:?}");
+}
+
+#[tokio::test]
+async fn what_follows_on_a_stream_of_an_unknown_method_is_not_sent_in_an_emergency() {
+    let (server, port) = Played::start().await;
+    let mut handed = hands_over(server, Bytes::new());
+    let critical = |name: &str| {
+        let of = FirestoreSettings { project: Some(name.to_owned()), ..settings(port) };
+        let usual = backend(of.timeout, 64);
+        let settings = BackendSettings { name: name.to_owned(), critical: true, ..usual };
+        BackendSpec { settings, connector: FirestoreConnector::new(of) }
+    };
+    let others = vec![critical("one"), critical("two")];
+    let world = World::with(settings(port), Wanted { others, ..Wanted::default() }).await;
+    let client = world.connect().await;
+    let mut stream = Both::of(UNKNOWN_WRITE, &client, &mut handed).await;
+    stream.deletes("a").await;
+    stream.answers().await;
+    for name in ["one", "two"] {
+        world.fusebox.backend(name).unwrap().set_offline(true).await.unwrap();
+    }
+    let shed = "gets fewer calls in this system state";
+    let told = async { while !client.call(COMMIT, &[], DELETE).await.message().contains(shed) {} };
+    timeout(PATIENCE, told).await.expect("it is an emergency");
+    stream.asks.send_data(deletes("b"), false).unwrap();
+    let got = stream.ends().await;
+    assert!(got.message().contains(shed), "{got:?}");
+    let mut more = Vec::new();
+    while let Some(Ok(data)) = timeout(PATIENCE, stream.asked.data()).await.unwrap() {
+        more.extend(data);
+    }
+    assert!(more.is_empty(), "{more:?}");
 }
 
 #[tokio::test]

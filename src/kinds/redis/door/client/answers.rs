@@ -59,10 +59,7 @@ impl Client {
             && !frame.starts_with(b"-EXECABORT")
         {
             // What it was to end may not have ended.
-            (inner.ending, inner.closed) = (Ending::Answered, Closed::Upstream);
-            if let Some(pinned) = &mut inner.pinned {
-                pinned.keep();
-            }
+            inner.leaves_with_its_own();
         }
         let protocol = inner.session.protocol;
         if let Some(ticket) = ticket {
@@ -73,11 +70,11 @@ impl Client {
                 if elsewhere {
                     self.core().over(settled);
                 } else if let Settled::GoOn(onward) = settled {
-                    let body = Bytes::copy_from_slice(request);
+                    let held = self.core().whole.keeps(Bytes::copy_from_slice(request));
                     let words = Bytes::copy_from_slice(frame);
                     let refusal =
                         onward.lanes().is_some().then_some(Refusal { words, is_passed: false });
-                    inner.failed.push_back(Failed { seq, onward, body, commands: None, refusal });
+                    inner.failed.push_back(Failed { seq, onward, held, commands: None, refusal });
                     return;
                 }
                 return inner.reply(seq, frame);
@@ -116,6 +113,7 @@ impl Client {
                 }
             }
             Note::None
+            | Note::Within(_)
             | Note::Ends
             | Note::Cache
             | Note::Script(_)
@@ -147,7 +145,7 @@ impl Client {
         self.piecewise.set(true);
         let mut inner = self.inner.borrow_mut();
         // Of one that is disconnected for its size, nothing is sent: it may not be the next that the client gets.
-        if inner.ending != Ending::Reset {
+        if !inner.end.is_reset() {
             inner.slots.piece(piece);
         }
     }
@@ -161,7 +159,7 @@ impl Client {
         if let Some(ticket) = entry.ticket {
             self.core().over(ticket.settle(Outcome::Answered { cached: None, until: None }));
         }
-        if inner.ending != Ending::Reset {
+        if !inner.end.is_reset() {
             inner.reply(entry.seq, rest);
         }
     }
@@ -234,7 +232,7 @@ impl Client {
         inner.on_wire -= 1;
         if self.piecewise.get() && inner.slots.is_oldest(seq) {
             // The rest of it is not available.
-            (inner.ending, inner.closed) = (Ending::Reset, Closed::Upstream);
+            inner.end.with(Ending::Reset, Closed::Upstream);
             if let Some(ticket) = ticket {
                 self.core().over(ticket.settle(Outcome::Failed { verdict, error }));
             }
@@ -245,7 +243,7 @@ impl Client {
         }
         if elsewhere {
             let answer = self.core().lost_for_good(ticket, &note, (verdict, error));
-            return inner.ended(seq, answer);
+            return inner.ended(self, seq, answer);
         }
         drop(inner);
         let Some(ticket) = ticket else { return };
@@ -255,7 +253,8 @@ impl Client {
         {
             self.core().backend.hold(&mut onward);
             let lanes = onward.lanes().filter(|_| may_be).cloned();
-            let failed = Failed { seq, onward, body, commands: None, refusal: None };
+            let held = self.core().whole.keeps(body);
+            let failed = Failed { seq, onward, held, commands: None, refusal: None };
             let mut inner = self.inner.borrow_mut();
             // It has its place in its lanes by now: what the server refused before it must not go on behind it.
             if let Some(lanes) = lanes {
@@ -265,9 +264,9 @@ impl Client {
         }
     }
 
-    /// Its own upstream has ended: what was not sent is answered as such, and what may have been executed, too. If it
-    /// was ever up, the client is disconnected then, as whatever it believed of the connection's state is gone; at once
-    /// if it waits for others, or listens.
+    /// Its own upstream has ended: what was not sent is answered as such, and what may have been executed, too. The
+    /// commands of a transaction share the fate of their EXEC. If it was ever up, the client is disconnected then, as
+    /// whatever it believed of the connection's state is gone; at once if it waits for others, or listens.
     pub(in crate::kinds::redis::door) fn lost_its_upstream(
         self: &Rc<Self>,
         lost: Vec<Lost>,
@@ -282,7 +281,7 @@ impl Client {
                     self.core().over(ticket.settle(Outcome::Failed { verdict, error }));
                 }
             }
-            (inner.ending, inner.closed) = (Ending::Reset, Closed::Upstream);
+            inner.end.with(Ending::Reset, Closed::Upstream);
             drop(inner);
             return self.wake();
         }
@@ -292,11 +291,17 @@ impl Client {
             self.core().pin_failed();
         }
         let is_clean = pinned.as_ref().is_some_and(|it| it.is_clean(self.core().database()));
-        for Lost { entry, body, verdict, error } in lost {
+        let ran = may_have_run_with_exec(&lost);
+        for (Lost { entry, body, verdict, error }, ran) in lost.into_iter().zip(ran) {
+            if let (Note::Within(reply), true) = (&entry.note, ran) {
+                inner.on_wire -= 1;
+                inner.reply(entry.seq, reply);
+                continue;
+            }
             // It waits on, if nothing but that was the connection's own.
             if let Note::Waited(waited) = &entry.note
                 && is_clean
-                && inner.ending == Ending::Open
+                && inner.end.is_open()
                 && resp::arguments(&body)
                     .is_ok_and(|args| Waiting::of(&args).is_some_and(Waiting::may_be_sent_again))
             {
@@ -310,7 +315,7 @@ impl Client {
             if !entry.note.is_the_doors() {
                 inner.on_wire -= 1;
                 let answer = self.core().lost_for_good(entry.ticket, &entry.note, (verdict, error));
-                inner.ended(entry.seq, answer);
+                inner.ended(self, entry.seq, answer);
             }
         }
         let listens = pinned.as_ref().is_some_and(PinnedTo::may_listen);
@@ -318,7 +323,7 @@ impl Client {
             // No state is gone with it.
         } else if was_up {
             let ending = if watches || listens { Ending::Reset } else { Ending::Answered };
-            (inner.ending, inner.closed) = (ending, Closed::Upstream);
+            inner.end.with(ending, Closed::Upstream);
         } else if pinned.as_ref().is_some_and(PinnedTo::is_within) {
             inner.bar(Barred::Transaction);
         } else if selects
@@ -331,6 +336,23 @@ impl Client {
         drop(inner);
         self.wake();
     }
+}
+
+/// Of each that was lost on a client's own upstream, oldest first: whether the EXEC with which it would have been
+/// executed may have been.
+fn may_have_run_with_exec(lost: &[Lost]) -> Vec<bool> {
+    let mut ran = false;
+    let newest_first = lost.iter().rev().map(|Lost { entry, error, .. }| {
+        // Behind what is within a transaction comes what ends it.
+        if !matches!(entry.note, Note::Within(_)) {
+            let is_exec = matches!(entry.note, Note::Unit(_));
+            ran = is_exec && error.class == ErrorClass::Unknown;
+        }
+        ran
+    });
+    let mut all: Vec<bool> = newest_first.collect();
+    all.reverse();
+    all
 }
 
 impl Core {

@@ -73,7 +73,7 @@ impl Inner {
             self.barred = self.barred.map(|(barred, _)| (barred, Some(now)));
         }
         let answer = client.core().unavailable(&why);
-        self.answer_with(answer);
+        self.answer_with(client, answer);
         true
     }
 
@@ -94,7 +94,7 @@ impl Inner {
             let upstream = Rc::clone(pinned.upstream());
             let unwatch = resp::command(&["UNWATCH"]);
             if self.send(client, &upstream, (None, Note::Own, true), &unwatch, now).is_err() {
-                (self.ending, self.closed) = (Ending::Reset, Closed::Upstream);
+                self.end.with(Ending::Reset, Closed::Upstream);
             }
         }
     }

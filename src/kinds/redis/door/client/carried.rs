@@ -11,12 +11,11 @@ use fusebox_state::{Lanes, chaos::Strike};
 use tokio::time::Instant;
 
 use super::{
-    Client, Ending, Inner, Stuck,
+    Client, Inner, Stuck,
     pinned::{Denied, Sent},
 };
 use crate::kinds::redis::{
     door::{
-        counters::Closed,
         slow::Asker,
         telling::{self, Told},
         upstream::{Entry, Note, Unsettled, Upstream},
@@ -157,7 +156,7 @@ impl Inner {
                     Denied::Told(why) => {
                         core.backend.refuse(&plan, way);
                         let answer = core.unavailable(&why);
-                        self.answer_with(answer);
+                        self.answer_with(client, answer);
                         None
                     }
                 }
@@ -243,7 +242,7 @@ impl Inner {
         }
         let why = format!("{} accepts no commands now", client.core().backend.name());
         let answer = client.core().unavailable(&why);
-        self.answer_with(answer);
+        self.answer_with(client, answer);
         Err(None)
     }
 
@@ -297,11 +296,9 @@ impl Inner {
     }
 
     /// The command at hand was not executed, and is answered so.
-    pub(in crate::kinds::redis::door) fn answer_with(&mut self, answer: telling::Answer) {
-        self.refusals.one(Instant::now());
-        match answer {
-            telling::Answer::Reply(reply) => self.pass_on(&reply),
-            telling::Answer::Close => (self.ending, self.closed) = (Ending::Reset, Closed::Told),
+    pub(super) fn answer_with(&mut self, client: &Client, answer: telling::Answer) {
+        if let Some(reply) = self.reply_of(client, answer) {
+            self.pass_on(&reply);
         }
     }
 }

@@ -45,7 +45,7 @@ impl Inner {
         now: Instant,
     ) -> Option<Stuck> {
         // Who is not read any more does not ask again.
-        if self.closed != Closed::Stop && self.refusals.paces(now).is_some() {
+        if self.end.why() != Closed::Stop && self.refusals.paces(now).is_some() {
             return Some(Stuck::Paced);
         }
         // Nothing is sent behind a command that may wait as long as it likes: it would hold its place for as long.
@@ -82,7 +82,7 @@ impl Inner {
                     "a client speaks HTTP to a Redis door: the connection is closed"
                 );
             }
-            (self.ending, self.closed) = (Ending::Reset, Closed::Protocol);
+            self.end.with(Ending::Reset, Closed::Protocol);
             return None;
         }
         let stuck = self.general(client, &args, (request, behind), now);
@@ -342,6 +342,9 @@ impl Inner {
             self.answer(&telling::error(why));
             return None;
         }
+        if self.is_barred(client, Class::Carried, now) {
+            return None;
+        }
         // Whatever it is: within a transaction, the server says.
         if self.is_within() {
             return self.unknown_within(client, request, now);
@@ -371,7 +374,7 @@ impl Inner {
                         core.backend.name()
                     );
                     let answer = core.unavailable(&why);
-                    self.answer_with(answer);
+                    self.answer_with(client, answer);
                     None
                 }
                 Err(stuck) => stuck,

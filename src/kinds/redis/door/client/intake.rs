@@ -88,7 +88,7 @@ impl Inner {
 
     /// Whether another command may be taken now. It is not asked for more while the client is owed `owed_max` bytes.
     pub(super) fn may_take(&self, owed_max: usize) -> bool {
-        self.ending == Ending::Open
+        self.end.is_open()
             && !self.has_begun()
             && self.failed.is_empty()
             && self.slots.len() < PIPELINE
@@ -146,7 +146,7 @@ impl Inner {
                 false
             }
             Poll::Ready(Err(_)) => {
-                self.ending = Ending::Reset;
+                self.end.as_expected(Ending::Reset);
                 false
             }
             Poll::Ready(Ok(_)) => true,
@@ -181,7 +181,7 @@ impl Inner {
                     "ERR fusebox: a request of {needs} bytes is larger than this door allows ({most})"
                 );
                 self.answer(&telling::error(&why));
-                (self.ending, self.closed) = (Ending::Answered, Closed::Protocol);
+                self.end.with(Ending::Answered, Closed::Protocol);
                 return true;
             }
             // No more than has come already: what a client declares costs nothing until it is there.
@@ -202,7 +202,7 @@ impl Inner {
                 true
             }
             Poll::Ready(Err(_)) => {
-                self.ending = Ending::Reset;
+                self.end.as_expected(Ending::Reset);
                 false
             }
         }
@@ -226,11 +226,11 @@ impl Inner {
                 Relief::Wait => {}
                 Relief::Refused => {
                     self.answer(&telling::error(telling::TOO_MANY));
-                    (self.ending, self.closed) = (Ending::Answered, Closed::NoRoom);
+                    self.end.with(Ending::Answered, Closed::NoRoom);
                     return true;
                 }
                 Relief::TooSlow => {
-                    (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);
+                    self.end.with(Ending::Reset, Closed::SlowReader);
                     return true;
                 }
             }
@@ -245,7 +245,7 @@ impl Inner {
         client.core().refresh();
         if self.session.has_selected && self.generation != client.core().generation() {
             // The configured database is another, and which one it is in is not certain any more.
-            (self.ending, self.closed) = (Ending::Reset, Closed::Upstream);
+            self.end.with(Ending::Reset, Closed::Upstream);
             return 0;
         }
         self.generation = client.core().generation();
@@ -274,7 +274,7 @@ impl Inner {
                 }
                 Found::Wrong(why) => {
                     self.answer(&telling::error(&format!("ERR {why}")));
-                    (self.ending, self.closed) = (Ending::Answered, Closed::Protocol);
+                    self.end.with(Ending::Answered, Closed::Protocol);
                     return bytes.len();
                 }
             };

@@ -13,9 +13,18 @@ use tokio::time::Instant;
 
 use super::{Carriage, Client, Ending, Inner, Stuck, carried::Noted, pinned::Sent};
 use crate::kinds::redis::{
-    door::{counters::Closed, local::FIRST_ID, pin::PinnedTo, telling, waiting},
+    door::{
+        class::{Class, Local},
+        counters::Closed,
+        local::FIRST_ID,
+        pin::PinnedTo,
+        telling, waiting,
+    },
     protocol::resp,
 };
+
+/// These commands are about the door's clients, as CLIENT LIST is.
+const OF_THE_DOOR: Class = Class::Local(Local::List);
 
 /// The point at which a client waits for others.
 enum Waits {
@@ -51,6 +60,9 @@ impl Inner {
                     [word] if word.eq_ignore_ascii_case(b"ERROR") => true,
                     _ => return None,
                 };
+                if self.is_barred(client, OF_THE_DOOR, now) {
+                    return Some(Ok(()));
+                }
                 let waits = match &target {
                     Some(target) if !Rc::ptr_eq(target, client) => target.waits(),
                     _ => Waits::Nowhere,
@@ -72,10 +84,14 @@ impl Inner {
                 }
             }
             (b"kill", [word, id]) if word.eq_ignore_ascii_case(b"ID") => {
-                match client.core().whole.client(number(id)?) {
+                let target = client.core().whole.client(number(id)?);
+                if self.is_barred(client, OF_THE_DOOR, now) {
+                    return Some(Ok(()));
+                }
+                match target {
                     Some(target) if Rc::ptr_eq(&target, client) => {
                         self.answer(b":1\r\n");
-                        (self.ending, self.closed) = (Ending::Answered, Closed::Client);
+                        self.end.with(Ending::Answered, Closed::Client);
                     }
                     Some(target) => {
                         target.kill();
@@ -118,7 +134,7 @@ impl Inner {
         }
         let core = client.core();
         let why = format!("{}: that client's connection is not open yet", core.backend.name());
-        self.answer_with(core.unavailable(&why));
+        self.answer_with(client, core.unavailable(&why));
         Err(None)
     }
 
@@ -165,9 +181,7 @@ impl Client {
     }
 
     fn kill(&self) {
-        let mut inner = self.inner.borrow_mut();
-        (inner.ending, inner.closed) = (Ending::Reset, Closed::Client);
-        drop(inner);
+        self.inner.borrow_mut().end.with(Ending::Reset, Closed::Client);
         self.wake();
     }
 }

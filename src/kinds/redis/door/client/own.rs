@@ -48,7 +48,7 @@ impl Inner {
             Then::Silent => self.answered_here += 1,
             Then::Close(answer) => {
                 self.answer(&answer);
-                self.ending = Ending::Answered;
+                self.end.as_expected(Ending::Answered);
             }
             Then::Authenticate { user, secret, hello } => {
                 let seq = self.slot();
@@ -134,14 +134,11 @@ impl Inner {
     pub(super) fn slow_ended(&mut self, client: &Rc<Client>, done: Done) {
         match done {
             Done::Answered(seq, answer, told, acknowledged) => {
-                if told.source.is_none() {
-                    self.refusals.one(Instant::now());
-                }
                 self.last = told;
                 if let Some(lanes) = acknowledged {
                     self.failed.iter_mut().for_each(|failed| failed.onward.follows(&lanes));
                 }
-                self.ended(seq, answer);
+                self.ended(client, seq, answer);
             }
             Done::Authenticated(seq, guest, hello) => {
                 client.core().counters.answered_here(1);
@@ -172,7 +169,7 @@ impl Inner {
         let spoken = if protocol == Protocol::Resp3 { Spoken::Newest } else { Spoken::Two };
         let how = (None, Note::Speaks(spoken), true);
         if self.send(client, &upstream, how, &hello, now).is_err() {
-            (self.ending, self.closed) = (Ending::Reset, Closed::Upstream);
+            self.end.with(Ending::Reset, Closed::Upstream);
         }
     }
 }

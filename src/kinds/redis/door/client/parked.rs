@@ -13,8 +13,9 @@
 //!                       └──────────▶ nil, when its own time is over
 //! ```
 //! # Invariants
-//! 1. It is sent with what is left of its time. Parked, its time ends when the client said; at a server that is frozen,
-//!    the backend's `timeout` later.
+//! 1. It is sent with what is left of its time, which also runs while the command is held up before it is sent or
+//!    parked. Parked, its time ends when the client said. At the server, it ends later by as long as its connection took
+//!    to be opened; at one that is frozen, the backend's `timeout` after that.
 //! 2. It holds no place, no permit and no connection while it is parked, and is never what finds out whether the server
 //!    is back. In an EMERGENCY, one that may change data is parked though the server is there.
 //! 3. A client with a parked command that hangs up is gone at once.
@@ -40,6 +41,7 @@ use crate::ingress::parking;
 use crate::kinds::redis::{
     door::{
         class::{Class, Pinned},
+        held::Held,
         telling::Told,
         upstream::{Note, Unsettled, Upstream, Waited},
         waiting::{self, Waiting},
@@ -50,7 +52,7 @@ use crate::kinds::redis::{
 /// See the [module](self).
 pub(super) struct Parked {
     seq: u64,
-    body: Bytes,
+    held: Held,
     /// When its time is over; `None` for never.
     until: Option<Instant>,
     alarm: Option<Pin<Box<Sleep>>>,
@@ -62,11 +64,6 @@ impl Parked {
     /// The slot of its reply.
     pub(super) fn seq(&self) -> u64 {
         self.seq
-    }
-
-    /// What is held of it, in bytes.
-    pub(super) fn size(&self) -> usize {
-        self.body.len()
     }
 
     /// Whether its time is over.
@@ -93,7 +90,8 @@ impl Inner {
         until: Option<Instant>,
     ) {
         let counted = client.core().counters.park();
-        self.parked = Some(Parked { seq, body, until, alarm: None, _counted: counted });
+        let held = client.core().whole.keeps(body);
+        self.parked = Some(Parked { seq, held, until, alarm: None, _counted: counted });
         client.core().parks(client);
     }
 
@@ -102,10 +100,7 @@ impl Inner {
         let Some(mut parked) = self.parked.take() else { return false };
         if parked.is_over(cx) {
             client.core().is_not_parked(client);
-            self.last = Told { source: Some(Source::Empty), ..Told::default() };
-            client.core().counters.answered(Source::Empty);
-            let nothing = waiting::nothing_came(self.session.protocol);
-            self.reply(parked.seq, nothing);
+            self.nothing_came(client, parked.seq);
             return true;
         }
         if client.may_go.take() {
@@ -118,8 +113,16 @@ impl Inner {
         self.look(client, cx)
     }
 
+    /// The time of a slot's command is over, and nothing has come.
+    pub(super) fn nothing_came(&mut self, client: &Client, seq: u64) {
+        self.last = Told { source: Some(Source::Empty), ..Told::default() };
+        client.core().counters.answered(Source::Empty);
+        let nothing = waiting::nothing_came(self.session.protocol);
+        self.reply(seq, nothing);
+    }
+
     fn send_parked(&mut self, client: &Rc<Client>, parked: &Parked) -> bool {
-        let Ok(args) = resp::arguments(&parked.body) else { return false };
+        let Ok(args) = resp::arguments(&parked.held.body) else { return false };
         let connector = client.core().connector();
         let (Some(spec), Some(waiting)) =
             (connector.links().shared.commands.find(&args), Waiting::of(&args))

@@ -204,7 +204,18 @@ impl Inner {
             return Ok(());
         }
         let waiting = Waiting::of(said.args);
-        let until = waiting.and_then(|waiting| waiting.until(said.now));
+        // Its time runs while it is held up here, and it is sent with what is left of that.
+        let since = self.stuck_since.unwrap_or(said.now);
+        let until = waiting.and_then(|waiting| waiting.until(since));
+        let left = until.map(|until| until.saturating_duration_since(said.now));
+        if left.is_some_and(|left| left.is_zero()) {
+            let seq = self.slot();
+            self.nothing_came(client, seq);
+            return Ok(());
+        }
+        let held_up = waiting.filter(|_| self.stuck_since.is_some());
+        let rest = held_up.map(|waiting| waiting.with_time(said.args, left));
+        let said = Said { request: rest.as_deref().unwrap_or(said.request), ..said };
         let may_park = self.pinned.as_ref().is_none_or(|pinned| pinned.is_clean(database));
         if waiting.is_some_and(Waiting::may_be_sent_again) && may_park {
             match self.leave_to_wait(client, &lanes, said) {
@@ -316,7 +327,7 @@ impl Inner {
             Err(Denied::Stuck(stuck)) => return Err(Some(stuck)),
             Err(Denied::Told(why)) => {
                 let answer = client.core().unavailable(&why);
-                self.answer_with(answer);
+                self.answer_with(client, answer);
                 return Err(None);
             }
         }
@@ -362,7 +373,7 @@ impl Inner {
             Err(Denied::Stuck(stuck)) => Err(Some(stuck)),
             Err(Denied::Told(why)) => {
                 let answer = client.core().unavailable(&why);
-                self.answer_with(answer);
+                self.answer_with(client, answer);
                 Err(None)
             }
         }

@@ -56,6 +56,8 @@ pub(super) struct Slots {
     given: usize,
     /// Nothing more is read of the client until something was answered, or sent.
     awaits_room: bool,
+    /// The client has left.
+    is_closed: bool,
     buffers: Rc<Buffers>,
 }
 
@@ -69,8 +71,17 @@ impl Slots {
             early: 0,
             given: 0,
             awaits_room: false,
+            is_closed: false,
             buffers,
         }
+    }
+
+    /// The client has left: it is owed nothing any more. What is answered from now on is dropped.
+    pub(super) fn close(&mut self) {
+        self.is_closed = true;
+        self.waiting = VecDeque::new();
+        (self.sent, self.early, self.given) = (0, 0, 0);
+        self.buffers.give_back(mem::take(&mut self.out));
     }
 
     /// Whether every command was answered.
@@ -157,6 +168,9 @@ impl Slots {
 
     /// Something that goes out at once: what answers no command, or the oldest one.
     pub(super) fn told(&mut self, frame: &[u8]) {
+        if self.is_closed {
+            return;
+        }
         if self.out.capacity() == 0 {
             self.out = self.buffers.take();
         }
@@ -254,5 +268,21 @@ mod tests {
             prop_assert!(slots.is_empty());
             prop_assert_eq!(got, expected);
         }
+    }
+
+    #[test]
+    fn who_has_left_is_owed_nothing_whatever_is_answered_later() {
+        let mut slots = Slots::new(Rc::default());
+        let numbers = [slots.open(false), slots.open(false), slots.open(false)];
+        slots.reply(numbers[2], b"+early\r\n");
+        slots.piece(b"$5\r\nlar");
+        slots.close();
+        assert_eq!((slots.owed(), slots.out(), slots.is_empty()), (0, &b""[..], true));
+        slots.piece(b"ge\r\n");
+        for number in numbers {
+            slots.reply(number, b"+late\r\n");
+        }
+        slots.told(b"+message\r\n");
+        assert_eq!((slots.owed(), slots.out()), (0, &b""[..]));
     }
 }

@@ -38,7 +38,7 @@ impl Inner {
 
     pub(super) fn multi(&mut self, client: &Rc<Client>, said: Said<'_>) -> Sent {
         let sent = self.enter(client, said.now).and_then(|upstream| {
-            let how = (None, Note::None, true);
+            let how = (None, Note::Within(b"+OK\r\n"), true);
             self.send(client, &upstream, how, said.request, said.now)
         });
         match (sent, &mut self.pinned) {
@@ -127,7 +127,8 @@ impl Inner {
     ) -> Sent {
         let Some(pinned) = &mut self.pinned else { return Ok(()) };
         let upstream = Rc::clone(pinned.upstream());
-        let sent = self.send(client, &upstream, (None, Note::None, true), request, now);
+        let how = (None, Note::Within(b"+QUEUED\r\n"), true);
+        let sent = self.send(client, &upstream, how, request, now);
         if let Some(pinned) = &mut self.pinned {
             match sent {
                 Ok(()) => pinned.add(lanes, step),
@@ -227,7 +228,7 @@ impl Inner {
     /// It is disconnected once it has got its replies: on its own connection something is left that it does not expect
     /// there.
     pub(super) fn leaves_with_its_own(&mut self) {
-        (self.ending, self.closed) = (Ending::Answered, Closed::Upstream);
+        self.end.with(Ending::Answered, Closed::Upstream);
         if let Some(pinned) = &mut self.pinned {
             pinned.keep();
         }

@@ -5,17 +5,17 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{Client, Ending, Failed, Inner, Refusal, parked::Parked};
+use super::{Client, Failed, Inner, Refusal, ending::Ending};
 use crate::kinds::redis::door::{counters::Closed, slow::Asker, telling};
 
 impl Inner {
     pub(super) fn poll(&mut self, client: &Rc<Client>, cx: &mut Context<'_>) -> Poll<()> {
-        while self.ending != Ending::Reset && self.step(client, cx) {}
-        if self.closed == Closed::Stop && self.has_ended() && self.is_within() {
+        while !self.end.is_reset() && self.step(client, cx) {}
+        if self.end.why() == Closed::Stop && self.has_ended() && self.is_within() {
             // Its EXEC will not come any more.
             let why = "EXECABORT Transaction discarded because of: fusebox: the daemon stops";
             self.answer(&telling::error(why));
-            self.ending = Ending::Answered;
+            self.end.as_expected(Ending::Answered);
         }
         if let Some((_, alarm)) = &mut self.stuck
             && alarm.as_mut().poll(cx).is_ready()
@@ -42,17 +42,17 @@ impl Inner {
         // itself is no reason, as it takes nothing while there is no room; but for one reply that is too large alone.
         let owed = if client.piecewise.get() { self.slots.early() } else { self.slots.owed() };
         if owed > owed_max.saturating_add(self.slots.given().min(owed_max)) {
-            (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);
+            self.end.with(Ending::Reset, Closed::SlowReader);
         }
         self.tell_held(client);
         // Nobody would get what a command that waits for others brings.
         if self.read_closed && self.is_blocked() && self.flush(client, cx) {
-            self.ending = Ending::Reset;
+            self.end.as_expected(Ending::Reset);
         }
-        if self.ending == Ending::Open && self.is_idle(client, cx) {
-            (self.ending, self.closed) = (Ending::Answered, Closed::Idle);
+        if self.end.is_open() && self.is_idle(client, cx) {
+            self.end.with(Ending::Answered, Closed::Idle);
         }
-        match self.ending {
+        match self.end.how() {
             Ending::Reset => Poll::Ready(()),
             Ending::Answered if self.is_quit() => Poll::Ready(()),
             Ending::Open if self.has_ended() => Poll::Ready(()),
@@ -62,7 +62,7 @@ impl Inner {
 
     /// Writes what was answered, as far as the socket takes it; whether that is all.
     fn flush(&mut self, client: &Client, cx: &mut Context<'_>) -> bool {
-        while !self.slots.out().is_empty() && self.ending != Ending::Reset {
+        while !self.slots.out().is_empty() && !self.end.is_reset() {
             match self.socket.poll_write(cx, self.slots.out()) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(count)) if count > 0 => {
@@ -70,7 +70,7 @@ impl Inner {
                     self.slots.sent(count);
                     self.has_sent(client);
                 }
-                Poll::Ready(_) => self.ending = Ending::Reset,
+                Poll::Ready(_) => self.end.as_expected(Ending::Reset),
             }
         }
         self.is_full = !self.slots.out().is_empty();
@@ -87,10 +87,9 @@ impl Inner {
         }
     }
 
-    /// Tells the door what is held of this client.
+    /// Tells the door what is held of this client's input, and what it is owed.
     pub(super) fn tell_held(&self, client: &Client) {
-        let parked = self.parked.as_ref().map_or(0, Parked::size);
-        let held = self.inbox.len() + self.requests.size() + parked;
+        let held = self.inbox.len() + self.requests.size();
         let owed = self.slots.owed();
         client
             .core()
@@ -100,7 +99,7 @@ impl Inner {
 
     /// Whether all that will ever come of it was answered: what is left of its input is no whole request.
     fn has_ended(&self) -> bool {
-        self.ending == Ending::Open && self.read_closed && self.is_quit() && self.stuck.is_none()
+        self.end.is_open() && self.read_closed && self.is_quit() && self.stuck.is_none()
     }
 
     /// Whether it is owed nothing.
@@ -145,13 +144,13 @@ impl Inner {
             // What the cache answers instead waits until there is room for it.
             return self.look(client, cx);
         }
-        if let Some(Failed { seq, onward, body, commands, refusal }) = self.failed.pop_front() {
+        if let Some(Failed { seq, onward, held, commands, refusal }) = self.failed.pop_front() {
             if let Some(Refusal { words, is_passed: true }) = refusal {
                 self.reply(seq, &words);
                 return true;
             }
             let asker = Asker { commands, ..self.asker() };
-            self.slow.push_back(client.core().go_on(seq, onward, body, asker));
+            self.slow.push_back(client.core().go_on(seq, onward, held, asker));
             return true;
         }
         self.take_in(client, cx)

@@ -262,7 +262,7 @@ impl Inner {
             core.over(ticket.settle(outcome));
         }
         if unit.is_too_large {
-            (self.ending, self.closed) = (Ending::Reset, Closed::SlowReader);
+            self.end.with(Ending::Reset, Closed::SlowReader);
             return;
         }
         let refused = unit.refusal().filter(|_| unit.commands == 1);
@@ -298,7 +298,8 @@ impl Inner {
         {
             core.backend.hold(&mut onward);
             let commands = Some(unit.commands);
-            self.failed.push_back(Failed { seq, onward, body, commands, refusal: None });
+            let held = core.whole.keeps(body);
+            self.failed.push_back(Failed { seq, onward, held, commands, refusal: None });
             return;
         }
         if let Some(onward) = onward {
@@ -312,7 +313,7 @@ impl Inner {
         } else {
             core.unavailable(&why)
         };
-        self.ended(seq, telling::of_transaction(unit.commands, answer, may_have_run));
+        self.ended(client, seq, telling::of_transaction(unit.commands, answer, may_have_run));
     }
 }
 

@@ -44,7 +44,7 @@ impl Core {
         self.whole.pinned.set(self.whole.pinned.get() + 1);
         self.whole.count_pinned();
         let upstream =
-            Upstream::new(self.connector(), spoken, Some(Rc::clone(client)), &self.whole.ringed);
+            Upstream::new(self.connector(), spoken, Some(Rc::clone(client)), &self.whole.apart);
         let (core, driven) = (Rc::clone(self), Rc::clone(&upstream));
         tokio::task::spawn_local(async move {
             core.drive_pinned(Rc::clone(&driven)).await;
@@ -58,13 +58,16 @@ impl Core {
     /// How many connections may belong to one client each: as many as the door allows, and no more than leave some of
     /// the server's to others.
     fn pinned_max(&self) -> usize {
+        let own = self.settings.pinned;
+        self.of_server().map_or(own, |(all, others)| own.min(all - others))
+    }
+
+    /// How many connections the server takes, if it says so, and how many of them are left to others.
+    pub(super) fn of_server(&self) -> Option<(usize, usize)> {
         let connector = self.connector.borrow();
         let server = connector.links().shared.server.lock();
-        let of_server = server.as_ref().and_then(|server| server.connections_max);
-        of_server.map_or(self.settings.pinned, |all| {
-            let others = (all / OTHERS_SHARE).max(OTHERS_MIN).min(all / 2);
-            self.settings.pinned.min(all - others)
-        })
+        let all = server.as_ref()?.connections_max?;
+        Some((all, (all / OTHERS_SHARE).max(OTHERS_MIN).min(all / 2)))
     }
 
     /// Takes back the connection of a client that needs it no more.
@@ -138,9 +141,9 @@ impl Core {
         let (mut was_up, mut turn) = (false, Turn::default());
         loop {
             upstream.turn(&mut turn).await;
-            was_up |= !turn.touched.is_empty() || turn.ended;
-            if was_up {
-                self.failed_pins.set(0);
+            if turn.went_up {
+                was_up = true;
+                self.pin_opened();
             }
             let closed = upstream.is_closed();
             for client in turn.touched.drain(..) {

@@ -20,6 +20,7 @@ use super::{
     listening::Listener,
     ring::Ring,
 };
+use crate::kinds::redis::transport::handshake::Protocol;
 
 /// How much is read at once at least.
 const READ_SIZE: usize = 64 << 10;
@@ -87,8 +88,13 @@ impl Inner {
             let State::Up(up) = &mut self.state else { return None };
             // Whoever gets it piece by piece is waited for.
             if up.piecewise.is_some()
-                && self.ring.oldest().is_some_and(|it| it.client.is_behind(it.seq))
+                && let Some(oldest) = self.ring.oldest()
+                && oldest.client.is_behind(oldest.seq)
             {
+                if up.hurries {
+                    // Without it, the rest is read and dropped.
+                    oldest.client.reads_too_slowly();
+                }
                 self.ring.is_held_up();
                 return None;
             }
@@ -105,8 +111,8 @@ impl Inner {
                 Ok(_) => {
                     *is_doubted = false;
                     let came = self.ring.samples().then(Instant::now);
-                    if let Err(why) = self.give_out(sharing, turn) {
-                        return Some(Cause::Broken(why));
+                    if let Err(cause) = self.give_out(sharing, turn) {
+                        return Some(cause);
                     }
                     if let (Some(came), Some(took)) = (came, self.ring.measured()) {
                         turn.measured = Some((took, came));
@@ -116,8 +122,8 @@ impl Inner {
         }
     }
 
-    /// Gives the replies that have come to those who wait for them.
-    fn give_out(&mut self, sharing: Sharing, turn: &mut Turn) -> Result<(), String> {
+    /// Gives the replies that have come to those who wait for them. An error is why the connection ends.
+    fn give_out(&mut self, sharing: Sharing, turn: &mut Turn) -> Result<(), Cause> {
         let State::Up(up) = &mut self.state else { return Ok(()) };
         let mut taken = 0;
         loop {
@@ -125,11 +131,22 @@ impl Inner {
             // What a rest begins with is content: only what still has its head is judged by its first byte.
             let is_rest = up.finder.has_passed();
             let is_push = !is_rest && rest.starts_with(b">");
+            // A push of RESP3 says that it is one. In RESP2, and while it gets everything, what a listener hears looks
+            // like an answer.
+            let looks_alike = self.protocol == Protocol::Two && !self.subscriptions.is_empty();
+            let may_be_heard = is_push || !is_rest && (looks_alike || self.monitors);
             let length = match up.finder.length(rest) {
                 Ok(Some(length)) => length,
                 Ok(None) => {
-                    if is_push {
-                        // It answers nothing, and is heard whole.
+                    if may_be_heard {
+                        // That is heard whole.
+                        if let Some(owner) = self.owner.as_ref()
+                            && rest.len() > owner.owed_max()
+                        {
+                            // That is not the server's doing.
+                            owner.reads_too_slowly();
+                            return Err(Cause::Shared);
+                        }
                     } else if let Some(Entry { client, note: Note::Unit(unit), .. }) =
                         self.ring.oldest_mut()
                     {
@@ -138,19 +155,19 @@ impl Inner {
                         if unit.is_too_large {
                             taken += up.finder.pass(rest);
                         }
-                    } else if self.subscriptions.is_empty() && !self.monitors {
+                    } else {
                         taken += hand_on(up, &self.ring, taken, turn, sharing);
                     }
                     break;
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(Cause::Broken(error.to_string())),
             };
             let frame = rest.get(..length).unwrap_or_default();
             taken += length;
             if up.piecewise.take().is_some() {
-                self.ring.is_late();
+                self.ring.can_be_answered();
                 let Some((entry, _)) = self.ring.pop() else {
-                    return Err("a reply to no request".to_owned());
+                    return Err(Cause::broken("a reply to no request"));
                 };
                 let client = Rc::clone(&entry.client);
                 client.has_all(entry, frame);
@@ -188,7 +205,7 @@ impl Inner {
                 continue;
             }
             let Some((entry, request)) = self.ring.pop() else {
-                return Err("a reply to no request".to_owned());
+                return Err(Cause::broken("a reply to no request"));
             };
             match &entry.note {
                 Note::Speaks(protocol) => self.protocol = *protocol,

@@ -58,6 +58,13 @@ pub(super) fn not_fenced() -> Failed {
     Failed { error, verdict: Verdict::Neutral }
 }
 
+/// There was no connection for as long as an attempt may take.
+pub(super) fn not_up(limit: Duration) -> Failed {
+    let why = format!("no connection was ready within {limit:?}");
+    let error = AttemptError::own(ErrorClass::NotExecuted, OwnCode::Connect, why);
+    Failed { error, verdict: Verdict::Neutral }
+}
+
 /// What is sent after the connector was closed.
 pub(super) fn closed() -> Failed {
     let error =

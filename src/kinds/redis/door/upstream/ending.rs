@@ -1,15 +1,50 @@
 //! How a connection ends, and what becomes of what was sent on it.
 
-use std::{mem, sync::Arc, task::Context};
+use std::{mem, sync::Arc, task::Context, time::Duration};
 
 use fusebox_actors::connector::AttemptError;
 use fusebox_state::Verdict;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Inner, Lost, Sharing, State, Turn, cause::Cause, ring::Unanswered};
+use super::{
+    Inner, Lost, Sharing, State, Turn,
+    cause::{Cause, not_up},
+    ring::Unanswered,
+};
 use crate::kinds::redis::transport::handshake::Failed;
 
+/// How much longer what was sent first waits for the connection than an attempt may take, so that the connect itself
+/// says how it has ended.
+const GRACE: Duration = Duration::from_millis(25);
+
 impl Inner {
+    /// The connection is not up yet. What waits for it has waited for too long if the oldest has; all of it has, as what
+    /// a client has sent later must not overtake that.
+    pub(super) fn waits(&mut self, context: &mut Context<'_>, turn: &mut Turn) {
+        let limit = self.connector.links().shared.settings.timeout;
+        if let Some(at) = self.ring.due(limit + GRACE)
+            && self.rings(context, at)
+        {
+            self.fail(not_up(limit), turn);
+        }
+    }
+
+    /// Sets the alarm, and whether it rings: it is as late as that.
+    fn rings(&mut self, context: &mut Context<'_>, at: Instant) -> bool {
+        let due = self.due.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if due.deadline() > at {
+            due.as_mut().reset(at);
+        }
+        // The alarm is set for an older one, usually: to set it again for each would cost more than to be woken once.
+        while due.as_mut().poll(context).is_ready() {
+            if at <= Instant::now() {
+                return true;
+            }
+            due.as_mut().reset(at);
+        }
+        false
+    }
+
     /// Whether the oldest reply is overdue; sets the alarm for when it would be.
     pub(super) fn overdue(&mut self, context: &mut Context<'_>) -> Option<Cause> {
         let limit = self.connector.links().shared.settings.timeout;
@@ -22,29 +57,20 @@ impl Inner {
         };
         let cut_at = cut_at.filter(|_| !self.ring.is_empty());
         let at = [due, cut_at].into_iter().flatten().min()?;
-        let due = self.due.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        if due.deadline() > at {
-            due.as_mut().reset(at);
-        }
-        // The alarm is set for an older one, usually: to set it again for each would cost more than to be woken once.
-        while due.as_mut().poll(context).is_ready() {
-            let now = Instant::now();
-            if at > now {
-                due.as_mut().reset(at);
-                continue;
-            }
-            let slow =
-                self.ring.oldest().filter(|it| piecewise.is_some() && it.client.is_behind(it.seq));
-            let Some(slow) = slow else {
-                let is_cut = cut_at.is_some_and(|cut_at| cut_at <= now);
-                return Some(if is_cut { Cause::Shared } else { Cause::Overdue });
-            };
-            // What its client does not take is not the server's doing. Without it, the rest is read and dropped.
-            slow.client.reads_too_slowly();
-            if let State::Up(up) = &mut self.state {
-                (up.piecewise, up.cut_at) = (Some(now), up.cut_at.map(|_| now + limit));
-            }
+        if !self.rings(context, at) {
             return None;
+        }
+        let now = Instant::now();
+        let slow =
+            self.ring.oldest().filter(|it| piecewise.is_some() && it.client.is_behind(it.seq));
+        let Some(slow) = slow else {
+            let is_cut = cut_at.is_some_and(|cut_at| cut_at <= now);
+            return Some(if is_cut { Cause::Shared } else { Cause::Overdue });
+        };
+        // What its client does not take is not the server's doing. Without it, the rest is read and dropped.
+        slow.client.reads_too_slowly();
+        if let State::Up(up) = &mut self.state {
+            (up.piecewise, up.cut_at) = (Some(now), up.cut_at.map(|_| now + limit));
         }
         None
     }

@@ -43,6 +43,8 @@ pub(in crate::kinds::redis::door) enum Note {
     Script(scripts::Does),
     /// It waits for others.
     Waited(Box<Waited>),
+    /// It is a MULTI, or is queued by the server until EXEC. This is the reply if the server takes it.
+    Within(&'static [u8]),
     /// It is a transaction, each command of which has a reply; or the EXEC of one that came in pieces.
     Unit(Box<Unit>),
     /// It is the door's own, and nobody waits for it.

@@ -35,14 +35,14 @@ pub(super) struct Ring {
     head: usize,
     written: usize,
     pending: VecDeque<Pending>,
-    /// When something was last answered that may take as long as it likes.
+    /// When the last thing ended that kept all of it from being answered: that the connection was not up, or a reply
+    /// that may take as long as it likes.
     unblocked: Option<Instant>,
     /// When replies last had to wait for a client that did not take its own.
     held_up: Option<Instant>,
     /// How many bytes may wait.
     bytes_max: usize,
-    sharing: Sharing,
-    /// What all rings of one client each hold, in bytes.
+    /// What the door holds of requests apart from its clients' input, in bytes.
     held: Rc<Cell<usize>>,
     /// How many requests were put into it.
     pushed: u64,
@@ -80,7 +80,7 @@ pub(super) struct Unanswered {
 }
 
 impl Ring {
-    /// What one client's ring holds is added to `held`.
+    /// What it holds is added to `held`.
     pub(super) fn new(sharing: Sharing, held: Rc<Cell<usize>>) -> Self {
         let bytes_max = if sharing == Sharing::Pinned { BYTES_OF_ONE } else { BYTES_MAX };
         Self {
@@ -91,7 +91,6 @@ impl Ring {
             unblocked: None,
             held_up: None,
             bytes_max,
-            sharing,
             held,
             pushed: 0,
             sampled: None,
@@ -183,21 +182,19 @@ impl Ring {
         sampled.took
     }
 
-    /// More, and less, is held for one client.
+    /// More, and less, is held.
     fn holds(&self, more: usize, less: usize) {
-        if self.sharing == Sharing::Pinned {
-            self.held.set((self.held.get() + more).saturating_sub(less));
-        }
+        self.held.set((self.held.get() + more).saturating_sub(less));
     }
 
     /// When the oldest reply is overdue: `limit` after it could have come. `None` for never.
     pub(super) fn due(&self, limit: Duration) -> Option<Instant> {
         let oldest = self.pending.front()?;
-        let begun = match &oldest.entry.note {
+        let until = match &oldest.entry.note {
             Note::Waited(waited) => waited.until?,
-            _ => self.unblocked.map_or(oldest.begun, |at| at.max(oldest.begun)),
+            _ => oldest.begun,
         };
-        begun.checked_add(limit)
+        due((oldest.begun, until), self.unblocked, limit)
     }
 
     /// Whether a reply is waited for that may take as long as it likes.
@@ -222,8 +219,9 @@ impl Ring {
         Some(&self.pending.front()?.entry)
     }
 
-    /// The oldest reply has kept those behind it waiting.
-    pub(super) fn is_late(&mut self) {
+    /// From now on the oldest can be answered: the connection is up, or a reply has ended that kept those behind it
+    /// waiting.
+    pub(super) fn can_be_answered(&mut self) {
         self.unblocked = Some(Instant::now());
     }
 
@@ -291,5 +289,36 @@ impl Ring {
         }
         self.written -= self.head;
         self.head = 0;
+    }
+}
+
+/// When a reply is overdue that could come `until` then at the latest if nothing kept the request from being answered
+/// from `begun` on. If something did until it was `unblocked`, the server begins, and ends, as much later.
+fn due(
+    (begun, until): (Instant, Instant),
+    unblocked: Option<Instant>,
+    limit: Duration,
+) -> Option<Instant> {
+    let late = unblocked.map(|at| at.saturating_duration_since(begun)).unwrap_or_default();
+    until.checked_add(late)?.checked_add(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_is_overdue_as_late_as_the_server_could_begin() {
+        let (begun, limit) = (Instant::now(), Duration::from_secs(2));
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        // When it could come at the latest, when what held it up ended, and when it is overdue, in seconds.
+        for (until, unblocked, overdue) in
+            [(0, None, 2), (0, Some(1), 3), (5, None, 7), (5, Some(1), 8), (1, Some(5), 8)]
+        {
+            let due = due((begun, at(until)), unblocked.map(at), limit);
+            assert_eq!(due, Some(at(overdue)), "{until}, {unblocked:?}");
+        }
+        // It ended before that one was sent.
+        assert_eq!(due((at(3), at(4)), Some(at(1)), limit), Some(at(6)));
     }
 }

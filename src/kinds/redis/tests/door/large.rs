@@ -216,3 +216,75 @@ async fn what_is_left_of_a_reply_that_is_dropped_is_nobody_elses() {
     }
     until("it is disconnected", async || world.closed("slow_reader") == 1).await;
 }
+
+#[tokio::test]
+async fn a_listener_of_the_newer_protocol_gets_a_value_of_any_size() {
+    let world = World::with_large_value(4 << 20).await;
+    // The server itself lets a listener wait for 32 MiB at most.
+    let unlimited = ["CONFIG", "SET", "client-output-buffer-limit", "pubsub 0 0 0"];
+    assert_eq!(world.server.ask(&unlimited).await, "+OK\r\n");
+    let mut client = world.client();
+    assert!(client.ask("HELLO 3").await.starts_with('%'));
+    // Until the door's fence is up.
+    until("it listens", async || client.ask("SUBSCRIBE c").await.starts_with(">3")).await;
+    client.ask_together(&["GET large", "GET small"]).await;
+    client.begins().await;
+    client.ends().await;
+    assert_eq!(client.reply().await, "_\r\n");
+    assert_eq!(world.server.ask(&["PUBLISH", "c", "m"]).await, ":1\r\n");
+    assert!(client.reply().await.starts_with(b">3\r\n$7\r\nmessage"));
+    assert_eq!(world.closed("slow_reader"), 0);
+}
+
+#[tokio::test]
+async fn a_message_that_is_larger_than_its_client_may_be_owed_disconnects_it_alone() {
+    let world = World::with_large_value(1 << 20).await;
+    let mut other = world.client();
+    let script = "return redis.call('publish', 'c', string.rep('m', 5000000))";
+    for (number, hello) in (1..).zip(["HELLO 2", "HELLO 3"]) {
+        let mut listener = world.client();
+        drop(listener.ask(hello).await);
+        until("it listens", async || listener.ask("SUBSCRIBE c").await.contains("subscribe")).await;
+        assert!(world.server.ask(&["EVAL", script, "0"]).await.starts_with(b":"));
+        until("it is disconnected", async || world.closed("slow_reader") == number).await;
+        assert_eq!(listener.reply().await, "", "{hello}");
+        assert_eq!(other.ask("GET small").await, "$-1\r\n");
+    }
+    // So does one that it has sent to itself. What it asked for on that connection is no failure of the server.
+    let mut listener = world.client();
+    drop(listener.ask("HELLO 3").await);
+    until("it listens", async || listener.ask("SUBSCRIBE c").await.contains("subscribe")).await;
+    let mut commands = resp::command(&["EVAL", script, "0"]).to_vec();
+    commands.extend(resp::command(&["GET", "small"]));
+    listener.send(&commands).await;
+    until("it is disconnected", async || world.closed("slow_reader") == 3).await;
+    assert_eq!(other.ask("GET small").await, "$-1\r\n");
+    assert_eq!(world.fusebox.backend("redis").unwrap().view().breaker.window_failures, 0);
+}
+
+#[tokio::test]
+async fn large_replies_that_nobody_reads_leave_connections_to_others() {
+    const CLIENTS: usize = 60;
+    const SIZE: usize = 4 << 20;
+    let server = Server::start_with(&["--maxclients", "40"]).await;
+    let script = format!("redis.call('set', 'large', string.rep('x', {SIZE}))");
+    server.ask(&["EVAL", &script, "0"]).await;
+    let world = World::before(server, None, PATIENCE * 2, door(), &[("redis", 0)]).await;
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS {
+        let mut client = world.client();
+        client.ask_together(&["GET large"]).await;
+        let mut head = [0; 10];
+        timeout(PATIENCE, client.stream.read_exact(&mut head)).await.unwrap().unwrap();
+        assert_eq!(head, *b"$4194304\r\n", "{number}");
+        assert_eq!(world.server.ask(&["PING"]).await, "+PONG\r\n", "{number}");
+        clients.push(client);
+    }
+    assert_eq!(world.client().ask("GET small").await, "$-1\r\n");
+    // Those who came first were disconnected, and the last was not.
+    assert!(world.closed("slow_reader") >= 50);
+    let mut rest = vec![0; SIZE + 2];
+    let last = clients.last_mut().unwrap();
+    timeout(PATIENCE, last.stream.read_exact(&mut rest)).await.unwrap().unwrap();
+    assert!(rest.ends_with(b"x\r\n"));
+}

@@ -321,6 +321,65 @@ async fn the_time_that_what_is_before_a_command_takes_is_not_its_own() {
 }
 
 #[tokio::test]
+async fn the_time_of_a_command_that_waits_runs_while_it_is_held_up_at_the_door() {
+    let settings = Settings { deadline: Some(PATIENCE), ..door() };
+    let world = World::with(Duration::from_secs(2), settings).await;
+    let mut client = world.client();
+    assert_eq!(client.ask("GET none").await, "$-1\r\n");
+    let taken = places(&world.fusebox.backends()[0]);
+    let begun = Instant::now();
+    assert_eq!(client.ask("BLPOP q 0.2").await, "*-1\r\n");
+    let took = begun.elapsed();
+    assert!((0.19..5.0).contains(&took.as_secs_f64()), "{took:?}");
+
+    let server = tokio::net::TcpStream::connect(("127.0.0.1", world.server.port)).await.unwrap();
+    let mut monitor = Wire::of(server);
+    assert_eq!(monitor.ask("MONITOR").await, "+OK\r\n");
+    let before = world.door.view().bytes_in;
+    client.send_now(&[&["BLPOP", "q", "30"]]);
+    until("it is held up", async || world.door.view().bytes_in > before).await;
+    let begun = Instant::now();
+    until("it was for a while", async || begun.elapsed() >= Duration::from_millis(20)).await;
+    drop(taken);
+    let sent = loop {
+        let sent = String::from_utf8_lossy(&monitor.reply().await).into_owned();
+        if sent.contains("\"BLPOP\"") {
+            break sent;
+        }
+    };
+    let left = sent.trim().trim_end_matches('"').rsplit('"').next();
+    let left: f64 = left.unwrap().parse().unwrap();
+    assert!((1.0..29.99).contains(&left), "{sent}");
+    world.server.ask(&["RPUSH", "q", "x"]).await;
+    assert_eq!(client.reply().await, "*2\r\n$1\r\nq\r\n$1\r\nx\r\n");
+}
+
+#[tokio::test]
+async fn an_error_of_the_servers_own_is_no_refusal_of_the_doors() {
+    const TIMES: u64 = 200;
+    let world = World::open().await;
+    let mut client = world.client();
+    assert_eq!(client.ask("RPUSH list x").await, ":1\r\n");
+    let begun = Instant::now();
+    for _ in 0..TIMES {
+        assert!(client.ask("INCR list").await.starts_with("-WRONGTYPE"));
+    }
+    let view = world.door.view();
+    assert_eq!((view.refused_commands["unavailable"], view.by_source()["live"]), (0, TIMES + 1));
+    // Nor is what the door answers in place of the server.
+    world.fusebox.backends()[0].force(true, "test".into(), None).await.unwrap();
+    for _ in 0..TIMES {
+        assert_eq!(client.ask("PING").await, "+PONG\r\n");
+    }
+    // Whoever is slowed down needs more than seven seconds for either.
+    assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
+    assert_eq!(world.door.view().refused_commands["unavailable"], 0);
+    assert!(client.ask("INCR list").await.starts_with("-LOADING"));
+    let view = world.door.view();
+    assert_eq!((view.refused_commands["unavailable"], view.by_source()["local"]), (1, TIMES));
+}
+
+#[tokio::test]
 async fn each_answer_is_counted_by_its_source() {
     let mut world = World::open().await;
     let mut client = world.client();

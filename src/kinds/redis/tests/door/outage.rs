@@ -137,8 +137,8 @@ async fn transaction(client: &mut Wire, commands: &[&str]) -> Vec<String> {
 /// The only write in the queue, as it is stored.
 async fn stored(world: &World) -> String {
     let backend = &world.fusebox.backends()[0];
-    let queued = backend.queue_page(false, None, 1).await.calls[0].op_id;
-    let (_, body) = backend.queued_call(queued).await.unwrap();
+    let queued = backend.queue_page(false, None, 1).await.calls[0].sequence;
+    let body = backend.queued_body(queued).unwrap();
     String::from_utf8_lossy(&body).into_owned()
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 
+mod lost;
 mod refused;
 mod unblocked;
 

@@ -52,8 +52,8 @@ async fn what_a_script_does_to_a_deadline_is_not_known() {
         world.server.kill();
         client.until_told("HSET h g w", ":1\r\n").await;
         let backend = &world.fusebox.backends()[0];
-        let queued = backend.queue_page(false, None, 1).await.calls[0].op_id;
-        let (_, body) = backend.queued_call(queued).await.unwrap();
+        let queued = backend.queue_page(false, None, 1).await.calls[0].sequence;
+        let body = backend.queued_body(queued).unwrap();
         let body = String::from_utf8_lossy(&body).into_owned();
         assert!(!body.contains("UNTIL"), "it would take the deadline along: {body}");
     }

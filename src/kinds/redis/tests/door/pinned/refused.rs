@@ -47,6 +47,32 @@ async fn what_was_not_watched_bars_the_next_transaction_whyever_that_is() {
 }
 
 #[tokio::test]
+async fn what_no_list_of_commands_has_does_not_pass_what_was_refused() {
+    let world = World::with(PATIENCE, Settings { pinned: 0, ..door() }).await;
+    let mut other = world.client();
+    let id = other.ask("CLIENT ID").await.trim().trim_start_matches(':').to_owned();
+    for refused in ["SELECT 3", "MULTI"] {
+        let mut client = world.client();
+        assert!(client.ask("NOSUCH x").await.starts_with("-ERR unknown command"));
+        let commands = [refused, "NOSUCH x"];
+        pipeline(&mut client, &commands).await;
+        for begins in ["-ERR max number of clients", "-LOADING"] {
+            let told = client.reply().await;
+            assert!(told.starts_with(begins.as_bytes()), "{refused}: {told:?}");
+        }
+    }
+    // Nor does what the door does to its other clients, which might be a part of the transaction.
+    let mut client = world.client();
+    let (unblocks, kills) = (format!("CLIENT UNBLOCK {id}"), format!("CLIENT KILL ID {id}"));
+    pipeline(&mut client, &["MULTI", &unblocks, &kills, "EXEC", &unblocks]).await;
+    for begins in ["-ERR max number", "-LOADING", "-LOADING", "-EXECABORT", ":0"] {
+        let told = client.reply().await;
+        assert!(told.starts_with(begins.as_bytes()), "{told:?} instead of {begins}");
+    }
+    assert_eq!(other.ask("PING").await, "+PONG\r\n");
+}
+
+#[tokio::test]
 async fn in_an_emergency_a_command_that_waits_takes_nothing() {
     let databases = [("redis", 0), ("second", 1), ("third", 2)];
     let world = World::of(Duration::from_secs(2), door(), &databases).await;

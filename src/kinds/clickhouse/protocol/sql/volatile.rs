@@ -1,0 +1,80 @@
+//! By which words an answer from a cache would be wrong rather than old: those that ask for the server's own state, and
+//! for what nobody else may get.
+
+use super::super::lexer::Token;
+
+/// Databases whose tables are the server's own state.
+const SERVER_STATE: &[&str] = &["system", "information_schema"];
+/// Table functions that take the name of a database as a text. In small letters.
+const BY_NAME: &[&str] = &["cluster", "clusterallreplicas", "merge", "remote", "remotesecure"];
+/// Functions whose results nobody else may get: they are random, or say who asks and by which request. In small letters.
+const ONCE_ONLY: &[&str] = &[
+    "arraypartialshuffle",
+    "arrayrandomsample",
+    "arrayshuffle",
+    "connection_id",
+    "connectionid",
+    "current_query_id",
+    "currentqueryid",
+    "datetimetouuidv7",
+    "fuzzbits",
+    "fuzzjson",
+    "fuzzquery",
+    "getclienthttpheader",
+    "initial_query_id",
+    "initial_query_start_time",
+    "initialqueryid",
+    "initialquerystarttime",
+    "obfuscatequery",
+    "query_id",
+    "queryid",
+    "transactionid",
+];
+/// What the names of others begin with: `randNormal`, `generateUUIDv4`, `generateRandom`.
+const ONCE_ONLY_BEGINNINGS: &[&str] = &["generate", "rand"];
+
+/// Whether the tables of this database are the server's own state.
+pub(crate) fn is_server_state(database: &str) -> bool {
+    SERVER_STATE.iter().any(|own| own.eq_ignore_ascii_case(database))
+}
+
+/// Whether a text names such a database, as far as texts with marks between names do.
+pub(super) fn has_state(text: &str) -> bool {
+    let is_mark = |c: char| !c.is_alphanumeric() && c != '_';
+    text.split(is_mark).any(is_server_state)
+}
+
+/// Whether a table function that takes the name of a database as a text is called.
+pub(super) fn calls_by_name(tokens: &[Token<'_>]) -> bool {
+    tokens.windows(2).any(|pair| is_by_name(pair))
+}
+
+fn is_by_name(tokens: &[Token<'_>]) -> bool {
+    let [Token::Word(name) | Token::Quoted(name), Token::Mark('('), ..] = *tokens else {
+        return false;
+    };
+    let name = name.trim_matches(['`', '"']);
+    BY_NAME.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Whether such a function is called with a database whose tables are the server's own state, as far as that shows.
+pub(super) fn names_state_in_call(tokens: &[Token<'_>]) -> bool {
+    let Some(at) = (0..tokens.len()).find(|at| tokens.get(*at..).is_some_and(is_by_name)) else {
+        return false;
+    };
+    let rest = tokens.get(at + 2..).unwrap_or_default();
+    rest.iter().any(|token| match token {
+        // By a pattern it may be any.
+        Token::Word(word) => is_server_state(word) || word.eq_ignore_ascii_case("REGEXP"),
+        Token::Quoted(text) | Token::Text(text) => has_state(text),
+        Token::Mark(_) => false,
+    })
+}
+
+/// Whether a function gives nobody else the same.
+pub(super) fn is_once_only(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ONCE_ONLY.contains(&name.as_str())
+        || ONCE_ONLY_BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+            && !matches!(&*name, "generateseries" | "generate_series")
+}

@@ -1,0 +1,121 @@
+//! The queries that a server runs, and how they are ended.
+//!
+//! A client may have chosen the id of a query of ours, and another program may run one under the same id. One that had
+//! been running before ours was sent is the other program's, and is left alone. The server says how long each has run,
+//! but nobody knows when it found that out: a statement may be on its way, or wait at a server that is frozen. So an age
+//! counts as that of the moment at which the answer is here, and what a late answer leaves open is taken for ours: else
+//! a write in doubt would be taken for gone while it runs.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+
+use super::words::{is_query, unescaped};
+use crate::kinds::clickhouse::transport::http::{Failed, Http};
+
+/// How far the server's clock and ours may be apart about the age of a query.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// What a server runs, as it said.
+pub(crate) struct Running {
+    /// How long each has run, by the id. Two users may use one id at the same time.
+    ages: BTreeMap<String, Vec<Duration>>,
+    /// When the answer was here.
+    at: Instant,
+}
+
+impl Running {
+    /// The queries for which `condition` holds.
+    ///
+    /// # Errors
+    /// The server did not say so within `time`.
+    pub(crate) async fn ask(http: &Http, condition: &str, time: Duration) -> Result<Self, Failed> {
+        let list = format!(
+            "SELECT query_id, elapsed FROM system.processes WHERE {condition} FORMAT TabSeparated"
+        );
+        let answer = http.ask(list, time).await?;
+        Ok(Self::of_lines(&answer, Instant::now()))
+    }
+
+    fn of_lines(answer: &str, at: Instant) -> Self {
+        let mut ages: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
+        for line in answer.lines() {
+            let (id, age) = line.split_once('\t').unwrap_or((line, ""));
+            let Some(id) = unescaped(id) else { continue };
+            let age = age.parse::<f64>().ok().and_then(|age| Duration::try_from_secs_f64(age).ok());
+            ages.entry(id).or_default().push(age.unwrap_or_default());
+        }
+        Self { ages, at }
+    }
+
+    /// The ids of these queries.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &String> {
+        self.ages.keys()
+    }
+
+    /// Whether one with this id may have been sent after it had `begun`.
+    pub(crate) fn has_since(&self, id: &str, begun: Instant) -> bool {
+        let oldest = self.oldest(begun);
+        self.ages.get(id).is_some_and(|ages| ages.iter().any(|age| *age <= oldest))
+    }
+
+    /// The condition that a query has this id and was sent after it had `begun`, in a statement that is sent now and
+    /// answered within `time`.
+    pub(crate) fn sent_since(&self, id: &str, begun: Instant, time: Duration) -> String {
+        let oldest = self.oldest(begun);
+        let ours = begun.elapsed() + time + SLACK;
+        let ages = self.ages.get(id).into_iter().flatten().copied();
+        let others = ages.filter(|age| *age > oldest).min();
+        let limit = others.map_or(ours, |others| ours.min(others)).as_secs_f64();
+        format!("{} AND elapsed < {limit:.3}", is_query(id))
+    }
+
+    /// How old one may be that was sent after it had `begun`.
+    fn oldest(&self, begun: Instant) -> Duration {
+        self.at.saturating_duration_since(begun) + SLACK
+    }
+}
+
+/// Kills the queries for which `condition` holds. Returns the ids of those that ran, and whether they have ended.
+///
+/// # Errors
+/// The server did not say so within `time`, or does not let them be killed.
+pub(crate) async fn end(
+    http: &Http,
+    condition: &str,
+    time: Duration,
+) -> Result<BTreeMap<String, bool>, Failed> {
+    let kill = format!("KILL QUERY WHERE {condition} SYNC FORMAT TabSeparated");
+    let answer = http.ask(kill, time).await?;
+    let mut ended: BTreeMap<String, bool> = BTreeMap::new();
+    for line in answer.lines() {
+        let mut fields = line.split('\t');
+        let has_ended = fields.next() == Some("finished");
+        let Some(id) = fields.next().and_then(unescaped) else { continue };
+        ended.entry(id).and_modify(|all| *all &= has_ended).or_insert(has_ended);
+    }
+    Ok(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_answer_that_came_late_leaves_open_is_ours() {
+        let begun = Instant::now();
+        let seconds = Duration::from_secs;
+        let lines = "mine\t29.5\ntheirs\t31.5\nboth\t29.5\nboth\t40.25\nit\\'s\n";
+        let running = Running::of_lines(lines, begun + seconds(30));
+        let is_ours = |id: &str| running.has_since(id, begun);
+        assert!(is_ours("mine") && is_ours("both") && !is_ours("theirs") && !is_ours("none"));
+        assert!(is_ours("it's"), "it does not say how old it is");
+        tokio::time::advance(seconds(35)).await;
+        let condition = |id: &str| running.sent_since(id, begun, seconds(3));
+        assert_eq!(condition("mine"), "query_id = 'mine' AND elapsed < 39.000");
+        assert_eq!(condition("both"), "query_id = 'both' AND elapsed < 39.000");
+        tokio::time::advance(seconds(5)).await;
+        let condition = running.sent_since("both", begun, seconds(3));
+        assert_eq!(condition, "query_id = 'both' AND elapsed < 40.250", "not the other's");
+    }
+}
