@@ -15,11 +15,7 @@
 //! repetition is recognised in `transport/tokens.rs`; what is sent together in `protocol/gather.rs`; what queues and
 //! what is cached in `protocol/plan.rs`; what an error means in `protocol/outcome.rs`.
 
-use std::{
-    borrow::Cow,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{
@@ -38,10 +34,7 @@ use super::{
         plan, sql, wire,
     },
     settings::ClickHouseSettings,
-    transport::{
-        attempt, fence::Fence, http::Http, server::Servers, sessions::Sessions, shared::Shared,
-        storable, tokens::Tables, usual_database::UsualDatabase, writing,
-    },
+    transport::{attempt, shared::Shared, storable, writing},
 };
 
 /// The status of an error that the server has not sent.
@@ -59,20 +52,8 @@ impl ClickHouseConnector {
     pub fn new(settings: ClickHouseSettings) -> Arc<Self> {
         let settings = Arc::new(settings);
         let target = Target::new("clickhouse", &settings.url, &settings.database);
-        let fence = Arc::new(Fence::open(&settings));
-        let shared = Shared {
-            http: Http::new(Arc::clone(&settings)),
-            servers: Servers::default(),
-            tables: Tables::default(),
-            endings: fence.endings(),
-            fence,
-            sessions: Sessions::open(settings.sessions.as_ref()),
-            usual_database: UsualDatabase::of(&settings),
-            is_describing: AtomicBool::new(false),
-            is_raising: AtomicBool::new(false),
-            settings,
-        };
-        Arc::new(Self { target, shared: Arc::new(shared), learnt: empty::Learnt::default() })
+        let shared = Arc::new(Shared::new(settings));
+        Arc::new(Self { target, shared, learnt: empty::Learnt::default() })
     }
 
     /// What it was made of: who it is to the server.

@@ -1,3 +1,5 @@
+use std::sync::Barrier;
+
 use super::*;
 use crate::{shelf::ShelfSettings, units::UnixMillis};
 
@@ -137,31 +139,26 @@ fn a_write_drops_the_lane_and_voids_a_fill_that_began_earlier() {
 fn what_a_write_drops_while_the_cache_is_swept_does_not_come_back() {
     const ROUNDS: u64 = 1_000;
     let cache = cache();
-    let (begun, swept) = (AtomicU64::new(0), AtomicU64::new(0));
-    let reaches = |count: &AtomicU64, round| {
-        while count.load(Ordering::Acquire) < round {
-            std::thread::yield_now();
-        }
-    };
+    let (begun, swept) = (Barrier::new(2), Barrier::new(2));
     let mut came_back = 0;
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            for round in 1..=ROUNDS {
-                reaches(&begun, round);
+            for _ in 0..ROUNDS {
+                begun.wait();
                 cache.sweep(at(10));
-                swept.store(round, Ordering::Release);
+                swept.wait();
             }
         });
-        for round in 1..=ROUNDS {
+        for round in 0..ROUNDS {
             // One of them has ended: the others are to be kept.
             for number in 0..READS_PER_LANE {
                 let until = (number == 0).then(|| at(5));
                 cache.fill(cache.begin(LANE), format!("k{number}"), "v", at(0), until);
             }
-            begun.store(round, Ordering::Release);
-            (0..round % 64).for_each(|_| std::thread::yield_now());
+            begun.wait();
+            (0..round % 64 * 16).for_each(|_| std::hint::spin_loop());
             cache.invalidate(LANE);
-            reaches(&swept, round);
+            swept.wait();
             came_back += cache.stats().0;
             cache.invalidate(LANE);
         }

@@ -28,6 +28,23 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// What the tasks of a connector for `settings` share. Nothing is sent yet.
+    pub(crate) fn new(settings: Arc<ClickHouseSettings>) -> Self {
+        let fence = Arc::new(Fence::open(&settings));
+        Self {
+            http: Http::new(Arc::clone(&settings)),
+            servers: Servers::default(),
+            tables: Tables::default(),
+            endings: fence.endings(),
+            fence,
+            sessions: Sessions::open(settings.sessions.as_ref()),
+            usual_database: UsualDatabase::of(&settings),
+            is_describing: AtomicBool::new(false),
+            is_raising: AtomicBool::new(false),
+            settings,
+        }
+    }
+
     /// Whoever answers next may be another server.
     pub(crate) fn forget_server(&self) {
         self.servers.forget();

@@ -98,36 +98,16 @@ impl Drop for Departure {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use tokio::{net::TcpListener, time::timeout};
 
-    use super::{
-        super::{
-            fence::Fence, http::Http, server::Servers, sessions::Sessions, tokens::Tables,
-            usual_database::UsualDatabase,
-        },
-        *,
-    };
+    use super::*;
     use crate::kinds::clickhouse::testing::{PATIENCE, settings};
 
     #[tokio::test]
     async fn a_look_at_a_frozen_server_ends_with_its_connector() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings = Arc::new(settings(listener.local_addr().unwrap().port(), "i", "r"));
-        let fence = Arc::new(Fence::open(&settings));
-        let shared = Arc::new(Shared {
-            http: Http::new(Arc::clone(&settings)),
-            servers: Servers::default(),
-            tables: Tables::default(),
-            endings: fence.endings(),
-            fence,
-            sessions: Sessions::open(settings.sessions.as_ref()),
-            usual_database: UsualDatabase::of(&settings),
-            is_describing: AtomicBool::new(false),
-            is_raising: AtomicBool::new(false),
-            settings,
-        });
+        let shared = Arc::new(Shared::new(settings));
         raise_soon(&shared);
         let _frozen = timeout(PATIENCE, listener.accept()).await.expect("it looks").unwrap();
         timeout(PATIENCE, shared.http.close()).await.expect("nothing is under way");
