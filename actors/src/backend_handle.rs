@@ -94,7 +94,7 @@ impl Backend {
 
     /// Whether there is anything that the cache could answer.
     pub fn caches_something(&self) -> bool {
-        self.entry.shared.cache.load().stats().0 > 0
+        self.entry.shared.cache.load().holds_something()
     }
 
     /// Whether plain writes with this wish are queued in an outage.

@@ -118,9 +118,10 @@ impl BackendShared {
     /// A write to `lanes` goes on without anybody who waits for it: what is cached of them goes, and what reads
     /// answer until it is over is not kept.
     pub(crate) fn bar_fills(&self, lanes: &Lanes) {
-        self.invalidate_lanes(lanes);
+        // First the bar: a read that did not find it began before the lanes are invalidated, which voids its fill.
         let timeout = self.circuit.settings.load().timeout;
         self.cache.load().bar(lanes, self.clock().now().plus(timeout.saturating_mul(2)));
+        self.invalidate_lanes(lanes);
     }
 
     /// Nobody waits any more for a write of `passage` to `lanes`, which may be on the wire yet. To be called before its

@@ -12,21 +12,22 @@
 //!    this way (`Cache::put_if`, and `Cache::put_older` for what an earlier cache held).
 //!
 //! Versions are kept in a small table by hash: two lanes that share a place only throw away a fill too
-//! many. Values are found by their full canonical read, never by hash alone.
+//! many. Values are found by their full canonical read, never by hash alone. A cache that takes another's place has
+//! the same table, so that neither misses a write (`cache/succession.rs`).
 //!
 //! A large value is in a file ([`crate::shelf`]), if the cache has a shelf; the rules are the same.
 
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use quick_cache::sync::{Cache as Entries, EntryAction, EntryResult};
+use parking_lot::{Mutex, RwLock};
+use quick_cache::sync::{Cache as Entries, EntryAction};
 
 use crate::{
     shelf::{Label, Shelf},
@@ -34,6 +35,7 @@ use crate::{
 };
 
 mod held;
+mod succession;
 
 pub use self::held::{CachedRead, Value};
 use self::held::{Held, OVERHEAD, Reads, Tally, Weigh};
@@ -137,12 +139,20 @@ pub struct Withdrawn {
     reads: Reads,
 }
 
+/// A cache whose place another has taken.
+struct Before {
+    cache: Arc<Cache>,
+    /// The versions when its place was taken.
+    versions: Box<[u64]>,
+}
+
 /// The cache. Shared by every call; its locks are held for a look-up.
 pub struct Cache {
     /// No other of this process has it.
     id: u64,
     inner: Entries<LaneId, Reads, Weigh>,
-    versions: Box<[AtomicU64]>,
+    /// How often each lane was written in this run, by hash.
+    versions: Arc<[AtomicU64]>,
     /// Until when fills are barred, in milliseconds of a [`Moment`]; by hash, as the versions are.
     barred: Arc<[AtomicU64]>,
     settings: CacheSettings,
@@ -157,7 +167,11 @@ pub struct Cache {
     outlasting: AtomicU64,
     shelf: OnceLock<Arc<Shelf>>,
     /// The one whose place it took, until it has [taken over](Cache::take_over) what that holds.
-    before: Mutex<Option<Arc<Self>>>,
+    before: RwLock<Option<Before>>,
+    /// Whether there is one.
+    has_before: AtomicBool,
+    /// Held while it takes over.
+    taking_over: Mutex<()>,
 }
 
 impl Cache {
@@ -182,21 +196,9 @@ impl Cache {
             copying: AtomicU64::new(0),
             outlasting: AtomicU64::new(0),
             shelf: OnceLock::new(),
-            before: Mutex::default(),
-        }
-    }
-
-    /// An empty cache with other limits, to take the place of `before`. What bars fills there bars them here, whichever
-    /// of the two hears of it; counters go on. Once it is in use, it is to [take over](Self::take_over) what that holds.
-    pub fn in_place_of(before: &Arc<Self>, settings: CacheSettings) -> Self {
-        let count = |counter: &AtomicU64| AtomicU64::new(counter.load(Ordering::Relaxed));
-        Self {
-            barred: Arc::clone(&before.barred),
-            hits: count(&before.hits),
-            misses: count(&before.misses),
-            outlasting: count(&before.outlasting),
-            before: Mutex::new(Some(Arc::clone(before))),
-            ..Self::new(settings)
+            before: RwLock::default(),
+            has_before: AtomicBool::new(false),
+            taking_over: Mutex::default(),
         }
     }
 
@@ -232,7 +234,7 @@ impl Cache {
 
     /// Whether no write to its lane, or to one that counts as it, was sent or has ended since `fill` was taken.
     pub fn is_unchanged(&self, fill: Fill) -> bool {
-        self.version(fill.lane).load(Ordering::Acquire) == fill.version
+        self.has_version(fill.lane, fill.version)
     }
 
     /// Keeps what a live read answered, unless a write to its lane came between; no longer than `until`, if
@@ -248,8 +250,7 @@ impl Cache {
         until: Option<Moment>,
     ) {
         let (key, value) = (key.as_ref(), value.as_ref());
-        let version = self.version(fill.lane);
-        if version.load(Ordering::Acquire) != fill.version
+        if !self.has_version(fill.lane, fill.version)
             || (key.len() + value.len()) as u64 > self.settings.bytes / 8
         {
             return;
@@ -282,7 +283,7 @@ impl Cache {
         };
         let held = this.find(fill.lane, &label.key, Some(this.settings.ttl / REFILED_AFTER), now);
         let is_young = held.is_some_and(|hit| hit.fresh && matches!(hit.value, Value::File(_)));
-        if is_young || this.version(fill.lane).load(Ordering::Acquire) != fill.version {
+        if is_young || !this.has_version(fill.lane, fill.version) {
             return;
         }
         let (cache, key) = (Arc::clone(this), label.key.clone());
@@ -356,7 +357,7 @@ impl Cache {
 
     /// Drops everything and voids every fill: what a barrier over all lanes does.
     pub fn invalidate_all(&self) {
-        for version in &self.versions {
+        for version in &*self.versions {
             version.fetch_add(1, Ordering::AcqRel);
         }
         self.inner.clear();
@@ -411,12 +412,31 @@ impl Cache {
         max_stale: Option<Duration>,
         now: Moment,
     ) -> Option<Hit> {
-        let reads = self.inner.get(&lane)?;
-        let read = reads.iter().find(|read| read.key == *key)?;
-        let limit = read.limit(self.settings.max_stale);
+        self.find_within(&self.settings, lane, key, max_stale, now)
+    }
+
+    /// [`Cache::find`] by the limits of a cache that took its place.
+    fn find_within(
+        &self,
+        limits: &CacheSettings,
+        lane: LaneId,
+        key: &[u8],
+        max_stale: Option<Duration>,
+        now: Moment,
+    ) -> Option<Hit> {
+        let held = self.inner.get(&lane);
+        let held = held.as_ref().and_then(|reads| {
+            let read = reads.iter().find(|read| read.key == *key)?;
+            Some((reads, read))
+        });
+        let Some((reads, read)) = held else {
+            let look = |before: &Self| before.find_within(limits, lane, key, max_stale, now);
+            return self.look_before(lane, look);
+        };
+        let limit = read.limit(limits.max_stale);
         let limit = max_stale.map_or(limit, |asked| asked.min(limit));
         let age = now.since(reads.answered_at(read));
-        let fresh = !read.restored && age <= self.settings.ttl;
+        let fresh = !read.restored && age <= limits.ttl;
         let ended = read.until.is_some_and(|until| until <= now) || read.value.is_gone();
         (age <= limit && !ended).then(|| Hit { value: read.value.clone(), age, fresh })
     }
@@ -460,68 +480,6 @@ impl Cache {
             .collect()
     }
 
-    /// Takes back what a snapshot held; it will answer as stale only. What was read or written since this cache was made
-    /// is newer, and stays.
-    pub fn restore(
-        &self,
-        entries: impl IntoIterator<Item = (LaneId, CachedRead), IntoIter: DoubleEndedIterator>,
-    ) {
-        // The last of a lane is the newest.
-        for (lane, read) in entries.into_iter().rev() {
-            self.put_older(lane, CachedRead { restored: true, ..read });
-        }
-    }
-
-    /// Takes over what the cache holds whose place this one took, with its age; if it has done so, nothing. What was read
-    /// or written since this cache was made is newer, and stays. It must be in use already: then a write that came
-    /// meanwhile is known here. Walks the whole cache, and waits for whoever is doing so.
-    pub fn take_over(&self) {
-        let mut before = self.before.lock();
-        let Some(old) = before.as_ref() else { return };
-        // It may not have all of its own yet.
-        old.take_over();
-        for (lane, reads) in old.inner.iter() {
-            reads.taken().rev().for_each(|read| self.put_older(lane, read));
-        }
-        *before = None;
-    }
-
-    /// Puts what is older than all that this cache holds of `lane`, before that, unless it was read or its lane was
-    /// written since. It takes no place of what is newer: there must be room for it.
-    fn put_older(&self, lane: LaneId, read: CachedRead) {
-        let is_unwritten = || self.version(lane).load(Ordering::Acquire) == 0;
-        if !is_unwritten() {
-            return;
-        }
-        let (outlasts, size) = (read.outlasts, (read.key.len() + read.value.weight()) as u64);
-        // In one step: what is read meanwhile is newer, and is not there to be replaced.
-        let held = self.inner.entry(&lane, None, |_, reads| {
-            // What is added to an entry drives no other out, so the cache itself must have room for it.
-            let goes_in = reads.len() < READS_PER_LANE
-                && reads.iter().all(|newer| newer.key != read.key)
-                && size <= self.settings.bytes / 8
-                && !self.is_full();
-            if goes_in {
-                let all = std::iter::once(read.clone()).chain(reads.taken()).collect();
-                *reads = Held::new(all, &self.tally);
-            }
-            EntryAction::Retain(goes_in)
-        });
-        let is_kept = match held {
-            EntryResult::Retained(goes_in) => goes_in,
-            // What has come to this place meanwhile stays.
-            EntryResult::Vacant(place) => place.insert(Held::new(vec![read], &self.tally)).is_ok(),
-            EntryResult::Removed(..) | EntryResult::Replaced(..) | EntryResult::Timeout => false,
-        };
-        if !is_unwritten() {
-            self.inner.remove(&lane);
-            return;
-        }
-        if is_kept && outlasts {
-            self.outlasting.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     /// Entries, bytes, hits and misses. Walks nothing, locks nothing.
     pub fn stats(&self) -> (u64, u64, u64, u64) {
         let counts = [&self.tally.entries, &self.tally.bytes, &self.hits, &self.misses];
@@ -536,7 +494,7 @@ impl Cache {
 
     /// Adds `read` to what is held of `lane`, unless that was written since it had this version.
     fn put(&self, lane: LaneId, version: u64, read: CachedRead) {
-        if self.version(lane).load(Ordering::Acquire) != version {
+        if !self.has_version(lane, version) {
             return;
         }
         let outlasts = read.outlasts;
@@ -558,12 +516,11 @@ impl Cache {
     /// Puts `reads` in the place of what is held of `lane`, unless that was written since it had this version. Whether
     /// they are there.
     fn put_if(&self, lane: LaneId, version: u64, reads: Reads) -> bool {
-        let is_unwritten = || self.version(lane).load(Ordering::Acquire) == version;
-        if !is_unwritten() {
+        if !self.has_version(lane, version) {
             return false;
         }
         self.inner.insert(lane, reads);
-        if is_unwritten() {
+        if self.has_version(lane, version) {
             return true;
         }
         self.inner.remove(&lane);
@@ -573,6 +530,11 @@ impl Cache {
     fn version(&self, lane: LaneId) -> &AtomicU64 {
         place_of(&self.versions, lane)
     }
+
+    /// Whether `lane` was not written since it had this version.
+    fn has_version(&self, lane: LaneId, version: u64) -> bool {
+        self.version(lane).load(Ordering::Acquire) == version
+    }
 }
 
 #[expect(
@@ -580,7 +542,7 @@ impl Cache {
     clippy::cast_possible_truncation,
     reason = "a table has VERSIONS places and the index is taken modulo that"
 )]
-fn place_of(table: &[AtomicU64], lane: LaneId) -> &AtomicU64 {
+fn place_of<T>(table: &[T], lane: LaneId) -> &T {
     &table[lane.0 as usize % VERSIONS]
 }
 

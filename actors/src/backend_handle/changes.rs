@@ -146,8 +146,7 @@ impl Backend {
     }
 
     /// Gives it other settings; its connector stays. Nothing is closed, opened or emptied by that: the window, the
-    /// exponent, a force, the queue and the cache are what they were, and a smaller limit refuses only what is new. What
-    /// is cached may be found again only a moment later.
+    /// exponent, a force, the queue and the cache are what they were, and a smaller limit refuses only what is new.
     ///
     /// Each part takes them by itself, so that none is missed while the actor is being started again. One change
     /// follows another: callers see to that.
@@ -158,7 +157,7 @@ impl Backend {
             let cache = Arc::new(Cache::in_place_of(&old, settings.cache));
             old.shelf().into_iter().for_each(|shelf| cache.set_shelf(Arc::clone(shelf)));
             shared.cache.store(Arc::clone(&cache));
-            // Of a large one that takes seconds. Nobody waits for it.
+            // Of a large one that takes seconds. Nobody waits for it: meanwhile the old one is asked, too.
             drop(shared.queue.ground().run(move || cache.take_over()));
         }
         shared.queue.configure(&settings);

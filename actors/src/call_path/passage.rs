@@ -79,7 +79,7 @@ impl BackendShared {
         recorder.attempt(began, ended_at, span_id, Tried { number, verdict, error, transition });
     }
 
-    /// The way of a write that is about to go over the wire.
+    /// The way of a write, from before anything is looked at: a ticket may have sent it already.
     pub(super) fn way<'a>(&'a self, context: &'a mut Context) -> Way<'a> {
         Way { shared: self, context }
     }
@@ -104,7 +104,8 @@ impl BackendShared {
     }
 }
 
-/// A write's way over the wire. However it is over, the cache hears of it: also if its caller leaves.
+/// A write's way over the wire. However it is over, the cache hears of it: also if its caller leaves, and also if
+/// nothing more is sent of it.
 pub(super) struct Way<'a> {
     shared: &'a BackendShared,
     context: &'a mut Context,

@@ -35,13 +35,13 @@
 //!    an abandoned one to newer writes until it has ended ([`BackendShared::leave`]); unless nothing of it was sent.
 //! 4. A failed attempt is counted when it is settled. What follows (retry, queue, fallback, the call's own end) is
 //!    [`BackendShared::go_on`]'s, or nothing does ([`BackendShared::end`]); an [`Onward`] that is dropped abandons the
-//!    call between two attempts.
+//!    call between two attempts, and is over for the cache as one that has ended.
 //! 5. A ticket that its call has [parted](Ticket::part) from stays with its request, as one that is abandoned does: its
 //!    end is recorded by the breaker, and gives its place back. Its write is the call's by then.
 //! 6. An answer is a success of the backend also if it is an error of the call: a door that gets one settles
 //!    [`Outcome::Failed`] with that error's class and [`Verdict::Success`].
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_state::{
@@ -107,26 +107,44 @@ pub struct Ticket {
     under_way: Option<UnderWay>,
     connector: SharedConnector,
     operation: &'static str,
+    /// Dropped before the passage: the cache hears of it before newer writes may pass.
+    write: Option<PlainWrite>,
     passage: Passage,
     began: Reading,
     span_id: u64,
     recorder: Option<CallRecorder>,
     fill: Option<(Arc<Cache>, Fill)>,
-    write: Option<PlainWrite>,
-    /// Nobody has heard yet how it ended.
-    open: bool,
     /// Its client has left, or was answered otherwise.
     left: bool,
     /// What answered its client meanwhile.
     instead: Option<Source>,
 }
 
+/// A write on its way, from its admission until its call [carries it on](Self::go_on). However it is over before that,
+/// the cache hears of it: also if whoever has it drops it.
 struct PlainWrite {
+    shared: Arc<BackendShared>,
     lanes: Lanes,
     flight: Option<Flight>,
     state: WriteState,
     /// What was withdrawn from the cache for it.
     withdrawn: Option<Withdrawn>,
+}
+
+impl PlainWrite {
+    /// Its call carries it on, and ends it.
+    fn go_on(mut self, context: &mut Context) {
+        (context.flight, context.withdrawn) = (self.flight.take(), self.withdrawn.take());
+        // What is left here was never sent, and tells the cache nothing.
+        let unsent = WriteState::fresh(self.state.repeat());
+        context.state = mem::replace(&mut self.state, unsent);
+    }
+}
+
+impl Drop for PlainWrite {
+    fn drop(&mut self) {
+        self.shared.write_ended(self.state, &self.lanes, self.withdrawn.take());
+    }
 }
 
 /// A call whose first attempt, by a ticket, has failed.
@@ -244,7 +262,7 @@ impl BackendShared {
         let mut state = WriteState::fresh(repeat);
         state.sent();
         let (lanes, flight) = (plan.lanes.clone(), Some(flight));
-        let write = PlainWrite { lanes, flight, state, withdrawn: None };
+        let write = PlainWrite { shared: Arc::clone(self), lanes, flight, state, withdrawn: None };
         Admission::Go(self.ticket(plan, began, passage, None, Some(write)))
     }
 
@@ -274,13 +292,12 @@ impl BackendShared {
             under_way: Some(self.circuit.call_begins()),
             connector: SharedConnector::clone(&self.connector.load()),
             operation: plan.operation,
+            write,
             passage,
             began,
             span_id: recorder.attempt_span(),
             recorder: Some(recorder),
             fill,
-            write,
-            open: true,
             left: false,
             instead: None,
         }
@@ -363,10 +380,7 @@ impl BackendShared {
         let Onward { under_way: _under_way, recorder, error, write, operation, .. } = onward;
         let is_write = write.is_some();
         let mut refused = super::error(error.code.clone(), error.words());
-        if let Some(PlainWrite { lanes, state, withdrawn, .. }) = write {
-            refused.outcome_unknown = state.is_in_doubt();
-            self.write_ended(state, &lanes, withdrawn);
-        }
+        refused.outcome_unknown = write.is_some_and(|write| write.state.is_in_doubt());
         self.end_refused(recorder, operation, is_write, &refused);
     }
 
@@ -407,8 +421,8 @@ impl BackendShared {
         context.attempts = 1;
         context.counted = onward.counted;
         context.evidence = onward.evidence;
-        if let Some(PlainWrite { flight, state, withdrawn, .. }) = onward.write {
-            (context.flight, context.state, context.withdrawn) = (flight, state, withdrawn);
+        if let Some(write) = onward.write {
+            write.go_on(&mut context);
         }
         context.claim = onward.claim;
         if onward.parted {
@@ -473,7 +487,6 @@ impl Ticket {
 
     /// Its attempt has ended. Nothing follows the failure of one whose client has left.
     pub fn settle(mut self, outcome: Outcome<'_>) -> Settled {
-        self.open = false;
         let (verdict, error) = match &outcome {
             Outcome::Answered { .. } => (Verdict::Success, None),
             Outcome::Failed { verdict, error } => (*verdict, Some(error)),
@@ -489,20 +502,17 @@ impl Ticket {
                     cache.fill(fill, key, value, shared.clock().now(), until);
                 }
                 let is_write = ended.write.is_some();
-                if let Some(PlainWrite { lanes, flight, state, .. }) = ended.write {
-                    if let Some(flight) = flight {
-                        flight.acknowledge();
-                    }
-                    shared.write_ended(state, &lanes, None);
+                if let Some(mut write) = ended.write
+                    && let Some(flight) = write.flight.take()
+                {
+                    flight.acknowledge();
                 }
                 let source = self.instead.unwrap_or(Source::Live);
                 shared.end_plain(ended.recorder, self.operation, is_write, source);
                 Settled::Done
             }
             Outcome::Failed { .. } if self.left => {
-                if let Some(PlainWrite { lanes, state, withdrawn, .. }) = ended.write {
-                    shared.write_ended(state, &lanes, withdrawn);
-                }
+                drop(ended.write);
                 if let Some(source) = self.instead {
                     shared.end_plain(ended.recorder, self.operation, false, source);
                 }

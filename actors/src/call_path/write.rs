@@ -52,6 +52,8 @@ impl BackendShared {
         context: &mut Context,
         write: &Write,
     ) -> Result<Reply, CallError> {
+        let mut way = self.way(context);
+        let context = way.context();
         let op_id = self.op_id(context);
         let digest = digest(&context.call.body);
         context.digest = digest;
@@ -129,8 +131,6 @@ impl BackendShared {
         op_id: OpId,
         digest: u64,
     ) -> Result<Reply, CallError> {
-        let mut way = self.way(context);
-        let context = way.context();
         if matches!(queueable, Queueable::Yes(_)) {
             let reserve = reserve(context.left(self.clock().now()));
             context.live_until = context.live_until.minus(reserve);

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::{scripted::fault, *};
 use crate::{
-    Admission, OtherWay, Outcome, PlainAccess, PlainPlan, Settled,
-    connector::{Access, Attempt, Connector, Origin, OwnCode},
+    Admission, Onward, OtherWay, Outcome, PlainAccess, PlainPlan, Settled, Ticket,
+    connector::{Access, Attempt, AttemptError, Connector, Origin, OwnCode},
 };
 
 /// A backend that nobody pings or replays to, so that only calls change it.
@@ -247,6 +247,62 @@ async fn what_was_withdrawn_for_a_write_comes_back_if_nothing_of_it_was_sent() {
     assert!(sent.departs() && !sent.abandon(), "it may be applied");
     drop(sent);
     assert_eq!(entries(), 0);
+}
+
+/// Settles a ticket whose attempt says nothing of the backend.
+fn failed(ticket: Ticket, error: AttemptError) -> Onward {
+    let failed = Outcome::Failed { verdict: Verdict::Neutral, error };
+    let Settled::GoOn(onward) = ticket.settle(failed) else { panic!("it goes on") };
+    *onward
+}
+
+#[tokio::test]
+async fn the_cache_hears_of_a_write_that_is_dropped_between_two_attempts() {
+    let server = Scripted::new();
+    let (_dir, fusebox) = quiet(&server).await;
+    let backend = fusebox.backends().remove(0);
+    let shared = &backend.entry.shared;
+    let lane = fusebox_state::LaneId::of(b"", b"a");
+    let lanes = fusebox_state::Lanes::One(lane);
+    let entries = || shared.cache.load().entries().len();
+    let admitted = || {
+        let write = PlainAccess::Write { absolute: true };
+        let Admission::Go(ticket) = backend.admit(&plain(&lanes, write)) else { panic!("go") };
+        ticket
+    };
+    backend.call(call_of("GET a")).await.unwrap();
+    let not_executed = fault(fusebox_state::ErrorClass::NotExecuted, OwnCode::Connect);
+    let onward = failed(admitted(), not_executed);
+    assert_eq!(entries(), 0, "it may be sent again");
+    drop(onward);
+    assert_eq!(entries(), 1, "nothing was written");
+    let ticket = admitted();
+    // The backend answers it before it applies the write.
+    backend.call(call_of("GET a")).await.unwrap();
+    assert_eq!(entries(), 1);
+    drop(failed(ticket, fault(fusebox_state::ErrorClass::Unknown, OwnCode::Timeout)));
+    assert_eq!(entries(), 0);
+    let now = shared.circuit.clock.now();
+    assert!(shared.cache.load().is_barred(lane, now), "it may still land");
+}
+
+#[tokio::test]
+async fn what_was_withdrawn_for_a_write_comes_back_if_that_is_queued_behind_others() {
+    let server = Scripted::new();
+    let (_dir, fusebox) = quiet(&server).await;
+    let backend = fusebox.backends().remove(0);
+    let lanes = fusebox_state::Lanes::One(fusebox_state::LaneId::of(b"", b"a"));
+    let entries = || backend.entry.shared.cache.load().entries().len();
+    backend.call(call_of("GET a")).await.unwrap();
+    let write = PlainAccess::Write { absolute: true };
+    let Admission::Go(ticket) = backend.admit(&plain(&lanes, write)) else { panic!("go") };
+    backend.set_offline(true).await.unwrap();
+    let other = backend.call(call_of("SET a 2")).await.unwrap();
+    assert_eq!((other.source, entries()), (Source::Queued, 0));
+    let not_executed = fault(fusebox_state::ErrorClass::NotExecuted, OwnCode::Connect);
+    let onward = failed(ticket, not_executed);
+    let reply = backend.go_on(call_of("SET a 1"), onward).await.unwrap();
+    assert_eq!((reply.source, entries()), (Source::Queued, 1));
 }
 
 #[tokio::test]

@@ -341,6 +341,67 @@ fn what_is_taken_over_is_older_than_what_was_read_since_and_takes_no_place_of_it
 }
 
 #[test]
+fn what_is_older_takes_no_place_of_what_was_read_since() {
+    let few = CacheSettings { items: 64, ..cache().settings };
+    let read = |cache: &Cache, lane| {
+        cache.fill(cache.begin(LaneId(lane)), key("k"), key("v"), at(1), None);
+    };
+    let fill_up = |cache: &Cache| {
+        let mut lanes = 0..;
+        while !cache.is_full() {
+            read(cache, lanes.next().unwrap());
+        }
+    };
+    let lanes = |cache: &Cache| {
+        let mut lanes: Vec<LaneId> = cache.entries().into_iter().map(|(lane, _)| lane).collect();
+        lanes.sort_unstable();
+        lanes
+    };
+    let old = Arc::new(cache());
+    (10_000..10_640).for_each(|lane| read(&old, lane));
+    let new = Cache::in_place_of(&old, few);
+    let restored = Cache::new(few);
+    for cache in [&new, &restored] {
+        fill_up(cache);
+    }
+    let before = [&new, &restored].map(lanes);
+    new.take_over();
+    restored.restore(old.entries());
+    assert_eq!([&new, &restored].map(lanes), before);
+
+    let start = LaneId(20_000);
+    let old = Arc::new(cache());
+    old.fill(old.begin(start).outlasting(true), key("k"), key("v"), at(1), None);
+    let new = Cache::in_place_of(&old, few);
+    fill_up(&new);
+    new.take_over();
+    assert!(new.holds(start, b"k", None, at(1)), "no program could start without it");
+}
+
+#[test]
+fn what_is_not_taken_over_yet_answers_by_the_new_limits() {
+    let old = Arc::new(cache());
+    old.fill(old.begin(LANE), key("k"), key("v"), at(100), None);
+    let (ttl, max_stale) = (Duration::from_secs(60), Duration::from_secs(600));
+    let new = Arc::new(Cache::in_place_of(&old, CacheSettings { ttl, max_stale, ..old.settings }));
+    // As if another thread was taking it over.
+    let taking_over = new.taking_over.lock();
+    assert!(new.holds_something());
+    assert_eq!(look(&new, 160), Some((60, true)));
+    assert_eq!(look(&new, 161), Some((61, false)));
+    assert_eq!((look(&new, 700), look(&new, 701)), (Some((600, false)), None));
+    let newer = Cache::in_place_of(&new, old.settings);
+    assert_eq!(look(&newer, 701), Some((601, false)), "two have not been taken over");
+    new.fill(new.begin(LANE), key("l"), key("w"), at(150), None);
+    assert_eq!(look(&new, 160), Some((60, true)), "what is read since does not hide it");
+    new.invalidate(LANE);
+    assert_eq!((look(&new, 160), look(&newer, 160)), (None, None), "it was written");
+    drop(taking_over);
+    new.take_over();
+    assert!(!new.holds_something());
+}
+
+#[test]
 fn what_is_read_while_a_cache_takes_over_is_not_replaced_by_what_is_older() {
     for round in 0..1_000_u32 {
         let old = Arc::new(cache());
@@ -476,4 +537,19 @@ fn what_comes_back_late_replaces_nothing_newer() {
     written.invalidate(LANE);
     written.restore(old.entries());
     assert_eq!(look(&written, 151), None, "it was written since");
+}
+
+#[test]
+fn what_comes_back_before_a_cache_has_taken_over_replaces_nothing_of_this_run() {
+    let (old, read, written) = (cache(), Arc::new(cache()), Arc::new(cache()));
+    old.fill(old.begin(LANE), key("k"), key("old"), at(100), None);
+    read.fill(read.begin(LANE), key("k"), key("new"), at(150), None);
+    let new = Cache::in_place_of(&read, read.settings);
+    new.restore(old.entries());
+    new.take_over();
+    assert_eq!(look(&new, 151), Some((1, true)), "it is the one that was read");
+    written.invalidate(LANE);
+    let new = Cache::in_place_of(&written, written.settings);
+    new.restore(old.entries());
+    assert_eq!(look(&new, 151), None, "it was written in this run");
 }

@@ -1,7 +1,5 @@
 //! Tickets whose client leaves before their attempt has ended, or of which nothing is sent.
 
-use std::mem;
-
 use fusebox_state::{Lanes, Verdict, write::End};
 
 use super::{Onward, OtherWay, Ticket};
@@ -74,11 +72,8 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if !mem::take(&mut self.open) {
-            return;
-        }
-        let Some(mut write) = self.write.take() else { return };
+        // One that is settled, or that its call has parted from, has none any more.
+        let Some(write) = &mut self.write else { return };
         write.state.end(if self.passage.stays() { End::Nothing } else { End::Unknown });
-        self.shared.write_ended(write.state, &write.lanes, write.withdrawn.take());
     }
 }
