@@ -89,6 +89,8 @@ pub(super) struct Client {
     parked_as: Cell<u64>,
     /// It gets a reply piece by piece.
     piecewise: Cell<bool>,
+    /// When it last took something that the rest of such a reply had waited for.
+    took: Cell<Option<Instant>>,
     /// What the door knows that is held of its requests, and of its replies, in bytes.
     held: Cell<usize>,
     owed: Cell<usize>,
@@ -222,6 +224,7 @@ impl Client {
             may_go: Cell::default(),
             parked_as: Cell::default(),
             piecewise: Cell::default(),
+            took: Cell::default(),
             held: Cell::default(),
             owed: Cell::default(),
         })
@@ -292,8 +295,7 @@ impl Client {
             return;
         }
         let mut inner = self.inner.borrow_mut();
-        inner.try_write(&self.core());
-        inner.has_sent(self);
+        inner.try_write(self);
         inner.tell_held(self);
         inner.unpin(&self.core());
         let waits = !inner.slots.out().is_empty()
@@ -345,6 +347,11 @@ impl Client {
     /// What is held for it, in bytes.
     pub(super) fn owed(&self) -> usize {
         self.owed.get()
+    }
+
+    /// When it last took something that the rest of a large reply had waited for.
+    pub(super) fn took(&self) -> Option<Instant> {
+        self.took.get()
     }
 
     /// Its place among those that have parked something.
@@ -436,13 +443,10 @@ impl Inner {
         Some(reply)
     }
 
-    fn try_write(&mut self, core: &Core) {
+    fn try_write(&mut self, client: &Client) {
         while !self.slots.out().is_empty() {
             match self.socket.try_write(self.slots.out()) {
-                Ok(count) if count > 0 => {
-                    core.counters.written(count);
-                    self.slots.sent(count);
-                }
+                Ok(count) if count > 0 => self.has_sent(client, count),
                 // Its own task sees to the rest, and to what is wrong.
                 _ => {
                     self.is_full = true;

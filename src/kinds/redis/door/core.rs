@@ -19,7 +19,7 @@ use fusebox_actors::{
 use fusebox_state::{LaneId, Lanes, Moment};
 use tokio::{
     runtime::Handle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -65,8 +65,8 @@ pub(super) struct Core {
     pub(super) canonical: RefCell<Vec<u8>>,
     connector: RefCell<Arc<RedisConnector>>,
     links: RefCell<[Rc<Upstream>; 2]>,
-    /// Shared connections that take nothing more, and still have something to hand on; and since when.
-    leaving: RefCell<Vec<(Instant, Rc<Upstream>)>>,
+    /// Shared connections that take nothing more, and still have something to hand on.
+    leaving: RefCell<Vec<Rc<Upstream>>>,
     namespace: RefCell<Rc<str>>,
     /// Clients that wait for a place.
     awaiting: RefCell<Vec<Rc<Client>>>,
@@ -164,7 +164,7 @@ impl Core {
     /// The connections that all clients share, also those that are being replaced.
     fn links(&self) -> Vec<Rc<Upstream>> {
         let (links, leaving) = (self.links.borrow(), self.leaving.borrow());
-        links.iter().chain(leaving.iter().map(|(_, link)| link)).map(Rc::clone).collect()
+        links.iter().chain(leaving.iter()).map(Rc::clone).collect()
     }
 
     /// Closes the connections that all clients share.
@@ -184,11 +184,17 @@ impl Core {
     /// Drives a shared connection until the door is closed, or another one has replaced it.
     async fn drive(self: Rc<Self>, upstream: Rc<Upstream>) {
         let mut turn = Turn::default();
+        // There is no place for what is to take its place: when to ask again.
+        let mut again = None;
         while !self.has_left(&upstream) {
-            upstream.turn(&mut turn).await;
+            if let Some(at) = again {
+                let _in_time = timeout_at(at, upstream.turn(&mut turn)).await;
+            } else {
+                upstream.turn(&mut turn).await;
+            }
             self.refresh();
-            if turn.leaves {
-                self.replace(&upstream);
+            if again.map_or(turn.leaves, |at| at <= Instant::now()) {
+                again = (!self.replace(&upstream)).then(|| self.make_place(&upstream));
             }
             for client in turn.touched.drain(..) {
                 client.flush();

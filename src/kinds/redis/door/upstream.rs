@@ -33,7 +33,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use fusebox_actors::connector::AttemptError;
 use fusebox_state::Verdict;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep};
 use tokio_util::{sync::WaitForCancellationFutureOwned, task::task_tracker::TaskTrackerToken};
 
 mod carrying;
@@ -66,7 +66,7 @@ use crate::{
     net::dial::Stream,
 };
 
-/// The pause after a failed connect.
+/// The pause after a failed connect, and between two looks for the connector that replaces a closed one.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Whose a connection is.
@@ -87,7 +87,7 @@ pub(super) struct Lost {
 }
 
 enum State {
-    /// Not before `until`; `failed` is how the last connect ended.
+    /// Nothing is tried before `until`; `failed` is how the last connect ended.
     Down {
         until: Instant,
         failed: Option<Failed>,
@@ -98,7 +98,6 @@ enum State {
     Closed,
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "independent facts about one connection")]
 struct Up {
     stream: Box<dyn Stream>,
     living: Living,
@@ -111,8 +110,6 @@ struct Up {
     retiring: bool,
     /// The oldest reply is handed on piece by piece: when the last one was.
     piecewise: Option<Instant>,
-    /// It waits for no client: another one needs its place.
-    hurries: bool,
     /// When it ends whatever is unanswered.
     cut_at: Option<Instant>,
     /// Nothing has come over it since there was reason to ask whether anything does.
@@ -314,22 +311,21 @@ impl Upstream {
         inner.ring.is_empty() && matches!(&inner.state, State::Up(up) if !up.retiring)
     }
 
-    /// Whether it hands on a large reply.
-    pub(super) fn hands_on(&self) -> bool {
-        matches!(&self.inner.borrow().state, State::Up(Up { piecewise: Some(_), .. }))
+    /// Whether it takes nothing more, and ends once what was sent is answered.
+    pub(super) fn is_retiring(&self) -> bool {
+        matches!(&self.inner.borrow().state, State::Up(Up { retiring: true, .. }))
     }
 
-    /// Others need its place: a client that does not take a large reply as fast as it comes is disconnected.
-    pub(super) fn hurry(&self) {
-        if let State::Up(up) = &mut self.inner.borrow_mut().state {
-            up.hurries = true;
-        }
-        self.wake();
+    /// Since when the client of a large reply has taken nothing of it, while the rest waits for that. `None` if nothing
+    /// does.
+    pub(super) fn held_up_since(&self) -> Option<Instant> {
+        let inner = self.inner.borrow();
+        inner.held_up_by().and(inner.went_on())
     }
 
-    /// Whether it is in such a hurry.
-    pub(super) fn hurries(&self) -> bool {
-        matches!(&self.inner.borrow().state, State::Up(Up { hurries: true, .. }))
+    /// Disconnects the client for which the rest of a large reply waits, if there is one.
+    pub(super) fn give_up_client(&self) {
+        self.inner.borrow_mut().give_up_client();
     }
 
     /// Its number at the server while it is up.
@@ -441,9 +437,10 @@ impl Inner {
                         && self.connector.links().shared.closing.is_cancelled()
                     {
                         // Its successor is not there yet: it is asked for now and again.
-                        let alarm = self.due.get_or_insert_with(|| Box::pin(sleep(PAUSE)));
-                        if alarm.as_mut().poll(context).is_ready() {
-                            self.due = None;
+                        let again = Some(*until);
+                        if self.waits(context, again, turn) {
+                            let until = Instant::now() + PAUSE;
+                            self.state = State::Down { until, failed: None };
                             turn.replaced = true;
                         }
                         return;
@@ -464,7 +461,10 @@ impl Inner {
                 }
                 State::Opening(opening) => {
                     let opened = match opening.as_mut().poll(context) {
-                        Poll::Pending => return self.waits(context, turn),
+                        Poll::Pending => {
+                            self.waits(context, None, turn);
+                            return;
+                        }
                         Poll::Ready(opened) => opened,
                     };
                     // The alarm was for what waited.
@@ -533,7 +533,6 @@ impl Inner {
             finder: dialogue.finder,
             retiring: false,
             piecewise: None,
-            hurries: false,
             cut_at: None,
             is_doubted: false,
             is_deaf: false,

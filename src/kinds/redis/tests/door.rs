@@ -26,6 +26,7 @@ use super::super::{
         telling::Unavailable,
     },
     protocol::resp::{self, FrameFinder},
+    settings::RedisSettings,
     testing::{PATIENCE, Server, until},
 };
 use crate::{
@@ -53,7 +54,16 @@ struct World {
     server: Server,
     door: RedisDoor,
     fusebox: Fusebox,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
+}
+
+fn system(state: &std::path::Path) -> SystemSettings {
+    SystemSettings {
+        state_dir: state.to_owned(),
+        pings: PingSettings::every(Duration::from_secs(3_600)),
+        instance: "door".into(),
+        copied: None,
+    }
 }
 
 fn backend(timeout: Duration) -> BackendSettings {
@@ -116,13 +126,6 @@ impl World {
         databases: &[(&str, u32)],
     ) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let hour = Duration::from_secs(3_600);
-        let system = SystemSettings {
-            state_dir: state.path().to_owned(),
-            pings: PingSettings::every(hour),
-            instance: "door".into(),
-            copied: None,
-        };
         let spec = |(name, database): &(&str, u32)| {
             let mut of = match port {
                 Some(port) => super::settings(port, "door", "run"),
@@ -133,11 +136,18 @@ impl World {
             BackendSpec { settings, connector: RedisConnector::new(of) }
         };
         let specs = databases.iter().map(spec).collect();
-        let fusebox = Fusebox::start(system, specs, None).await.unwrap();
+        let fusebox = Fusebox::start(system(state.path()), specs, None).await.unwrap();
         let backend = fusebox.backend(databases[0].0).unwrap();
         let kin = fusebox.backends();
         let door = RedisDoor::open(settings, backend, kin, Handle::current()).unwrap();
-        Self { server, door, fusebox, _state: state }
+        Self { server, door, fusebox, state }
+    }
+
+    /// A reload gives the backend another connector, which has this timeout.
+    async fn reload(&self, timeout: Duration) {
+        let of = RedisSettings { timeout, ..self.server.settings("door", "run") };
+        let spec = BackendSpec { settings: backend(timeout), connector: RedisConnector::new(of) };
+        self.fusebox.reload(system(self.state.path()), vec![spec], Vec::new()).await.unwrap();
     }
 
     fn client(&self) -> Wire {

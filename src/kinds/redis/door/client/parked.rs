@@ -14,8 +14,9 @@
 //! ```
 //! # Invariants
 //! 1. It is sent with what is left of its time, which also runs while the command is held up before it is sent or
-//!    parked. Parked, its time ends when the client said. At the server, it ends later by as long as its connection took
-//!    to be opened; at one that is frozen, the backend's `timeout` after that.
+//!    parked. If nothing is left when it may be sent, it is sent with a millisecond. Parked, its time ends when the
+//!    client said. At the server, it ends later by as long as its connection took to be opened; at one that is frozen,
+//!    the backend's `timeout` after that.
 //! 2. It holds no place, no permit and no connection while it is parked, and is never what finds out whether the server
 //!    is back. In an EMERGENCY, one that may change data is parked though the server is there.
 //! 3. A client with a parked command that hangs up is gone at once.

@@ -208,7 +208,10 @@ impl Inner {
         let since = self.stuck_since.unwrap_or(said.now);
         let until = waiting.and_then(|waiting| waiting.until(since));
         let left = until.map(|until| until.saturating_duration_since(said.now));
-        if left.is_some_and(|left| left.is_zero()) {
+        // If that is nothing, and nothing holds it up any more, it asks all the same: what it waits for may be there.
+        if left.is_some_and(|left| left.is_zero())
+            && self.ask(client, &lanes, said.may_change(), said.now).is_err()
+        {
             let seq = self.slot();
             self.nothing_came(client, seq);
             return Ok(());

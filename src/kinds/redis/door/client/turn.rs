@@ -5,6 +5,8 @@ use std::{
     task::{Context, Poll},
 };
 
+use tokio::time::Instant;
+
 use super::{Client, Failed, Inner, Refusal, ending::Ending};
 use crate::kinds::redis::door::{counters::Closed, slow::Asker, telling};
 
@@ -65,11 +67,7 @@ impl Inner {
         while !self.slots.out().is_empty() && !self.end.is_reset() {
             match self.socket.poll_write(cx, self.slots.out()) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(count)) if count > 0 => {
-                    client.core().counters.written(count);
-                    self.slots.sent(count);
-                    self.has_sent(client);
-                }
+                Poll::Ready(Ok(count)) if count > 0 => self.has_sent(client, count),
                 Poll::Ready(_) => self.end.as_expected(Ending::Reset),
             }
         }
@@ -77,10 +75,15 @@ impl Inner {
         !self.is_full
     }
 
-    /// The rest of a reply may have waited for that.
-    pub(super) fn has_sent(&self, client: &Client) {
-        if client.piecewise.get() {
-            client.core().wake_links();
+    /// So many bytes of what it is owed were sent. If the rest of a large reply waits for that, it may go on.
+    pub(super) fn has_sent(&mut self, client: &Client, count: usize) {
+        let core = client.core();
+        core.counters.written(count);
+        let was_behind = client.piecewise.get() && self.slots.out().len() > client.ahead();
+        self.slots.sent(count);
+        if was_behind {
+            client.took.set(Some(Instant::now()));
+            core.wake_links();
             if let Some(pinned) = &self.pinned {
                 pinned.upstream().wake();
             }

@@ -85,19 +85,12 @@ impl Inner {
         turn: &mut Turn,
     ) -> Option<Cause> {
         loop {
-            let State::Up(up) = &mut self.state else { return None };
             // Whoever gets it piece by piece is waited for.
-            if up.piecewise.is_some()
-                && let Some(oldest) = self.ring.oldest()
-                && oldest.client.is_behind(oldest.seq)
-            {
-                if up.hurries {
-                    // Without it, the rest is read and dropped.
-                    oldest.client.reads_too_slowly();
-                }
+            if self.held_up_by().is_some() {
                 self.ring.is_held_up();
                 return None;
             }
+            let State::Up(up) = &mut self.state else { return None };
             up.inbox.reserve(READ_SIZE);
             let Up { stream, inbox, piecewise, is_doubted, .. } = up;
             let most = if piecewise.is_some() { READ_SIZE } else { usize::MAX };

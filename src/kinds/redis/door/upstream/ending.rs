@@ -7,8 +7,9 @@ use fusebox_state::Verdict;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Inner, Lost, Sharing, State, Turn,
+    Inner, Lost, Sharing, State, Turn, Up,
     cause::{Cause, not_up},
+    entry::Entry,
     ring::Unanswered,
 };
 use crate::kinds::redis::transport::handshake::Failed;
@@ -18,15 +19,26 @@ use crate::kinds::redis::transport::handshake::Failed;
 const GRACE: Duration = Duration::from_millis(25);
 
 impl Inner {
-    /// The connection is not up yet. What waits for it has waited for too long if the oldest has; all of it has, as what
-    /// a client has sent later must not overtake that.
-    pub(super) fn waits(&mut self, context: &mut Context<'_>, turn: &mut Turn) {
+    /// The connection is not up, whatever the reason. What waits for it has waited for too long if the oldest has; all
+    /// of it has, as what a client has sent later must not overtake that. Sets the alarm for then, and for `again` if
+    /// that is earlier. Whether `again` has come.
+    pub(super) fn waits(
+        &mut self,
+        context: &mut Context<'_>,
+        again: Option<Instant>,
+        turn: &mut Turn,
+    ) -> bool {
         let limit = self.connector.links().shared.settings.timeout;
-        if let Some(at) = self.ring.due(limit + GRACE)
-            && self.rings(context, at)
-        {
+        let late = self.ring.due(limit + GRACE);
+        let Some(at) = [late, again].into_iter().flatten().min() else { return false };
+        if !self.rings(context, at) {
+            return false;
+        }
+        let now = Instant::now();
+        if late.is_some_and(|late| late <= now) {
             self.fail(not_up(limit), turn);
         }
+        again.is_some_and(|again| again <= now)
     }
 
     /// Sets the alarm, and whether it rings: it is as late as that.
@@ -49,30 +61,46 @@ impl Inner {
     pub(super) fn overdue(&mut self, context: &mut Context<'_>) -> Option<Cause> {
         let limit = self.connector.links().shared.settings.timeout;
         let State::Up(up) = &self.state else { return None };
-        let (piecewise, cut_at) = (up.piecewise, up.cut_at);
-        let due = match piecewise {
+        let cut_at = up.cut_at.filter(|_| !self.ring.is_empty());
+        let due = match self.went_on() {
             // Others wait behind it, who wait no longer than for their own `timeout`.
             Some(at) => Some(at + limit / 2),
             None => self.ring.due(limit),
         };
-        let cut_at = cut_at.filter(|_| !self.ring.is_empty());
         let at = [due, cut_at].into_iter().flatten().min()?;
-        if !self.rings(context, at) {
+        // What a client does not take is not the server's doing.
+        if !self.rings(context, at) || self.give_up_client() {
             return None;
         }
-        let now = Instant::now();
-        let slow =
-            self.ring.oldest().filter(|it| piecewise.is_some() && it.client.is_behind(it.seq));
-        let Some(slow) = slow else {
-            let is_cut = cut_at.is_some_and(|cut_at| cut_at <= now);
-            return Some(if is_cut { Cause::Shared } else { Cause::Overdue });
-        };
-        // What its client does not take is not the server's doing. Without it, the rest is read and dropped.
+        let is_cut = cut_at.is_some_and(|cut_at| cut_at <= Instant::now());
+        Some(if is_cut { Cause::Shared } else { Cause::Overdue })
+    }
+
+    /// When a large reply last went on that is handed on piece by piece: a piece came, or its client took something
+    /// that the rest had waited for. `None` if there is no such reply.
+    pub(super) fn went_on(&self) -> Option<Instant> {
+        let State::Up(up) = &self.state else { return None };
+        let came = up.piecewise?;
+        let took = self.ring.oldest().and_then(|oldest| oldest.client.took());
+        Some(took.map_or(came, |took| took.max(came)))
+    }
+
+    /// The oldest request, if its reply is large and the rest of it waits until its client takes something.
+    pub(super) fn held_up_by(&self) -> Option<&Entry> {
+        let State::Up(Up { piecewise: Some(_), .. }) = &self.state else { return None };
+        self.ring.oldest().filter(|oldest| oldest.client.is_behind(oldest.seq))
+    }
+
+    /// Disconnects the client for which the rest of a large reply waits. Without it, the rest is read and dropped, for
+    /// which the server has its time. False if there is none.
+    pub(super) fn give_up_client(&mut self) -> bool {
+        let Some(slow) = self.held_up_by() else { return false };
         slow.client.reads_too_slowly();
+        let (now, limit) = (Instant::now(), self.connector.links().shared.settings.timeout);
         if let State::Up(up) = &mut self.state {
             (up.piecewise, up.cut_at) = (Some(now), up.cut_at.map(|_| now + limit));
         }
-        None
+        true
     }
 
     /// The connection has ended.

@@ -292,15 +292,16 @@ impl Ring {
     }
 }
 
-/// When a reply is overdue that could come `until` then at the latest if nothing kept the request from being answered
-/// from `begun` on. If something did until it was `unblocked`, the server begins, and ends, as much later.
+/// When a reply is overdue that could come `until` then at the latest, or when it was `begun` if that is later, if
+/// nothing kept the request from being answered from then on. If something did until it was `unblocked`, the server
+/// begins, and ends, as much later.
 fn due(
     (begun, until): (Instant, Instant),
     unblocked: Option<Instant>,
     limit: Duration,
 ) -> Option<Instant> {
     let late = unblocked.map(|at| at.saturating_duration_since(begun)).unwrap_or_default();
-    until.checked_add(late)?.checked_add(limit)
+    until.max(begun).checked_add(late)?.checked_add(limit)
 }
 
 #[cfg(test)]
@@ -318,6 +319,8 @@ mod tests {
             let due = due((begun, at(until)), unblocked.map(at), limit);
             assert_eq!(due, Some(at(overdue)), "{until}, {unblocked:?}");
         }
+        // What it was to wait for was over before it was sent.
+        assert_eq!(due((at(3), at(1)), None, limit), Some(at(5)));
         // It ended before that one was sent.
         assert_eq!(due((at(3), at(4)), Some(at(1)), limit), Some(at(6)));
     }

@@ -4,13 +4,27 @@ use super::*;
 
 /// The size of the large value, in bytes.
 const VALUE: usize = 40 << 20;
+/// The size of one that is just large enough that its client has to read it, in bytes.
+const SMALLER: usize = 4 << 20;
 
 impl World {
     async fn with_large_value(out_client: usize) -> Self {
         let world = Self::with(Duration::from_secs(5), Settings { out_client, ..door() }).await;
-        let script = format!("redis.call('set', 'large', string.rep('x', {VALUE}))");
-        world.server.ask(&["EVAL", &script, "0"]).await;
+        world.sets_large(VALUE).await;
         world
+    }
+
+    /// Before a server that takes so many connections.
+    async fn with_connections(maxclients: &str, timeout: Duration) -> Self {
+        let server = Server::start_with(&["--maxclients", maxclients]).await;
+        let world = Self::before(server, None, timeout, door(), &[("redis", 0)]).await;
+        world.sets_large(SMALLER).await;
+        world
+    }
+
+    async fn sets_large(&self, size: usize) {
+        let script = format!("redis.call('set', 'large', string.rep('x', {size}))");
+        self.server.ask(&["EVAL", &script, "0"]).await;
     }
 }
 
@@ -22,9 +36,32 @@ impl Wire {
 
     /// Reads the beginning of the large value.
     async fn begins(&mut self) {
-        let mut head = [0; 11];
+        self.begins_with(VALUE).await;
+    }
+
+    /// The same of one of this size.
+    async fn begins_with(&mut self, size: usize) {
+        let expected = format!("${size}\r\n");
+        let mut head = vec![0; expected.len()];
         timeout(PATIENCE, self.stream.read_exact(&mut head)).await.unwrap().unwrap();
-        assert_eq!(head, *b"$41943040\r\n");
+        assert_eq!(head, expected.as_bytes());
+    }
+
+    /// Reads all of the smaller one in pieces, without a pause.
+    async fn reads_smaller(&mut self) {
+        self.begins_with(SMALLER).await;
+        self.reads_rest_of_smaller().await;
+    }
+
+    async fn reads_rest_of_smaller(&mut self) {
+        let mut piece = vec![0; 64 << 10];
+        for _ in 0..SMALLER / piece.len() {
+            timeout(PATIENCE, self.stream.read_exact(&mut piece)).await.unwrap().unwrap();
+            assert!(piece.iter().all(|byte| *byte == b'x'));
+        }
+        let mut end = [0; 2];
+        timeout(PATIENCE, self.stream.read_exact(&mut end)).await.unwrap().unwrap();
+        assert_eq!(end, *b"\r\n");
     }
 
     /// Reads the rest of it.
@@ -265,26 +302,104 @@ async fn a_message_that_is_larger_than_its_client_may_be_owed_disconnects_it_alo
 #[tokio::test]
 async fn large_replies_that_nobody_reads_leave_connections_to_others() {
     const CLIENTS: usize = 60;
-    const SIZE: usize = 4 << 20;
-    let server = Server::start_with(&["--maxclients", "40"]).await;
-    let script = format!("redis.call('set', 'large', string.rep('x', {SIZE}))");
-    server.ask(&["EVAL", &script, "0"]).await;
-    let world = World::before(server, None, PATIENCE * 2, door(), &[("redis", 0)]).await;
+    let world = World::with_connections("40", Duration::from_secs(4)).await;
     let mut clients = Vec::new();
     for number in 0..CLIENTS {
         let mut client = world.client();
         client.ask_together(&["GET large"]).await;
-        let mut head = [0; 10];
-        timeout(PATIENCE, client.stream.read_exact(&mut head)).await.unwrap().unwrap();
-        assert_eq!(head, *b"$4194304\r\n", "{number}");
+        client.begins_with(SMALLER).await;
         assert_eq!(world.server.ask(&["PING"]).await, "+PONG\r\n", "{number}");
         clients.push(client);
     }
     assert_eq!(world.client().ask("GET small").await, "$-1\r\n");
     // Those who came first were disconnected, and the last was not.
     assert!(world.closed("slow_reader") >= 50);
-    let mut rest = vec![0; SIZE + 2];
-    let last = clients.last_mut().unwrap();
-    timeout(PATIENCE, last.stream.read_exact(&mut rest)).await.unwrap().unwrap();
-    assert!(rest.ends_with(b"x\r\n"));
+    clients.last_mut().unwrap().reads_rest_of_smaller().await;
+}
+
+#[tokio::test]
+async fn who_reads_keeps_its_connection_however_many_do_not() {
+    const VALUES: usize = 40;
+    let world = World::with_connections("40", Duration::from_secs(8)).await;
+    let mut reads = world.client();
+    reads.ask_together(&["GET large"; VALUES]).await;
+    reads.begins_with(SMALLER).await;
+    // With the one that reads, seven of them have all connections that there may be.
+    let mut silent: Vec<Wire> = (0..8).map(|_| world.client()).collect();
+    let mut last = silent.pop().unwrap();
+    for client in &mut silent {
+        client.ask_together(&["GET large"]).await;
+        client.begins_with(SMALLER).await;
+    }
+    let (read, values) = tokio::sync::watch::channel(0);
+    let reading = tokio::spawn(async move {
+        reads.reads_rest_of_smaller().await;
+        for number in 1..VALUES {
+            read.send_replace(number);
+            reads.reads_smaller().await;
+        }
+    });
+    until("it reads", async || *values.borrow() > 0).await;
+    last.ask_together(&["GET large"]).await;
+    last.begins_with(SMALLER).await;
+    assert!(!reading.is_finished(), "it has read all before another connection was needed");
+    assert_eq!(world.client().ask("GET small").await, "$-1\r\n");
+    until("one that does not read is gone", async || world.closed("slow_reader") > 0).await;
+    reading.await.expect("all values");
+}
+
+#[tokio::test]
+async fn nobody_is_disconnected_if_all_read_more_large_values_than_there_are_connections_for() {
+    const CLIENTS: usize = 20;
+    const VALUES: usize = 3;
+    // Two of these connections may be for large replies.
+    let world = World::with_connections("10", PATIENCE * 2).await;
+    let begin = |_| {
+        let mut client = world.client();
+        tokio::spawn(async move {
+            for _ in 0..VALUES {
+                client.ask_together(&["GET large"]).await;
+                client.reads_smaller().await;
+            }
+        })
+    };
+    let reading: Vec<_> = (0..CLIENTS).map(begin).collect();
+    for client in reading {
+        client.await.expect("all values");
+    }
+    assert_eq!(world.closed("slow_reader"), 0);
+}
+
+#[tokio::test]
+async fn what_waits_for_the_next_connector_does_not_wait_for_clients_that_do_not_read() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    const SILENT: usize = 10;
+    let world = World::with(TIMEOUT, door()).await;
+    world.sets_large(SMALLER).await;
+    let (mut reads, mut writes) = (world.client(), world.client());
+    assert_eq!(writes.ask("SET k v").await, "+OK\r\n");
+    assert_eq!(reads.ask("GET k").await, "$1\r\nv\r\n");
+    // All of them ask on one connection, which waits for each for half of the timeout, and is waited for by the reload.
+    let mut silent: Vec<Wire> = (0..SILENT).map(|_| world.client()).collect();
+    let get = resp::command(&["GET", "large"]);
+    world.server.signal("STOP");
+    let all = world.door.view().bytes_in + (get.len() * SILENT) as u64;
+    for client in &mut silent {
+        client.send(&get).await;
+    }
+    until("all is read", async || world.door.view().bytes_in == all).await;
+    world.server.signal("CONT");
+    silent[0].begins_with(SMALLER).await;
+    let asks = async {
+        let begun = tokio::time::Instant::now();
+        reads.send(&resp::command(&["GET", "k"])).await;
+        writes.send(&resp::command(&["SET", "other", "w"])).await;
+        assert_eq!(reads.reply().await, "$1\r\nv\r\n", "from the cache");
+        assert_eq!(writes.reply().await, "+OK\r\n", "queued");
+        begun.elapsed()
+    };
+    let ((), took) = tokio::join!(world.reload(TIMEOUT), asks);
+    assert!(took < TIMEOUT * 4, "{took:?}");
+    until("it is applied", async || world.waiting() == 0).await;
+    assert_eq!(world.server.value("other").await, "w");
 }

@@ -355,6 +355,33 @@ async fn the_time_of_a_command_that_waits_runs_while_it_is_held_up_at_the_door()
 }
 
 #[tokio::test]
+async fn a_command_that_waits_gets_what_is_there_though_its_time_has_passed_at_the_door() {
+    // Whoever is refused once more waits a little before its next command is looked at.
+    const REFUSED: usize = 51;
+    let settings = Settings { deadline: Some(Duration::from_millis(1)), ..door() };
+    let world = World::with(Duration::from_secs(2), settings).await;
+    assert_eq!(world.client().ask("GET none").await, "$-1\r\n");
+    assert_eq!(world.server.ask(&["RPUSH", "q", "x"]).await, ":1\r\n");
+    let mut commands = resp::command(&["INCR", "n"]).repeat(REFUSED);
+    commands.extend_from_slice(&resp::command(&["BLPOP", "q", "0.001"]));
+    for _ in 0..20 {
+        let mut client = world.client();
+        let taken = places(&world.fusebox.backends()[0]);
+        client.send(&commands).await;
+        for _ in 0..REFUSED {
+            assert!(client.reply().await.starts_with(b"-LOADING"));
+        }
+        drop(taken);
+        let came = client.reply().await;
+        if came == "*2\r\n$1\r\nq\r\n$1\r\nx\r\n" {
+            return;
+        }
+        assert_eq!(came, "*-1\r\n", "there was no place yet");
+    }
+    panic!("it was never sent");
+}
+
+#[tokio::test]
 async fn an_error_of_the_servers_own_is_no_refusal_of_the_doors() {
     const TIMES: u64 = 200;
     let world = World::open().await;

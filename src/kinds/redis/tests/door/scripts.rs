@@ -65,17 +65,11 @@ async fn one_that_may_touch_any_key_does_so_within_a_transaction() {
     let state = tempfile::tempdir().unwrap();
     let mut of = server.settings("door", "run");
     of.scripts_are_barriers = true;
-    let system = SystemSettings {
-        state_dir: state.path().to_owned(),
-        pings: PingSettings::every(Duration::from_secs(3_600)),
-        instance: "door".into(),
-        copied: None,
-    };
     let spec = BackendSpec { settings: backend(of.timeout), connector: RedisConnector::new(of) };
-    let fusebox = Fusebox::start(system, vec![spec], None).await.unwrap();
+    let fusebox = Fusebox::start(system(state.path()), vec![spec], None).await.unwrap();
     let kin = fusebox.backends();
     let door = RedisDoor::open(door(), kin[0].clone(), kin, Handle::current()).unwrap();
-    let mut world = World { server, door, fusebox, _state: state };
+    let mut world = World { server, door, fusebox, state };
     let mut client = world.client();
     let script = "redis.call('SET', 'k', 'new') return 1";
     for in_pieces in [false, true] {
