@@ -22,7 +22,6 @@
 //! one. What else it carried ends as [`ResetForAnother`].
 
 use std::{
-    any::Any,
     future::poll_fn,
     pin::Pin,
     sync::{Arc, OnceLock},
@@ -53,6 +52,7 @@ use tokio::{runtime::Handle, task::JoinHandle, time::timeout};
 use tonic::{Status, body::Body};
 
 mod line;
+pub(crate) mod place;
 pub(crate) mod pool;
 
 use super::{
@@ -60,6 +60,7 @@ use super::{
     endpoint::Server,
 };
 use line::{Awaited, Carried, Line};
+use place::Place;
 
 /// What gRPC is spoken in.
 const HTTP2: &[&str] = &["h2"];
@@ -135,11 +136,7 @@ impl Home {
 pub(crate) struct Channel {
     inner: Arc<Inner>,
     carrier: Option<Carrier>,
-    kept: Option<Kept>,
 }
-
-/// Something that lives for as long as a request.
-type Kept = Arc<dyn Any + Send + Sync>;
 
 /// Which connection took a request.
 #[derive(Clone, Default)]
@@ -207,18 +204,13 @@ impl Channel {
             home,
             state: Mutex::new(State::None),
         };
-        Ok(Self { inner: Arc::new(inner), carrier: None, kept: None })
+        Ok(Self { inner: Arc::new(inner), carrier: None })
     }
 
     /// The same channel for one request, and what will know which connection took it.
     pub(crate) fn followed(&self) -> (Self, Carrier) {
         let carrier = Carrier::default();
-        (Self { carrier: Some(carrier.clone()), ..self.clone() }, carrier)
-    }
-
-    /// The same channel for one request, which keeps `kept` until its answer has ended.
-    fn keeping(&self, kept: Kept) -> Self {
-        Self { kept: Some(kept), ..self.clone() }
+        (Self { inner: Arc::clone(&self.inner), carrier: Some(carrier.clone()) }, carrier)
     }
 
     /// Connects if there is no connection.
@@ -238,62 +230,12 @@ impl Channel {
 
     /// Sends a request and returns once the head of its answer is here.
     async fn exchange(self, request: Request<Body>) -> Result<Response<Answer>, Status> {
-        let (mut parts, mut body) = request.into_parts();
-        let message = next_message(&mut body).await.transpose()?.unwrap_or_default();
-        let more = match poll_immediate(next_message(&mut body)).await {
-            Some(None) => None,
-            Some(Some(second)) => Some((body, Some(second?))),
-            None => Some((body, None)),
-        };
-        parts.headers.insert(USER_AGENT, USER_AGENT_VALUE);
-        let Opened { mut head, mut stream } = self.open(parts).await?;
-        // The connection's task writes both in one go.
-        stream.send_data(message, more.is_none()).map_err(|error| lost(error, &head.line))?;
-        let mut pump: Pump = more.map(|(body, second)| pump(body, stream, second).boxed());
-        let answered = poll_fn(|cx| {
-            advance(&mut pump, cx);
-            Pin::new(&mut head.response).poll(cx)
-        });
-        let response = answered.await;
-        let kept = self.kept;
-        Ok(head.answered_with(response)?.map(|answer| Answer { pump, _kept: kept, ..answer }))
-    }
-
-    /// Begins a request of these headers to this server, whatever authority they name. Its body is to be sent over
-    /// the [stream](Opened::stream), its end too.
-    ///
-    /// # Errors
-    /// Nothing was sent.
-    pub(crate) async fn open(&self, mut parts: Parts) -> Result<Opened, Status> {
-        let path = parts.uri.into_parts().path_and_query;
-        let mut uri = hyper::http::uri::Parts::default();
-        uri.scheme = Some(self.inner.scheme.clone());
-        uri.authority = Some(self.inner.authority.clone());
-        uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-        parts.uri = Uri::from_parts(uri).map_err(|error| Status::internal(error.to_string()))?;
-
-        let Connection { mut sender, line } = self.ready().await?;
-        let (carried, awaited) = (line.carried(), line.awaited());
-        if let Some(carrier) = &self.carrier {
-            drop(carrier.0.set(line.clone()));
-        }
-        let refused = |error: h2::Error| NotSent::Refused(error.to_string()).status();
-        let (response, stream) =
-            sender.send_request(Request::from_parts(parts, ()), false).map_err(refused)?;
-        Ok(Opened { head: Head { response, line, carried, awaited }, stream })
-    }
-
-    /// How many requests the server takes at once over the connection that there is.
-    pub(crate) fn streams_max(&self) -> Option<usize> {
-        match &*self.inner.state.lock() {
-            State::Open(connection) => Some(connection.sender.current_max_send_streams()),
-            State::None | State::Dialling(_) => None,
-        }
+        exchange(request, self.ready(), self.carrier.as_ref(), None).await
     }
 
     /// A connection that takes a request now, dialled if there is none.
-    async fn ready(&self) -> Result<Connection, Status> {
-        let mut unusable = "the connection is being reset".to_owned();
+    async fn ready(&self) -> Result<Ready, Status> {
+        let mut unusable = None;
         for _ in 0..TRIES {
             let Connection { sender, line } = self.connection().await.map_err(NotSent::status)?;
             if line.was_reset() {
@@ -302,15 +244,20 @@ impl Channel {
             }
             let carried = line.carried();
             match sender.ready().await {
-                Ok(sender) => return Ok(Connection { sender, line }),
+                Ok(sender) => {
+                    let (inner, connection) =
+                        (Arc::clone(&self.inner), Connection { sender, line });
+                    return Ok(Ready { inner, connection });
+                }
                 Err(error) => {
-                    unusable = error.to_string();
+                    unusable = Some(error.to_string());
                     self.inner.forget(&line);
                 }
             }
             drop(carried);
         }
-        Err(NotSent::Refused(unusable).status())
+        let why = unusable.unwrap_or_else(|| "the connection is being reset".to_owned());
+        Err(NotSent::Refused(why).status())
     }
 
     async fn connection(&self) -> Result<Connection, NotSent> {
@@ -389,6 +336,71 @@ impl Inner {
     }
 }
 
+/// A connection that takes a request now, and the server that it leads to.
+pub(crate) struct Ready {
+    inner: Arc<Inner>,
+    connection: Connection,
+}
+
+impl Ready {
+    /// Begins a request of these headers to this server, whatever authority they name. Its body is to be sent over
+    /// the [stream](Opened::stream), its end too. `by` will know that this connection took it.
+    ///
+    /// # Errors
+    /// Nothing was sent.
+    pub(crate) fn open(self, mut parts: Parts, by: Option<&Carrier>) -> Result<Opened, Status> {
+        let Self { inner, connection: Connection { mut sender, line } } = self;
+        let path = parts.uri.into_parts().path_and_query;
+        let mut uri = hyper::http::uri::Parts::default();
+        uri.scheme = Some(inner.scheme.clone());
+        uri.authority = Some(inner.authority.clone());
+        uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        parts.uri = Uri::from_parts(uri).map_err(|error| Status::internal(error.to_string()))?;
+
+        if let Some(carrier) = by {
+            drop(carrier.0.set(line.clone()));
+        }
+        let (carried, awaited) = (line.carried(), line.awaited());
+        let refused = |error: h2::Error| NotSent::Refused(error.to_string()).status();
+        let (response, stream) =
+            sender.send_request(Request::from_parts(parts, ()), false).map_err(refused)?;
+        Ok(Opened { head: Head { response, line, carried, awaited }, stream })
+    }
+
+    /// How many requests the server takes at once over this connection.
+    fn streams_max(&self) -> usize {
+        self.connection.sender.current_max_send_streams()
+    }
+}
+
+/// Sends a request over the connection that is `ready` for it, and returns once the head of its answer is here. It has
+/// its `place` until its answer has ended.
+async fn exchange(
+    request: Request<Body>,
+    ready: impl Future<Output = Result<Ready, Status>> + Send,
+    carrier: Option<&Carrier>,
+    place: Option<Place>,
+) -> Result<Response<Answer>, Status> {
+    let (mut parts, mut body) = request.into_parts();
+    let message = next_message(&mut body).await.transpose()?.unwrap_or_default();
+    let more = match poll_immediate(next_message(&mut body)).await {
+        Some(None) => None,
+        Some(Some(second)) => Some((body, Some(second?))),
+        None => Some((body, None)),
+    };
+    parts.headers.insert(USER_AGENT, USER_AGENT_VALUE);
+    let Opened { mut head, mut stream } = ready.await?.open(parts, carrier)?;
+    // The connection's task writes both in one go.
+    stream.send_data(message, more.is_none()).map_err(|error| lost(error, &head.line))?;
+    let mut pump: Pump = more.map(|(body, second)| pump(body, stream, second).boxed());
+    let answered = poll_fn(|cx| {
+        advance(&mut pump, cx);
+        Pin::new(&mut head.response).poll(cx)
+    });
+    let response = answered.await;
+    Ok(head.answered_with(response)?.map(|answer| Answer { pump, _place: place, ..answer }))
+}
+
 impl tower::Service<Request<Body>> for Channel {
     type Response = Response<Answer>;
     type Error = Status;
@@ -456,7 +468,7 @@ impl Head {
             lost(error, &line)
         })?;
         awaited.answered();
-        let answer = |stream| Answer { stream, pump: None, line, _carried: carried, _kept: None };
+        let answer = |stream| Answer { stream, pump: None, line, _carried: carried, _place: None };
         Ok(response.map(answer))
     }
 }
@@ -509,7 +521,7 @@ pub(crate) struct Answer {
     pump: Pump,
     line: Line,
     _carried: Carried,
-    _kept: Option<Kept>,
+    _place: Option<Place>,
 }
 
 impl hyper::body::Body for Answer {

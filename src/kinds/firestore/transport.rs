@@ -4,6 +4,7 @@ pub(crate) mod auth;
 pub(crate) mod carry;
 pub(crate) mod cause;
 pub(crate) mod client;
+pub(crate) mod departure;
 pub(crate) mod fence;
 pub(crate) mod gathering;
 pub(crate) mod listening;

@@ -9,18 +9,25 @@
 //! while.
 
 use std::{
+    future,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
+use hyper::{Request, Response};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Status, body::Body};
 
-use super::{Channel, Home, Windows};
+use super::{
+    Answer, Channel, Home, NotSent, Ready, Windows, exchange,
+    place::{Place, Places},
+};
 use crate::net::endpoint::Server;
 
 /// See the [module](self).
@@ -44,32 +51,44 @@ struct Used {
 /// A channel, and how many streams it has.
 struct Slot {
     channel: Channel,
-    used: AtomicUsize,
+    places: Places,
     most: AtomicUsize,
 }
 
-/// A stream's place on a channel, for as long as it lives.
+/// A stream's place on a channel, and the connection that was found ready for it.
 pub(crate) struct Lease {
-    slot: Arc<Slot>,
-    /// It is so many-eth.
-    number: usize,
+    /// It is taken for as long as this lives.
+    pub(crate) place: Place,
+    /// The connection.
+    pub(crate) ready: Ready,
 }
 
 impl Lease {
-    pub(crate) fn channel(&self) -> &Channel {
-        &self.slot.channel
-    }
-
-    /// The channel for one request, which has this place until its answer has ended.
-    pub(crate) fn into_channel(self) -> Channel {
-        let slot = Arc::clone(&self.slot);
-        slot.channel.keeping(Arc::new(self))
+    /// A channel for one request, which has this place until its answer has ended.
+    pub(crate) fn into_channel(self) -> Once {
+        Once(Some(self))
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.slot.used.fetch_sub(1, Relaxed);
+/// A channel for one request; see [`Lease::into_channel`].
+pub(crate) struct Once(Option<Lease>);
+
+impl tower::Service<Request<Body>> for Once {
+    type Response = Response<Answer>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Response<Answer>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let lease = self.0.take();
+        Box::pin(async move {
+            let used = || NotSent::Refused("its place is used already".to_owned()).status();
+            let Lease { place, ready } = lease.ok_or_else(used)?;
+            exchange(request, future::ready(Ok(ready)), None, Some(place)).await
+        })
     }
 }
 
@@ -92,13 +111,12 @@ impl Pool {
     /// There is no connection; nothing was sent.
     pub(crate) async fn lease(&self) -> Result<Lease, Status> {
         loop {
-            let lease = self.pick()?;
-            let Slot { channel, most, .. } = &*lease.slot;
-            channel.connect().await?;
-            let allowed = channel.streams_max().unwrap_or(self.streams).clamp(1, self.streams);
-            most.store(allowed, Relaxed);
-            if lease.number <= allowed {
-                return Ok(lease);
+            let (slot, place, number) = self.pick()?;
+            let ready = slot.channel.ready().await?;
+            let allowed = ready.streams_max().clamp(1, self.streams);
+            slot.most.store(allowed, Relaxed);
+            if number <= allowed {
+                return Ok(Lease { place, ready });
             }
         }
     }
@@ -108,16 +126,17 @@ impl Pool {
         self.slots.lock().iter().filter(|used| used.slot.channel.is_open()).count()
     }
 
-    fn pick(&self) -> Result<Lease, Status> {
+    /// A channel that may take one more stream, the place of that, and how many places are taken with it.
+    fn pick(&self) -> Result<(Arc<Slot>, Place, usize), Status> {
         let now = self.rests_after.map(|_| Instant::now());
         let mut slots = self.slots.lock();
         // Of those that carry nothing one is kept.
         let mut spare = 0;
-        for used in slots.iter_mut().filter(|it| it.slot.used.load(Relaxed) == 0) {
+        for used in slots.iter_mut().filter(|it| it.slot.places.taken() == 0) {
             used.since = now;
         }
         slots.retain(|Used { slot, .. }| {
-            let is_spare = slot.used.load(Relaxed) == 0;
+            let is_spare = slot.places.taken() == 0;
             spare += usize::from(is_spare);
             !is_spare || spare == 1
         });
@@ -126,7 +145,7 @@ impl Pool {
             _ => false,
         };
         let takes_more = |used: &&Used| {
-            used.slot.used.load(Relaxed) < used.slot.most.load(Relaxed) && !is_resting(used)
+            used.slot.places.taken() < used.slot.most.load(Relaxed) && !is_resting(used)
         };
         let slot = if let Some(used) = slots.iter().find(takes_more) {
             Arc::clone(&used.slot)
@@ -134,13 +153,13 @@ impl Pool {
             let (server, resets) = (self.server.clone(), self.rests_after.is_some());
             let channel = Channel::with_windows(server, resets, self.windows, self.home.clone())
                 .map_err(|error| Status::internal(format!("the url is not usable: {error}")))?;
-            let (used, most) = (AtomicUsize::new(0), AtomicUsize::new(self.streams));
-            let slot = Arc::new(Slot { channel, used, most });
+            let (places, most) = (Places::default(), AtomicUsize::new(self.streams));
+            let slot = Arc::new(Slot { channel, places, most });
             slots.push(Used { slot: Arc::clone(&slot), since: now });
             slot
         };
         // Under the lock: no two have the same number.
-        let number = slot.used.fetch_add(1, Relaxed) + 1;
-        Ok(Lease { slot, number })
+        let (place, number) = slot.places.take();
+        Ok((slot, place, number))
     }
 }

@@ -72,7 +72,15 @@ fn request() -> Request<Body> {
 }
 
 async fn answered(channel: &Channel) {
-    let response = channel.clone().exchange(request()).await.unwrap();
+    is_answer(channel.clone().exchange(request()).await.unwrap()).await;
+}
+
+async fn answered_by_one_of(pool: &pool::Pool) {
+    let mut once = pool.lease().await.unwrap().into_channel();
+    is_answer(tower::Service::call(&mut once, request()).await.unwrap()).await;
+}
+
+async fn is_answer(response: Response<Answer>) {
     let whole = response.into_body().collect().await.unwrap();
     assert_eq!(whole.trailers().unwrap()["grpc-status"], "0");
     assert_eq!(whole.to_bytes(), "a");
@@ -116,13 +124,32 @@ async fn a_connection_outlives_the_runtime_of_whoever_dialled_it() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             answered(&there.0).await;
-            answered(&there.1.lease().await.unwrap().into_channel()).await;
+            answered_by_one_of(&there.1).await;
         });
     });
     elsewhere.await.unwrap();
     answered(&channel).await;
-    answered(&pool.lease().await.unwrap().into_channel()).await;
+    answered_by_one_of(&pool).await;
     assert_eq!(connections.load(Ordering::SeqCst), 2, "one of the channel, one of the pool");
+}
+
+#[tokio::test]
+async fn a_place_is_taken_until_its_answer_has_ended_and_is_for_one_request() {
+    let (listener, channel) = played().await;
+    let server = channel.inner.server.clone();
+    let connections = answering(listener);
+    let pool = pool::Pool::new(server, WINDOWS, 1, None, Home::default());
+    let mut once = pool.lease().await.unwrap().into_channel();
+    let held = tower::Service::call(&mut once, request()).await.unwrap();
+    let again = tower::Service::call(&mut once, request()).await.map(drop).unwrap_err();
+    assert!(not_executed(&again), "{again:?}");
+    answered_by_one_of(&pool).await;
+    assert_eq!(connections.load(Ordering::SeqCst), 2, "the first one has no place left");
+    is_answer(held).await;
+    for _ in 0..3 {
+        answered_by_one_of(&pool).await;
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! What is known of a method by its name. Only a pipeline is looked into: what it does is said by its stages.
 
-use crate::kinds::firestore::protocol::named::{stages, stages_in_json};
+use crate::{
+    kinds::firestore::protocol::named::{stages, stages_in_json},
+    net::percent,
+};
 
 /// What a method does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,8 +155,8 @@ impl Method {
 
     /// The same of a request of HTTP that is not gRPC, once its body is here. The beginning of its answer settles it,
     /// whatever its stages are: so its server has a time for it.
-    pub(super) fn rest_looked_into(self, verb: &str, path: &str, body: &[u8]) -> Self {
-        if verb != "POST" || !path.ends_with(":executePipeline") {
+    pub(super) fn rest_looked_into(self, verb: &str, path: &RestPath<'_>, body: &[u8]) -> Self {
+        if verb != "POST" || path.action() != Some("executePipeline") {
             return self;
         }
         Self { shape: self.shape, ..self.of_stages(stages_in_json(body).ok().as_deref()) }
@@ -190,8 +193,34 @@ pub(super) fn method(path: &str) -> Method {
     UNKNOWN
 }
 
+/// The path of a request of HTTP that is not gRPC.
+pub(super) struct RestPath<'a> {
+    sent: &'a str,
+    said: Option<String>,
+}
+
+impl<'a> RestPath<'a> {
+    /// The path that was sent.
+    pub(super) fn of(sent: &'a str) -> Self {
+        // A server may take any other one for a path that it is not.
+        let is_plain =
+            |said: &String| said.split('/').skip(1).all(|name| !matches!(name, "" | "." | ".."));
+        Self { sent, said: percent::decoded(sent).filter(is_plain) }
+    }
+
+    /// What it says to the server, decoded. `None` if that is not certain.
+    pub(super) fn said(&self) -> Option<&str> {
+        self.said.as_deref()
+    }
+
+    /// What follows its last colon, such as `runQuery`. A colon that is escaped is part of a name.
+    fn action(&self) -> Option<&str> {
+        self.sent.rsplit_once(':').map(|(_, action)| action)
+    }
+}
+
 /// What a request of HTTP does that is not gRPC.
-pub(super) fn of_rest(verb: &str, path: &str) -> Method {
+pub(super) fn of_rest(verb: &str, path: &RestPath<'_>) -> Method {
     const READS: [&str; 7] = [
         "beginTransaction",
         "listCollectionIds",
@@ -201,12 +230,11 @@ pub(super) fn of_rest(verb: &str, path: &str) -> Method {
         "runAggregationQuery",
         "runQuery",
     ];
-    let verb_of_path = path.rsplit_once(':').map(|(_, verb)| verb);
     let (class, names) = match verb {
-        "GET" | "HEAD" if is_of_document(path) => (Class::Read, Names::Name),
-        "GET" | "HEAD" | "OPTIONS" => (Class::Read, Names::None),
-        "POST" if verb_of_path == Some("batchGet") => (Class::Read, Names::Documents),
-        "POST" if verb_of_path.is_some_and(|verb| READS.contains(&verb)) => {
+        "GET" | "HEAD" => (Class::Read, path.said().map_or(Names::Unknown, of_get)),
+        "OPTIONS" => (Class::Read, Names::None),
+        "POST" if path.action() == Some("batchGet") => (Class::Read, Names::Documents),
+        "POST" if path.action().is_some_and(|action| READS.contains(&action)) => {
             (Class::Read, Names::None)
         }
         _ => (Class::Write, Names::Unknown),
@@ -214,11 +242,12 @@ pub(super) fn of_rest(verb: &str, path: &str) -> Method {
     Method { operation: "rest", class, shape: Shape::One, names, transaction: 0 }
 }
 
-/// Whether a path may be that of a document: it has an even number of names below `documents`, and that of a collection
-/// an odd one. What is escaped may be more than one name.
-fn is_of_document(path: &str) -> bool {
+/// What a get of a path names. That of a document has an even number of names below `documents`, and that of a collection
+/// an odd one.
+fn of_get(path: &str) -> Names {
     let below = path.split_once("/documents/").map(|(_, below)| below);
-    below.is_some_and(|it| it.split('/').count().is_multiple_of(2) || it.contains('%'))
+    let is_document = below.is_some_and(|it| it.split('/').count().is_multiple_of(2));
+    if is_document { Names::Name } else { Names::None }
 }
 
 #[cfg(test)]
@@ -280,7 +309,8 @@ mod tests {
             let path = "/v1/projects/p/databases/d/documents:executePipeline";
             let body = body.to_string();
             let rest = |verb: &str, path: &str| {
-                of_rest(verb, path).rest_looked_into(verb, path, body.as_bytes())
+                let path = RestPath::of(path);
+                of_rest(verb, &path).rest_looked_into(verb, &path, body.as_bytes())
             };
             let (operation, shape, transaction) = ("rest", Shape::One, 0);
             let expected = Method { operation, shape, transaction, ..grpc };
@@ -317,26 +347,33 @@ mod tests {
 
     #[test]
     fn rest_reads_documents_by_their_names_and_others_by_queries() {
+        let of = |verb: &str, path: &str| of_rest(verb, &RestPath::of(path)).names;
         let names = |verb: &str, path: &str| {
-            of_rest(verb, &format!("/v1/projects/p/databases/d/documents{path}")).names
+            of(verb, &format!("/v1/projects/p/databases/d/documents{path}"))
         };
         assert_eq!(names("GET", "/c/d"), Names::Name);
         assert_eq!(names("HEAD", "/c/d/e/f"), Names::Name);
         assert_eq!(names("GET", "/c%2Fd"), Names::Name);
+        assert_eq!(of("GET", "/v1/projects/p/databases/d/docu%6Dents/c/d"), Names::Name);
+        assert_eq!(of("GET", "/v1/projects/p/databases/d%2Fdocuments%2fc/d"), Names::Name);
+        for path in ["/c/%ff", "/c/%zz", "/c/d/", "/c/../c/d", "/c/%2E/d", "//c/d"] {
+            assert_eq!(names("GET", path), Names::Unknown, "{path}");
+        }
         assert_eq!(names("POST", ":batchGet"), Names::Documents);
         for (verb, path) in [("GET", ""), ("GET", "/c"), ("GET", "/c/d/e"), ("POST", ":runQuery")] {
             assert_eq!(names(verb, path), Names::None, "{verb} {path}");
         }
-        assert_eq!(of_rest("GET", "/emulator/v1/projects/p").names, Names::None);
+        assert_eq!(of("GET", "/emulator/v1/projects/p"), Names::None);
     }
 
     #[test]
     fn rest_reads_by_its_verb() {
-        let class = |verb: &str, path: &str| of_rest(verb, path).class;
+        let class = |verb: &str, path: &str| of_rest(verb, &RestPath::of(path)).class;
         let documents = "/v1/projects/p/databases/(default)/documents";
         assert_eq!(class("GET", documents), Class::Read);
         assert_eq!(class("POST", &format!("{documents}:runQuery")), Class::Read);
         assert_eq!(class("POST", &format!("{documents}:commit")), Class::Write);
+        assert_eq!(class("POST", &format!("{documents}%3ArunQuery")), Class::Write);
         assert_eq!(class("POST", documents), Class::Write);
         assert_eq!(class("DELETE", "/emulator/v1/projects/p"), Class::Write);
         assert_eq!(class("PATCH", &format!("{documents}/c/d:runQuery")), Class::Write);

@@ -54,7 +54,7 @@ use crate::{
         protocol::outcome::{Behalf, Cause, Failed},
         transport::{cause, fence},
     },
-    net::grpc::{Answer, pool::Lease},
+    net::grpc::{Answer, Carrier, place::Place, pool::Lease},
 };
 
 /// How often a call is sent that the server has not acted upon.
@@ -120,7 +120,7 @@ pub(super) struct Coming {
     /// Resolves when its upstream is over, if that ends it.
     pub(super) over: Option<Over>,
     _pump: Option<AbortOnDropHandle<()>>,
-    _lease: Arc<Lease>,
+    _place: Arc<Place>,
 }
 
 impl Coming {
@@ -475,14 +475,14 @@ async fn tried(
     let mut tries = 0;
     loop {
         tries += 1;
-        let lease = Arc::new(upstream.lease(method).await?);
+        let Lease { place, ready } = upstream.lease(method).await?;
         if !departs(held) {
             return Err(Unanswered::Kept);
         }
-        let (channel, carrier) = lease.channel().followed();
-        let by = Took { carrier, lease: Arc::clone(&lease) };
+        let (place, carrier) = (Arc::new(place), Carrier::default());
+        let by = Took { carrier: carrier.clone(), place: Arc::clone(&place) };
         *took = Some(by.clone());
-        let opened = channel.open(head.clone()).await?;
+        let opened = ready.open(head.clone(), Some(&carrier))?;
         let mut stream = opened.stream;
         let is_all = begun.rest.is_none() && !by_hand;
         let last = begun.pieces.len().saturating_sub(1);
@@ -542,7 +542,7 @@ async fn tried(
             has_status,
             over: (method.shape != Shape::One).then(|| upstream.over()),
             _pump: pump,
-            _lease: lease,
+            _place: place,
         };
         let status = status_of(&parts.headers);
         let is_all = hyper::body::Body::is_end_stream(&answer);

@@ -29,6 +29,7 @@ use crate::{
     },
     net::grpc::{
         Carrier, Home, Windows,
+        place::Place,
         pool::{Lease, Pool},
     },
 };
@@ -152,7 +153,7 @@ impl Line {
 #[derive(Clone)]
 pub(super) struct Took {
     pub(super) carrier: Carrier,
-    pub(super) lease: Arc<Lease>,
+    pub(super) place: Arc<Place>,
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use tokio::{
 use super::{
     answer::{Body, Plain},
     blame::Blame,
-    class::{self, Method, Names},
+    class::{self, Method, Names, RestPath},
     core::Core,
     counters::Family,
     exchange::{Held, Waiting, comes_back, departs},
@@ -48,10 +48,7 @@ use crate::{
         },
         transport::fence,
     },
-    net::{
-        dial::{Dial, DialError},
-        percent,
-    },
+    net::dial::{Dial, DialError},
 };
 
 const HTTP1: &[&str] = &["http/1.1"];
@@ -115,15 +112,16 @@ async fn carried(
     if is_tcp && !is_known && is_foreign(request.headers(), host) {
         return Err(Told::denied("web pages of another origin may not send this request"));
     }
-    let method = class::of_rest(request.method().as_str(), request.uri().path());
     let (head, body) = request.into_parts();
+    let (verb, path) = (head.method.as_str(), RestPath::of(head.uri.path()));
+    let method = class::of_rest(verb, &path);
     let caller = core.caller(who, &head.headers);
     // What is held of it is so until the server has answered.
     let (body, _room) = read(core, body).await?;
-    let method = method.rest_looked_into(head.method.as_str(), head.uri.path(), &body);
+    let method = method.rest_looked_into(verb, &path, &body);
     let share = core.share(method).await?;
     let upstream = core.upstream().map_err(|why| Told::fault(&why))?;
-    let touched = touched(&upstream, method, head.method.as_str(), head.uri.path());
+    let touched = touched(&upstream, method, verb, path.said());
     Core::allows(&by, method)?;
     core.may_ask(&core.scope(&upstream, &by), &head, &body)?;
     let sent = core.plain(&upstream, &by, method, head, body).await?;
@@ -169,9 +167,9 @@ async fn read(core: &Core, body: Incoming) -> Result<(Bytes, Option<OwnedSemapho
     read.map_err(|_| Told::malformed("no more data of the request arrived"))?
 }
 
-/// What a request is about, by its path.
-fn touched(upstream: &Upstream, method: Method, verb: &str, path: &str) -> Touched {
-    let path = percent::decoded(path).unwrap_or_default();
+/// What a request is about, by what its path says.
+fn touched(upstream: &Upstream, method: Method, verb: &str, path: Option<&str>) -> Touched {
+    let path = path.unwrap_or_default();
     let name = path.strip_prefix("/v1/").or_else(|| path.strip_prefix("/emulator/v1/"));
     let name = name.unwrap_or_default();
     let client = &upstream.connector.shared.client;

@@ -198,10 +198,10 @@ impl UnderWay {
             return;
         }
         self.core.go_on(async move {
-            if let Some(Took { carrier, lease }) = took {
+            if let Some(Took { carrier, place }) = took {
                 carrier.reset().await;
                 // Nothing else has come to that connection.
-                drop(lease);
+                drop(place);
             }
             drop(left);
         });

@@ -217,14 +217,22 @@ fn too_large(status: &Status) -> Option<TooLarge> {
 }
 
 /// Whether the server says that the database of `root`, or its project, does not exist. A call may also name another
-/// one.
+/// one, and nearly every database has the same name: so of a database the server must say in which project it is
+/// missing. A name that a caller has chosen may contain the server's own words, so it reaches to the last of them.
 fn is_missing(root: &Root, status: &Status) -> bool {
     let mut names = root.database.split('/').skip(1).step_by(2);
-    let missing = [("project", names.next()), ("database", names.next())];
-    missing.into_iter().any(|(what, name)| {
-        let says = |name: &str| format!("The {what} {name} does not exist");
-        name.map(says).is_some_and(|beginning| status.message().starts_with(&beginning))
-    })
+    let (Some(project), Some(database)) = (names.next(), names.next()) else { return false };
+    let Some((missing, rest)) = status.message().rsplit_once(" does not exist") else {
+        return false;
+    };
+    match missing.strip_prefix("The ").and_then(|missing| missing.split_once(' ')) {
+        Some(("project", name)) => name == project,
+        Some(("database", name)) => {
+            let of = rest.strip_prefix(" for project ").and_then(|rest| rest.split(' ').next());
+            name == database && of.is_some_and(|of| of.trim_end_matches('.') == project)
+        }
+        _ => false,
+    }
 }
 
 /// The server's own words; of a failure on the way, its deepest cause.
@@ -408,6 +416,33 @@ mod tests {
                 BlockedServer,
                 Verdict::Failure,
             ),
+            (
+                "The database (default) does not exist for project p.",
+                BlockedServer,
+                Verdict::Failure,
+            ),
+            // Of another project than the backend's.
+            (
+                "The database (default) does not exist for project q Please visit https://console",
+                Rejected,
+                Verdict::Success,
+            ),
+            (
+                "The database (default) does not exist for project p2 Please visit https://console",
+                Rejected,
+                Verdict::Success,
+            ),
+            (
+                "The database (default) does not exist for project p.example:q Please visit https://console",
+                Rejected,
+                Verdict::Success,
+            ),
+            (
+                "The database (default) does not exist for project p does not exist for project q",
+                Rejected,
+                Verdict::Success,
+            ),
+            ("The database (default) does not exist", Rejected, Verdict::Success),
             (
                 "The project p does not exist or it does not contain an active Cloud Datastore or Cloud Firestore \
                  database.",

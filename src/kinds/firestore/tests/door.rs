@@ -194,12 +194,17 @@ impl World {
 
 /// Waits until `holds`.
 async fn until(what: &str, holds: impl Fn() -> bool) {
+    until_within(PATIENCE, what, holds).await;
+}
+
+/// Waits until `holds`, which takes a while.
+async fn until_within(patience: Duration, what: &str, holds: impl Fn() -> bool) {
     let waiting = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("not so: {what}"));
+    timeout(patience, waiting).await.unwrap_or_else(|_| panic!("not so: {what}"));
 }
 
 /// A client of HTTP/2.

@@ -38,6 +38,7 @@ use tonic::{Code, Request};
 
 use super::{
     client::{Client, Stub, closed},
+    departure::Departure,
     fence,
     gathering::Gathering,
     reading::taken_away,
@@ -79,17 +80,19 @@ struct Commit {
     behalf: Behalf,
     pass: fence::Pass,
     aboard: Aboard,
+    departure: Departure,
 }
 
 impl Commit {
     /// Sends it once there is a connection, and waits for its answer until the backend's `timeout` has passed.
     async fn sent(self) -> Result<CommitResponse, Failed> {
-        let Self { client, mut stub, request, carrier, lane, behalf, pass, aboard } = self;
+        let Self { client, mut stub, request, carrier, lane, behalf, pass, aboard, departure } =
+            self;
         let limit = client.settings.timeout;
         let expiry = Instant::now() + limit;
         let sending = async {
             client.connect_to_write(lane).await?;
-            if !aboard.departs() {
+            if !departure.departs() || !aboard.departs() {
                 return Err(left());
             }
             match stub.commit(request).await {
@@ -141,13 +144,13 @@ impl Commit {
 /// Who waits for a commit. If they leave before it has departed, it is not sent, and no later write waits for it.
 struct Awaited {
     wait: Option<fence::Wait>,
-    aboard: Aboard,
+    departure: Departure,
 }
 
 impl Drop for Awaited {
     fn drop(&mut self) {
         if let Some(wait) = self.wait.take()
-            && self.aboard.stays()
+            && self.departure.stays()
         {
             wait.unsent();
         }
@@ -385,12 +388,14 @@ impl Shared {
         let behalf = pack.first().map(|it| it.cargo.behalf()).unwrap_or_default();
         let (client, lane) = (Arc::clone(&self.client), number(&lanes));
         let (wait, pass) = self.fence.enter(lanes, limit);
-        let mut awaited = Awaited { wait: Some(wait), aboard: aboard.clone() };
-        let commit = Commit { client, stub, request, carrier, lane, behalf, pass, aboard };
+        let departure = Departure::default();
+        let mut awaited = Awaited { wait: Some(wait), departure: departure.clone() };
+        let commit =
+            Commit { client, stub, request, carrier, lane, behalf, pass, aboard, departure };
         let under_way = self.client.home.spawn(commit.sent());
         let patience = if whole { deadline + GRACE } else { deadline };
         let ended = timeout_at(patience, under_way).await;
-        let stays = ended.is_err() && awaited.aboard.stays();
+        let stays = ended.is_err() && awaited.departure.stays();
         if !stays {
             awaited.wait = None;
         }

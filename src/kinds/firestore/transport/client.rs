@@ -22,7 +22,9 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, metadata::AsciiMetadataValue};
+use tonic::{
+    Request, body::Body, client::GrpcService, codegen::StdError, metadata::AsciiMetadataValue,
+};
 
 use super::{
     auth::Auth,
@@ -38,7 +40,10 @@ use crate::{
         },
         settings::FirestoreSettings,
     },
-    net::grpc::{Carrier, Channel, Home, WINDOWS, pool::Pool},
+    net::grpc::{
+        Carrier, Channel, Home, WINDOWS,
+        pool::{Once, Pool},
+    },
 };
 
 /// The largest message that is taken: Firestore's own are far smaller.
@@ -52,6 +57,9 @@ const WRITE_CHANNELS: usize = 4;
 
 /// A stub on a connection.
 pub(crate) type Stub = FirestoreClient<Channel>;
+
+/// A stub for one request, which has a place on a connection.
+pub(crate) type StubOnce = FirestoreClient<Once>;
 
 tokio::task_local! {
     /// The headers of the trace that requests of this task belong to.
@@ -123,7 +131,7 @@ impl Client {
         &self,
         message: T,
         caller: &str,
-    ) -> Result<(Stub, Request<T>), Failed> {
+    ) -> Result<(StubOnce, Request<T>), Failed> {
         let request = self.addressed(message, caller).await?;
         let reads = self.channels(|channels| Arc::clone(&channels.reads))?;
         let lease = reads.lease().await.map_err(|status| unconnected(&status))?;
@@ -365,13 +373,22 @@ async fn all<M: Message>(
     gathering: &mut Gathering,
 ) -> Result<Vec<Bytes>, NotWhole> {
     let mut messages = Vec::new();
-    while let Some(message) = gathering.next(&mut answer).await? {
-        messages.push(message.encode_to_vec().into());
+    while let Some(message) = gathering.next_encoded(&mut answer).await? {
+        messages.push(message);
     }
     Ok(messages)
 }
 
-fn stub(channel: Channel) -> Stub {
+fn stub<C>(channel: C) -> FirestoreClient<C>
+where
+    C: GrpcService<
+            Body,
+            Error: Into<StdError>,
+            ResponseBody: hyper::body::Body<Data = Bytes, Error: Into<StdError> + Send>
+                              + Send
+                              + 'static,
+        >,
+{
     FirestoreClient::new(channel)
         .max_decoding_message_size(MESSAGE_MAX)
         .max_encoding_message_size(MESSAGE_MAX)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::time::Instant;
@@ -57,11 +58,33 @@ impl Gathering {
         &mut self,
         answer: &mut Streaming<M>,
     ) -> Result<Option<M>, NotWhole> {
-        let message = answer.message().await?;
-        *self.progress.0.lock() = Some(Instant::now());
+        let message = self.received(answer).await?;
         if let Some(message) = &message {
             self.takes(message.encoded_len())?;
         }
+        Ok(message)
+    }
+
+    /// The same, encoded again.
+    ///
+    /// # Errors
+    /// The same.
+    pub(super) async fn next_encoded<M: Message>(
+        &mut self,
+        answer: &mut Streaming<M>,
+    ) -> Result<Option<Bytes>, NotWhole> {
+        let message =
+            self.received(answer).await?.map(|message| Bytes::from(message.encode_to_vec()));
+        if let Some(message) = &message {
+            self.takes(message.len())?;
+        }
+        Ok(message)
+    }
+
+    /// Receives the next message, which is progress.
+    async fn received<M: Message>(&self, answer: &mut Streaming<M>) -> Result<Option<M>, Status> {
+        let message = answer.message().await?;
+        *self.progress.0.lock() = Some(Instant::now());
         Ok(message)
     }
 

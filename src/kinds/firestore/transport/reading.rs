@@ -2,9 +2,10 @@
 //!
 //! A read whose caller leaves goes on without it. The server could be asked to end it, but not asked whether it did;
 //! so it keeps its place until it is answered, or the backend's `timeout` has passed, and says of the server what that
-//! says. A server whose answer is on its way by then has answered.
+//! says. If its answer is on its way by then, it goes on for as long as no `timeout` passes between two messages, and
+//! for one more `timeout` at most: a server whose answer stops has failed, and one whose answer goes on has answered.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fusebox_actors::connector::{Aboard, Fate, OwnCode};
@@ -16,7 +17,7 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
 use prost::Message;
 use tokio::{
     runtime::Handle,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until},
 };
 
 use super::{
@@ -73,16 +74,31 @@ impl Drop for Reading {
         let (client, due, progress) = (Arc::clone(&self.client), self.due, self.progress.clone());
         runtime.spawn(async move {
             let verdict = tokio::select! {
-                ended = timeout_at(due, asked) => match ended {
-                    Ok(Ok(_)) => Verdict::Success,
-                    Ok(Err(failed)) => failed.verdict,
-                    Err(_) if progress.at().is_some() => Verdict::Success,
-                    Err(_) => Verdict::Failure,
-                },
+                biased;
+                ended = asked => ended.map_or_else(|failed| failed.verdict, |_| Verdict::Success),
+                verdict = unanswered(&progress, due, client.settings.timeout) => verdict,
                 () = client.closed.cancelled() => Verdict::Neutral,
             };
             aboard.ended(verdict);
         });
+    }
+}
+
+/// What it says of the server that a read has no whole answer. Resolves at `due`, or later while messages come: once
+/// none has come for as long as `limit`, and at last when so much time has passed since `due`.
+async fn unanswered(progress: &Progress, due: Instant, limit: Duration) -> Verdict {
+    let (mut next, last) = (due, due + limit);
+    loop {
+        sleep_until(next).await;
+        let Some(at) = progress.at() else { return Verdict::Failure };
+        let late = at + limit;
+        if late <= next {
+            return Verdict::Failure;
+        }
+        if next >= last {
+            return Verdict::Success;
+        }
+        next = late.min(last);
     }
 }
 
@@ -168,17 +184,23 @@ fn in_order(
     root: &Root,
     gathering: &mut Gathering,
 ) -> Result<Vec<Found>, NotWhole> {
+    let mut found_at = |path: String| match documents.remove(&root.name(&path)) {
+        Some(document) => root.found(document),
+        None => Found { path, ..Found::default() },
+    };
+    if paths.len() == 1 {
+        return Ok(paths.into_iter().map(found_at).collect());
+    }
     let mut all: Vec<Found> = Vec::with_capacity(paths.len());
     let mut answered: HashMap<String, usize> = HashMap::with_capacity(paths.len());
     for path in paths {
         let before = answered.insert(path.clone(), all.len()).and_then(|at| all.get(at)).cloned();
-        let found = match (before, documents.remove(&root.name(&path))) {
-            (Some(before), _) => {
+        let found = match before {
+            Some(before) => {
                 gathering.takes(before.encoded_len())?;
                 before
             }
-            (None, Some(document)) => root.found(document),
-            (None, None) => Found { path, ..Found::default() },
+            None => found_at(path),
         };
         all.push(found);
     }

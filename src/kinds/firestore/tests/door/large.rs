@@ -1,6 +1,10 @@
 //! Writes and answers that are larger, deeper or slower than usual.
 
-use fusebox_actors::connector::{Attempt, Attempted, Connector as _};
+use fusebox_actors::{
+    Call, CallOptions,
+    connector::{Attempt, Attempted, Connector as _},
+    trace::CallTrace,
+};
 use fusebox_state::{ErrorClass, Verdict};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
     ArrayValue, BatchGetDocumentsResponse, Document, RunQueryRequest, RunQueryResponse, Value,
@@ -19,7 +23,10 @@ use super::{
     understood::{Stub, committed, got, increment, said, transformed},
     *,
 };
-use crate::kinds::firestore::testing::{attempt, planned};
+use crate::kinds::firestore::{
+    protocol::json::body_from_json,
+    testing::{attempt, planned},
+};
 
 /// A breaker that is open before a server that is not there.
 async fn in_an_outage() -> (World, Stub) {
@@ -145,6 +152,37 @@ async fn an_answer_that_stops_coming_is_a_failure_and_one_whose_caller_has_had_e
         let error = ended.result.unwrap_err();
         assert_eq!((ended.verdict, error.class), (verdict, ErrorClass::Unknown), "{error}");
         assert!(took < SHORT * 5, "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_nobody_waits_for_any_more_is_a_failure_only_if_its_answer_stops_coming() {
+    let message = RunQueryResponse { document: Some(document("u/a", 1)), ..Default::default() };
+    let message = framed(&message.encode_to_vec());
+    for (count, failures) in [(1, 1), (100, 0)] {
+        let (server, port) = Played::start().await;
+        let messages = vec![message.clone(); count];
+        server.answer_all(move |_, respond| send(respond, messages.clone(), SHORT / 6, false));
+        let world =
+            World::with(settings(port), Wanted { timeout: SHORT, ..Wanted::default() }).await;
+        let backend = world.fusebox.backend("firestore").unwrap();
+        let query = json!({ "op": "query", "collection": "u" });
+        let body = body_from_json(query.as_object().unwrap().clone(), "").unwrap();
+        let call = Call {
+            body,
+            options: CallOptions { deadline: Some(SHORT / 2), ..CallOptions::default() },
+            uid: NOBODY,
+            admin: false,
+            trace: CallTrace::new("test"),
+            streams: false,
+            upload: None,
+        };
+        let left = backend.call(call).await;
+        assert!(left.is_err(), "{left:?}");
+        assert_eq!(world.in_flight(), 1, "it is on the wire, whoever waits for it");
+        until("it has ended", || world.in_flight() == 0).await;
+        let breaker = backend.view().breaker;
+        assert_eq!((breaker.window_calls, breaker.window_failures), (1, failures), "{count}");
     }
 }
 

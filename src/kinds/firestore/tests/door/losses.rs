@@ -2,13 +2,18 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use fusebox_actors::connector::{Attempt, Connector as _};
+use fusebox_state::ErrorClass;
 use h2::Reason;
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
     sync::mpsc,
 };
 
 use super::*;
+use crate::kinds::firestore::testing::{attempt, planned};
 
 #[tokio::test]
 async fn a_connection_that_breaks_before_the_answer_leaves_a_write_unknown_and_a_read_to_be_tried()
@@ -195,4 +200,49 @@ async fn a_write_whose_client_leaves_goes_on_to_its_answer() {
     until("it is sent", || world.in_flight() == 1).await;
     drop((response, stream));
     driving.abort();
+}
+
+#[tokio::test]
+async fn a_commit_that_has_no_connection_in_time_is_not_executed_whatever_was_sent_before_it() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = Played { listener, ended: Arc::default() };
+    let fs = FirestoreConnector::new(settings(port));
+    let plan = |n: u32| {
+        planned(&fs, &json!({ "op": "set", "path": format!("u/{n}"), "data": { "n": n } }))
+    };
+    // Over which of the connections for writes it goes.
+    let channel = |n: u32| plan(n).lanes.as_slice()[0].0 % 4;
+    let other = (1..100).find(|n| channel(*n) != channel(0)).unwrap();
+    let (first, second) = (plan(0), plan(other));
+    let lane = second.lanes.as_slice()[0];
+    // It does not share a commit.
+    fs.shared.sizes.unsent(&[lane.0]);
+    let serving = async {
+        let mut taken = server.accept().await;
+        let mut full = Vec::new();
+        // Until nobody is let in any more.
+        while let Ok(stream) =
+            timeout(Duration::from_millis(200), TcpStream::connect(("127.0.0.1", port))).await
+        {
+            full.push(stream.unwrap());
+        }
+        answer(next(&mut taken).await.1, b"");
+        while taken.accept().await.is_some() {}
+        drop(full);
+        std::future::pending::<()>().await;
+    };
+    let time = Duration::from_secs(1);
+    let attempts = [&first, &second].map(|plan| Attempt { timeout: time, ..attempt(plan, None) });
+    let ended = tokio::select! {
+        ended = fs.attempt_batch(attempts.into()) => ended,
+        () = serving => panic!("it goes on"),
+    };
+    assert!(ended[0].result.is_ok(), "{ended:?}");
+    let error = ended[1].result.as_ref().unwrap_err();
+    assert_eq!((error.class, error.code.as_str()), (ErrorClass::NotExecuted, "connect"), "{error}");
+    assert_eq!(error.doubt, None);
+    assert!(!fs.may_land(lane), "nothing of it can land");
 }

@@ -169,5 +169,7 @@ async fn writes_that_their_clients_gave_up_open_the_breaker() {
     }
     assert!(world.in_flight() >= 3, "they are still on the wire");
     assert_eq!(world.kept(), 3);
-    until("three writes without an answer open it", || world.breaker() == "OPEN").await;
+    // Each goes over a connection of its own, and is a failure when `timeout` and the grace are over.
+    let what = "three writes without an answer open it";
+    until_within(PATIENCE * 3, what, || world.breaker() == "OPEN").await;
 }

@@ -56,7 +56,8 @@ async fn a_database_that_is_missing_is_a_failure_at_the_end_of_a_stream_too() {
     let client = world.connect().await;
     let mut stream = Both::begin(&client, &mut handed).await;
     stream.deletes("d").await;
-    let message = "The database (default) does not exist for project p".parse().unwrap();
+    let message =
+        "The database (default) does not exist for project fusebox-local".parse().unwrap();
     let mut trailers = status("5");
     trailers.insert("grpc-message", message);
     stream.fails(trailers);
