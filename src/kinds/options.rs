@@ -54,6 +54,9 @@ impl CallOptionsJson {
     /// # Errors
     /// What is wrong with which header.
     pub(crate) fn from_headers(headers: &HeaderMap) -> Result<Self, String> {
+        if !headers.keys().any(|name| name.as_str().starts_with("x-fusebox-")) {
+            return Ok(Self::default());
+        }
         let text = |name: &str| match headers.get(name).map(|value| value.to_str()) {
             None => Ok(None),
             Some(Ok(text)) => Ok(Some(text.trim())),

@@ -261,7 +261,7 @@ impl Connector for ClickHouseConnector {
                 ("x-clickhouse-exception-code", code),
                 ("content-type", "text/plain; charset=UTF-8"),
             ];
-            let headers = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+            let headers = fields.map(|(name, value)| (name, value.into())).to_vec();
             let head = AnswerHead { status: INJECTED_STATUS, headers };
             error.reply = Some(http_form::answer(&head, format!("{message}\n").as_bytes()));
         }
@@ -280,6 +280,7 @@ impl Connector for ClickHouseConnector {
         Box::pin(async {
             // What is under way ends at once; a task that hangs all the same does not hold up the daemon.
             drop(timeout(self.shared.settings.timeout, self.shared.http.close()).await);
+            writing::end_names(&self.shared).await;
         })
     }
 }

@@ -5,10 +5,16 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Request, Response, body::Incoming, server::conn::http1 as server, service::service_fn,
+};
+use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::{settings::ClickHouseSettings, transport::http::Http};
@@ -320,6 +326,30 @@ async fn relayed(
             },
         }
     }
+}
+
+/// A server that answers each statement as `answer` says. Returns its port.
+pub(crate) async fn played<F: Future<Output = String> + Send + 'static>(
+    answer: impl Fn(String) -> F + Send + Sync + 'static,
+) -> u16 {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answer = Arc::new(answer);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = Arc::clone(&answer);
+            let service = service_fn(move |request: Request<Incoming>| {
+                let answer = Arc::clone(&answer);
+                async move {
+                    let body = request.into_body().collect().await?.to_bytes();
+                    let text = answer(String::from_utf8_lossy(&body).into_owned()).await;
+                    Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from(text))))
+                }
+            });
+            tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    port
 }
 
 /// Polls until `done`, or fails.

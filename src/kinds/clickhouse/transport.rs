@@ -12,6 +12,7 @@ mod lent;
 pub(crate) mod opaque;
 mod protected;
 pub(crate) mod question;
+mod raising;
 pub(crate) mod reading;
 pub(crate) mod request;
 pub(crate) mod rest;

@@ -1,6 +1,6 @@
 //! An answer on its way to the client: the server's own, and what fusebox says beside it.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use fusebox_actors::{AckLevel, Reply, Source, connector::Tail};
@@ -16,7 +16,7 @@ use super::{counters::Counters, flushes::Flushes};
 use crate::{
     ingress::paced::Busy,
     kinds::clickhouse::protocol::{
-        http_form::{self, AnswerHead, Fields, bytes_of},
+        http_form::{self, AnswerHead, bytes_of},
         wire,
     },
     net::freshness,
@@ -50,6 +50,8 @@ const NOT_PASSED_ON: &[&str] =
     &["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
 /// The summary of a write that has not been applied yet.
 const NOTHING_YET: &str = r#"{"read_rows":"0","read_bytes":"0","written_rows":"0","written_bytes":"0","total_rows_to_read":"0","result_rows":"0","result_bytes":"0","elapsed_ns":"0","memory_usage":"0"}"#;
+/// About as many as fusebox adds.
+const OWN_COUNT: usize = 8;
 /// What fusebox says beside an answer. Pages of other origins may read it if they may read anything.
 const OWN: &str = "X-Fusebox-Source,X-Fusebox-Ack,X-Fusebox-Op-Id,X-Fusebox-Age-Ms,X-Fusebox-Attempts,\
                    X-Fusebox-Trace-Id,X-Fusebox-Pending-Writes,X-Fusebox-Warning,Age,Warning";
@@ -63,13 +65,12 @@ pub(super) fn of_write(reply: Reply, query_id: Option<String>) -> Reply {
     let summary = reply.value.as_ref().map(wire::parts_of).and_then(|(name, it)| {
         (name == wire::SUMMARY).then(|| String::from_utf8_lossy(&it).into_owned())
     });
-    let field = |name: &str, value: String| (name.to_owned(), value);
     let mut headers = vec![
-        field("content-type", "text/plain; charset=UTF-8".to_owned()),
-        field("x-clickhouse-summary", summary.unwrap_or_else(|| NOTHING_YET.to_owned())),
+        ("content-type", "text/plain; charset=UTF-8".into()),
+        ("x-clickhouse-summary", summary.map_or(NOTHING_YET.into(), Cow::Owned)),
     ];
     headers.extend(
-        query_id.map(|id| field("x-clickhouse-query-id", http_form::text_of(id.as_bytes()))),
+        query_id.as_ref().map(|id| ("x-clickhouse-query-id", http_form::text_of(id.as_bytes()))),
     );
     let answer = http_form::answer(&AnswerHead { status: 200, headers }, b"");
     Reply { value: Some(answer), ..reply }
@@ -112,17 +113,16 @@ pub(super) fn whole(bytes: Bytes) -> Body {
     Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
-fn response_of(head: &AnswerHead) -> Option<Response<()>> {
+fn response_of(head: &AnswerHead<'_>) -> Option<Response<()>> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(head.status).ok()?;
-    *response.headers_mut() = headers_of(&head.headers);
+    *response.headers_mut() = headers_of(head.headers.iter().map(|(name, it)| (*name, &**it)));
     Some(response)
 }
 
-fn headers_of(fields: &Fields) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(fields.len());
-    let passed_on = fields.iter().filter(|(name, _)| !NOT_PASSED_ON.contains(&name.as_str()));
-    for (name, value) in passed_on {
+fn headers_of<'a>(fields: impl ExactSizeIterator<Item = (&'a str, &'a str)>) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(fields.len() + OWN_COUNT);
+    for (name, value) in fields.filter(|(name, _)| !NOT_PASSED_ON.contains(name)) {
         // They were read as headers.
         let name = HeaderName::from_bytes(name.as_bytes());
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(&bytes_of(value))) {
@@ -208,7 +208,11 @@ fn body_of(
         };
         let frame = match frame {
             Ok(trailers) if trailers.is_empty() => return None,
-            Ok(trailers) => Ok(Frame::trailers(headers_of(&http_form::trailers_of(&trailers)))),
+            Ok(trailers) => {
+                let fields = http_form::trailers_of(&trailers);
+                let fields = fields.iter().map(|(name, value)| (&**name, &**value));
+                Ok(Frame::trailers(headers_of(fields)))
+            }
             Err(broken) => {
                 // What came before says why.
                 sent.flushes.next().await;

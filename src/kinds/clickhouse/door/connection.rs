@@ -52,6 +52,7 @@ pub(super) async fn serve(
     let (own, visitor) = (Arc::clone(service), Arc::new(visitor));
     let idle = service.settings.idle_timeout;
     let kept = format!("timeout={}", idle.map_or(KEPT, |idle| idle.min(KEPT)).as_secs());
+    let kept = HeaderValue::from_str(&kept).ok();
     let handler = service_fn(move |request: Request<Incoming>| {
         let busy = pace.busy();
         let expects = request.headers().contains_key(EXPECT);
@@ -64,8 +65,8 @@ pub(super) async fn serve(
             let headers = response.headers_mut();
             if *service.stopping.borrow() {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
-            } else if let Ok(value) = HeaderValue::from_str(&kept) {
-                headers.insert(HeaderName::from_static("keep-alive"), value);
+            } else if let Some(kept) = kept {
+                headers.insert(HeaderName::from_static("keep-alive"), kept);
             }
             Ok::<_, Infallible>(response)
         }

@@ -246,7 +246,8 @@ fn fields(headers: &HeaderMap, whole: Option<usize>) -> Fields {
         !stays && !of_connection.iter().any(|it| it == name)
     };
     let passed_on = headers.iter().filter(|(name, _)| goes_on(name.as_str()));
-    let field = |name: &HeaderName, value: &[u8]| (name.as_str().to_owned(), text_of(value));
+    let field =
+        |name: &HeaderName, value: &[u8]| (name.as_str().to_owned(), text_of(value).into_owned());
     let passed_on = passed_on.map(|(name, value)| field(name, value.as_bytes()));
     let has_body = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
     let length = whole.filter(|_| has_body).map(|length| length.to_string());

@@ -195,18 +195,18 @@ fn is_settings_list(folded: &str) -> bool {
 pub(crate) fn kept(request: &Bytes, answer: &Bytes) -> Option<Bytes> {
     let (head, body) = http_form::answer_of(answer)?;
     let AnswerHead { status: 200, headers } = head else { return None };
-    let has = |wanted: &str| headers.iter().any(|(name, _)| name == wanted);
+    let has = |wanted: &str| headers.iter().any(|(name, _)| *name == wanted);
     if has("x-clickhouse-exception-code") {
         return None;
     }
     if has("content-encoding") || wants_blocks(request) {
-        let format = headers.iter().find(|(name, _)| name == "x-clickhouse-format");
+        let format = headers.iter().find(|(name, _)| *name == "x-clickhouse-format");
         let may_hold = format.is_none_or(|(_, format)| outcome::may_hold_exceptions(format));
         if !has("x-clickhouse-exception-tag") || may_hold && names(request, IN_ROWS) {
             return None;
         }
     }
-    let headers = headers.into_iter().filter(|(name, _)| KEPT.contains(&name.as_str())).collect();
+    let headers = headers.into_iter().filter(|(name, _)| KEPT.contains(name)).collect();
     Some(http_form::answer(&AnswerHead { status: 200, headers }, &body))
 }
 
@@ -403,13 +403,14 @@ mod tests {
     fn of_an_answer_is_kept_what_tells_how_to_read_it() {
         let headers =
             [("date", "x"), ("x-clickhouse-query-id", "q"), ("x-clickhouse-format", "CSV")];
-        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let headers = headers.map(|(name, value)| (name, value.into())).to_vec();
         let answer = http_form::answer(&AnswerHead { status: 200, headers }, b"1\n");
         let asked = request("/?a=1", &[]).to_bytes();
-        let (head, body) = http_form::answer_of(&kept(&asked, &answer).unwrap()).unwrap();
-        assert_eq!(head.headers, [("x-clickhouse-format".to_owned(), "CSV".to_owned())]);
+        let kept_of_it = kept(&asked, &answer).unwrap();
+        let (head, body) = http_form::answer_of(&kept_of_it).unwrap();
+        assert_eq!(head.headers, [("x-clickhouse-format", "CSV".into())]);
         assert_eq!(body, "1\n");
-        let number = ("x-clickhouse-exception-code".to_owned(), "395".to_owned());
+        let number = ("x-clickhouse-exception-code", "395".into());
         for (status, headers) in [(404, vec![]), (200, vec![number])] {
             let error = http_form::answer(&AnswerHead { status, headers }, b"no");
             assert_eq!(kept(&asked, &error), None);
@@ -420,7 +421,7 @@ mod tests {
     fn a_packed_answer_is_kept_if_the_server_marks_what_went_wrong() {
         const SETS: &str = "/?http_write_exception_in_output_format=1";
         let is_kept = |target: &str, headers: &[(&str, &str)]| {
-            let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+            let headers = headers.iter().map(|(name, value)| (*name, (*value).into())).collect();
             let answer = http_form::answer(&AnswerHead { status: 200, headers }, b"\x1f\x8b");
             let mut request = request(target, &[]);
             request.head.query = "SELECT 1".into();

@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 
-use bincode::{Decode, Encode, config};
+use bincode::{BorrowDecode, Decode, Encode, config};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{decoded::Packing, wire::WireError};
@@ -20,7 +20,7 @@ pub(super) const VERSION: u8 = 4;
 /// Bytes before the head.
 const BEFORE: usize = 5;
 /// Room that most heads fit into.
-const HEAD_USUAL: usize = 1_024;
+const HEAD_USUAL: usize = 2_048;
 /// More than any head that was written, in bytes of memory: 16 MiB of a request, and what is known of it.
 const HEAD_MAX: usize = 64 << 20;
 
@@ -75,13 +75,25 @@ pub(crate) struct HttpRequest {
     pub(crate) body: Bytes,
 }
 
-/// The head of an answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
-pub(crate) struct AnswerHead {
+/// The head of an answer. Its texts are where it was read: every answer goes through here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
+pub(crate) struct AnswerHead<'a> {
     /// The status.
     pub(crate) status: u16,
-    /// The server's headers.
-    pub(crate) headers: Fields,
+    /// The server's headers, with values as in [`Fields`].
+    pub(crate) headers: Vec<(&'a str, Cow<'a, str>)>,
+}
+
+impl<'a> AnswerHead<'a> {
+    /// The head that has these headers.
+    pub(crate) fn new(status: u16, headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Self {
+        Self { status, headers: headers.map(|(name, value)| (name, text_of(value))).collect() }
+    }
+
+    /// The first header of a name, which is in small letters.
+    pub(crate) fn header(&self, wanted: &str) -> Option<&str> {
+        self.headers.iter().find(|(name, _)| *name == wanted).map(|(_, value)| &**value)
+    }
 }
 
 impl HttpRequest {
@@ -101,12 +113,12 @@ impl HttpRequest {
 }
 
 /// The answer in wire form.
-pub(crate) fn answer(head: &AnswerHead, body: &[u8]) -> Bytes {
+pub(crate) fn answer(head: &AnswerHead<'_>, body: &[u8]) -> Bytes {
     form(head, body)
 }
 
 /// The answer that `bytes` are, and its body, or the body's beginning.
-pub(crate) fn answer_of(bytes: &Bytes) -> Option<(AnswerHead, Bytes)> {
+pub(crate) fn answer_of(bytes: &Bytes) -> Option<(AnswerHead<'_>, Bytes)> {
     read(bytes)?.ok()
 }
 
@@ -133,11 +145,11 @@ pub(crate) fn trailers_of(bytes: &[u8]) -> Fields {
 }
 
 /// A header's value as text, a character for each byte.
-pub(crate) fn text_of(value: &[u8]) -> String {
-    if let Some(text) = str::from_utf8(value).ok().filter(|text| text.is_ascii()) {
-        return text.to_owned();
+pub(crate) fn text_of(value: &[u8]) -> Cow<'_, str> {
+    match str::from_utf8(value) {
+        Ok(text) if text.is_ascii() => text.into(),
+        _ => value.iter().map(|byte| char::from(*byte)).collect(),
     }
-    value.iter().map(|byte| char::from(*byte)).collect()
 }
 
 /// The bytes of a header's value.
@@ -162,13 +174,13 @@ fn form(head: &impl Encode, body: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
-fn read<H: Decode<()>>(bytes: &Bytes) -> Option<Result<(H, Bytes), WireError>> {
+fn read<'a, H: BorrowDecode<'a, ()>>(bytes: &'a Bytes) -> Option<Result<(H, Bytes), WireError>> {
     let (before, behind) = bytes.split_at_checked(BEFORE)?;
     let [VERSION, a, b, c, d] = *before else { return None };
     let head = usize::try_from(u32::from_le_bytes([a, b, c, d])).ok().and_then(|len| {
         let head = behind.get(..len)?;
         let limit = config::standard().with_limit::<HEAD_MAX>();
-        let (head, read) = bincode::decode_from_slice(head, limit).ok()?;
+        let (head, read) = bincode::borrow_decode_from_slice(head, limit).ok()?;
         (read == len).then(|| (head, bytes.slice(BEFORE + len..)))
     });
     Some(head.ok_or(WireError::Damaged))
@@ -183,7 +195,7 @@ mod tests {
         let head = RequestHead {
             method: "POST".into(),
             target: "/?query=SELECT%201".into(),
-            headers: vec![("x-name".into(), text_of(b"caf\xe9"))],
+            headers: vec![("x-name".into(), text_of(b"caf\xe9").into_owned())],
             query: "SELECT 1".into(),
             ..RequestHead::default()
         };
@@ -191,7 +203,7 @@ mod tests {
         let bytes = request.to_bytes();
         assert_eq!(HttpRequest::of(&bytes), Some(Ok(request)));
         assert_eq!(wire::Call::of(&bytes), Err(WireError::Version(4)));
-        let head = AnswerHead { status: 404, headers: vec![("a".into(), "b".into())] };
+        let head = AnswerHead { status: 404, headers: vec![("a", "b".into())] };
         assert_eq!(answer_of(&answer(&head, b"x")), Some((head, Bytes::from_static(b"x"))));
         assert_eq!(&*bytes_of(&text_of(b"caf\xe9")), b"caf\xe9");
         let fields = vec![("x-trailer".to_owned(), "1".to_owned())];

@@ -149,6 +149,14 @@ impl Exception {
         }
     }
 
+    /// The exception that the end of an answer to a question of fusebox's own is, which is in `TabSeparated` or has a
+    /// row of JSON on each line. It begins a line: elsewhere the same words are a value, such as a statement that was
+    /// killed.
+    pub(crate) fn behind_lines(answer: &str) -> Option<Self> {
+        let start = answer.rfind("\nCode: ").map_or(0, |end| end + 1);
+        Self::whole(answer.get(start..)?)
+    }
+
     fn tagged(window: &[u8], tag: &str) -> Option<Self> {
         let end = window.trim_ascii_end().strip_suffix(MARKER)?;
         let start = memmem::rfind(end, MARKER)?;
@@ -161,7 +169,11 @@ impl Exception {
 
     fn untagged(window: &[u8]) -> Option<Self> {
         let start = memmem::rfind(window, b"Code: ")?;
-        let text = String::from_utf8_lossy(window.get(start..)?).into_owned();
+        Self::whole(&String::from_utf8_lossy(window.get(start..)?))
+    }
+
+    /// The exception that `text` is, but for blanks at its end.
+    fn whole(text: &str) -> Option<Self> {
         let text = text.trim_end();
         let older = text.contains(", e.displayText() = DB::Exception")
             && text.ends_with("e.what() = DB::Exception");
@@ -652,6 +664,21 @@ mod tests {
             assert_eq!(unread, (ErrorClass::Unknown, Verdict::Neutral, false), "{coding:?}");
             assert!(ends(202, coding, body, &asked).2, "{coding:?}");
         }
+    }
+
+    #[test]
+    fn an_exception_behind_lines_begins_one() {
+        let code = |text: &str| Exception::behind_lines(text).map(|found| found.code);
+        let later =
+            "Code: 395. DB::Exception: x: Code: 210. DB::NetException: y (version 24.8.1.1)\n";
+        let old = "Code: 395, e.displayText() = DB::Exception: x, e.what() = DB::Exception\n";
+        for exception in [later, old] {
+            assert_eq!(code(exception), Some(395));
+            assert_eq!(code(&format!("1\ta\n2\tb\n{exception}")), Some(395));
+            assert_eq!(code(&format!("1\ta\n2\t{exception}")), None, "it is a value");
+            assert_eq!(code(&format!("{exception}1\ta\n")), None);
+        }
+        assert_eq!(code(""), None);
     }
 
     #[test]

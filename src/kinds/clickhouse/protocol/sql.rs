@@ -128,6 +128,7 @@ const SESSION: &[&str] = &["SET", "USE", "BEGIN", "START", "COMMIT", "ROLLBACK"]
 const BEHIND_SETTINGS: &[&str] = &["FORMAT", "VALUES", "SELECT", "WITH"];
 /// Room for the tokens of most queries.
 const TOKENS_USUAL: usize = 64;
+const INSERT: &str = "INSERT";
 const PARALLEL: &str = "PARALLEL";
 
 /// First words of other statements that change something.
@@ -149,7 +150,7 @@ impl Statement {
     /// Its first word if it is one of ClickHouse's own, and never what a caller made up.
     pub(crate) fn operation(&self) -> &'static str {
         if matches!(self.verb, Verb::Insert(_)) {
-            return "INSERT";
+            return INSERT;
         }
         let known = [READS, FREE, CHANGES].into_iter().flatten();
         let mut named = known.filter(|known| **known == self.word);
@@ -165,7 +166,7 @@ pub(crate) fn read(query: &str) -> Statement {
     let first = read_one(query);
     // Rows are no statement.
     let has_rows = matches!(&first.verb, Verb::Insert(insert) if matches!(insert.rows, Rows::Inline | Rows::Follow));
-    if has_rows || !may_be_parallel(query) {
+    if has_rows || !may_have(query, PARALLEL) {
         return first;
     }
     let joined: Vec<Statement> = match parallel(query)[..] {
@@ -179,9 +180,9 @@ pub(crate) fn read(query: &str) -> Statement {
     Statement { verb, settings: Vec::new(), format: None, elsewhere, in_parts: true, ..first }
 }
 
-/// Whether a part of `query` could be joined to another one; most texts are not cut for that.
-fn may_be_parallel(query: &str) -> bool {
-    let word = PARALLEL.as_bytes();
+/// Whether the word `word` could be in `query`; most texts are not cut for what they do not have.
+fn may_have(query: &str, word: &str) -> bool {
+    let word = word.as_bytes();
     query.as_bytes().windows(word.len()).any(|it| it.eq_ignore_ascii_case(word))
 }
 
@@ -267,12 +268,12 @@ fn try_read(query: &str, unknown: Statement) -> Result<Statement, Unread> {
         statement.elsewhere = reach::in_rest(lexer);
         return Ok(statement);
     }
-    if first.is("INSERT") {
+    if first.is(INSERT) {
         return insert(lexer, statement, query.len());
     }
     if first.is("WITH") {
         let mut seen = lexer.clone();
-        if passes_insert(&mut seen)? {
+        if may_have(query, INSERT) && passes_insert(&mut seen)? {
             let is_elsewhere = reach::in_rest(lexer);
             let mut statement = insert(seen, statement, query.len())?;
             statement.elsewhere |= is_elsewhere;
@@ -329,9 +330,14 @@ fn after<'a>(mut lexer: Lexer<'a>, passed: &[&str]) -> Result<Option<Token<'a>>,
     }
 }
 
-/// Goes on to an INSERT outside of brackets that INTO follows. No release takes another one.
+/// Goes on to an INSERT outside of brackets that INTO follows. No release takes another one. One behind a `;` is
+/// another statement.
 fn passes_insert(lexer: &mut Lexer<'_>) -> Result<bool, Unread> {
-    while find(lexer, |token| token.is("INSERT"))?.is_some() {
+    let end = Token::Mark(';');
+    while let Some(found) = find(lexer, |token| token == end || token.is(INSERT))? {
+        if found == end {
+            return Ok(false);
+        }
         if lexer.clone().next()?.is_some_and(|next| next.is("INTO")) {
             return Ok(true);
         }

@@ -27,7 +27,7 @@ use super::{
     fence::{Place, Waits},
     http::Failed,
     opaque,
-    reading::Reading,
+    reading::{ReadId, Reading},
     request::{self, Asking},
     server::Server,
     shared::Shared,
@@ -130,7 +130,7 @@ fn target_of(
 }
 
 async fn read(shared: &Arc<Shared>, ready: Ready<'_>) -> Attempted {
-    let reading = Reading::new(shared, shared.fence.id(), ready.attempt.board());
+    let reading = Reading::new(shared, ReadId::Own(shared.fence.id()), ready.attempt.board());
     let limit = ready.attempt.timeout;
     let sending = request::sending(shared, ready.asking(), reading.id(), limit);
     exchange::exchange(shared, sending, Some(reading)).await.attempted

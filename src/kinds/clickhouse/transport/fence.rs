@@ -4,8 +4,9 @@
 //! seconds later. Every query has an id, `fusebox:<instance>:<run>:<ulid>`, by which the server is asked to
 //! end it; that of a write with a token is `fusebox:<instance>:<run>:<token>:<ulid>`. A query that came through a door
 //! keeps the id that its client gave it; while it is in doubt it is looked for by that. A query of the same id that began
-//! before it is another client's, and is left alone ([`running`]). A later run knows nothing of such ids, but a later
-//! connector of this run does ([`entries`]).
+//! before it is another client's, and is left alone; while nobody can say which of both began first, it is neither
+//! ended nor taken for gone ([`running`]). A later run knows nothing of such ids, but a later connector of this run does
+//! ([`entries`]).
 //!
 //! ```text
 //!            caller left                overdue, or the connection broke
@@ -16,7 +17,9 @@
 //! **Who waits for what** ([`Waits`]). Inserts commute, so a first insert waits only for what does not: an abandoned
 //! ALTER, say. Everything else waits until nothing is Departed or Doubted. So does a repetition, but for inserts that
 //! were looked for once: its token makes it one with the sending before it, whichever comes first. At the first write of a connector's life everything that an earlier run, or an earlier
-//! connector of this run, left under the instance's name counts as Doubted.
+//! connector of this run, left under the instance's name counts as Doubted. What this run has sent since the
+//! connector's first look says nothing of that, and is known by its number ([`next_ulid`]): reads come and go all the
+//! time.
 //!
 //! **A round** reads which queries of the instance run, leaves out those that live by our own account, and
 //! kills the others (`KILL QUERY … SYNC`). An id that was found and killed is gone; one that was found is looked for
@@ -36,7 +39,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{Arc, LazyLock},
+    sync::{Arc, LazyLock, OnceLock},
     time::Duration,
 };
 
@@ -47,6 +50,7 @@ use tokio::{
     sync::futures::Notified,
     time::{Instant, timeout_at},
 };
+use ulid::Ulid;
 
 use self::{
     entries::{Entries, Look},
@@ -78,6 +82,14 @@ pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
 /// The queries that live, of all connectors of the process: two of them may be on one server.
 static LIVING: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+/// Makes what the ids of all queries of the process end with.
+static NUMBERS: Mutex<ulid::Generator> = Mutex::new(ulid::Generator::new());
+
+/// A number that is greater than all before it, whatever becomes of the clock.
+fn next_ulid() -> Ulid {
+    let mut numbers = NUMBERS.lock();
+    numbers.generate().unwrap_or_else(ulid::Overflow::commit_overflow_increment)
+}
 
 /// A query's id for as long as somebody waits for its end.
 pub(crate) struct QueryId(pub(crate) String);
@@ -85,7 +97,7 @@ pub(crate) struct QueryId(pub(crate) String);
 impl QueryId {
     fn new(prefix: &str, run: &str, token: Option<OpId>) -> Self {
         let token = token.map(|token| format!("{token}:")).unwrap_or_default();
-        let id = format!("{prefix}{}:{token}{}", word(run), ulid::Ulid::generate());
+        let id = format!("{prefix}{}:{token}{}", word(run), next_ulid());
         LIVING.lock().insert(id.clone());
         Self(id)
     }
@@ -115,6 +127,9 @@ pub(crate) struct Fence {
     /// Twice the backend's `timeout`.
     patience: Duration,
     entries: Arc<Entries>,
+    /// From before the first look of this connector, when the one before it was closed: what this run has sent since
+    /// then has a greater number.
+    first_look: OnceLock<Ulid>,
     earlier: Mutex<Earlier>,
     /// The round that writes wait for.
     pub(super) asking: Questions<(), Result<(), Failed>>,
@@ -136,6 +151,7 @@ impl Fence {
             twins: Arc::clone(&settings.twins),
             patience: settings.timeout * 2,
             entries,
+            first_look: OnceLock::new(),
             earlier: Mutex::new(Earlier::Doubted(Instant::now(), None)),
             asking: Questions::default(),
             refused: Mutex::default(),
@@ -219,12 +235,23 @@ impl Fence {
         self.entries.obstacle(waits)
     }
 
-    /// One round; others that want one wait for it.
+    /// Whether no other connector looks for what this one has left in doubt.
+    pub(super) fn is_last(&self) -> bool {
+        Arc::strong_count(&self.entries) == 1
+    }
+
+    /// One round, if it is needed; others that want one wait for it.
     pub(crate) async fn round(&self, http: &Http, until: Instant) -> Result<(), Failed> {
         let Ok(_one_at_a_time) = timeout_at(until, self.entries.rounds.lock()).await else {
             let message = "another look for abandoned queries has not ended yet";
             return Err(Failed::not_executed(OwnCode::Fence, message, Verdict::Neutral));
         };
+        let is_all_gone = *self.earlier.lock() == Earlier::Gone && !self.is_in_doubt();
+        if is_all_gone {
+            // The round that this one has waited for was enough.
+            return Ok(());
+        }
+        self.first_look.get_or_init(next_ulid);
         let time = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let begun = Instant::now();
         match self.look_and_kill(http, time).await {
@@ -273,8 +300,11 @@ impl Fence {
         for id in &old {
             self.meet(id);
         }
-        // That the server says nothing of one proves nothing: the next round looks for it.
+        // That the server says nothing of one proves nothing, nor does one of which nobody knows whose it is: the next
+        // round looks for it.
         let mut found: BTreeMap<String, bool> = old.iter().map(|id| (id.clone(), false)).collect();
+        let unclear = named.iter().filter(|(id, begun)| running.may_have_since(id, **begun));
+        found.extend(unclear.map(|(id, _)| (id.clone(), false)));
         let condition = |id: &String| match named.get(id) {
             Some(begun) => running.sent_since(id, *begun, time),
             None => is_query(id),
@@ -292,12 +322,25 @@ impl Fence {
         Ok(found)
     }
 
+    /// The run that made an id under our name, and the id's number.
+    fn origin<'a>(&self, id: &'a str) -> Option<(&'a str, Ulid)> {
+        let (run, rest) = id.strip_prefix(&self.prefix)?.split_once(':')?;
+        let made = Ulid::from_string(rest.rsplit(':').next()?).ok()?;
+        Some((run, made))
+    }
+
+    /// Whether this run has sent a query after this connector's first look had begun.
+    fn is_new(&self, id: &str) -> bool {
+        let made = self.origin(id).filter(|(run, _)| *run == word(&self.run));
+        made.zip(self.first_look.get()).is_some_and(|((_, made), first)| made > *first)
+    }
+
     /// Tells of a query under our name that is none of this run's.
     fn meet(&self, id: &str) {
-        let Some(rest) = id.strip_prefix(&self.prefix) else { return };
-        let Some((run, rest)) = rest.split_once(':') else { return };
-        let made = rest.rsplit(':').next().and_then(|last| ulid::Ulid::from_string(last).ok());
-        let Some(made) = made.filter(|_| run != word(&self.run)) else { return };
+        let Some((run, made)) = self.origin(id) else { return };
+        if run == word(&self.run) {
+            return;
+        }
         let young = made.datetime() > since_start().1 + Duration::from_secs(1);
         self.twins.met(run, made.0, young);
     }
@@ -312,8 +355,12 @@ impl Fence {
         let mut earlier = self.earlier.lock();
         if let Earlier::Doubted(since, looked) = &mut *earlier {
             // What was found has been killed, and more may be in a socket: finding nothing twice proves it.
-            let nothing =
-                found.is_none_or(|found| found.iter().all(|(id, ended)| *ended && is_former(id)));
+            let is_earlier =
+                |id: &str| is_former(id) || id.starts_with(&self.prefix) && !self.is_new(id);
+            let nothing = found.is_none_or(|found| {
+                let mut left = found.iter().filter(|(id, _)| is_earlier(id));
+                left.all(|(id, ended)| *ended && is_former(id))
+            });
             if !nothing {
                 *looked = None;
             } else if look.is_gone(*since, looked, None) {
@@ -465,6 +512,23 @@ mod tests {
         now += SETTLE;
         fence.settle(now, Some(&nothing()));
         assert!(fence.obstacle(Waits::First).is_none() && fence.obstacle(Waits::Any).is_none());
+    }
+
+    #[test]
+    fn what_this_run_sends_after_the_first_look_says_nothing_of_what_was_before() {
+        let fence = fence();
+        let before = fence.id();
+        fence.first_look.get_or_init(next_ulid);
+        let later = fence.id();
+        let found = |id: &QueryId| BTreeMap::from([(id.0.clone(), false)]);
+        let now = Instant::now();
+        for (looks, id) in (0..).zip([&later, &before, &later]) {
+            fence.settle(now + SETTLE * looks, Some(&found(id)));
+            let obstacle = fence.obstacle(Waits::First);
+            assert!(obstacle.is_some(), "an earlier connector may have sent one of them");
+        }
+        fence.settle(now + SETTLE * 3, Some(&found(&later)));
+        assert!(fence.obstacle(Waits::First).is_none());
     }
 
     #[test]

@@ -27,7 +27,7 @@ use tokio::{
 use super::lent::{Lendings, Lent};
 use crate::{
     kinds::clickhouse::{
-        protocol::outcome::{Asked, Came, Exception, Marks},
+        protocol::outcome::{Asked, Came, Exception},
         settings::ClickHouseSettings,
     },
     net::{
@@ -301,7 +301,7 @@ impl Http {
                 let exception = Exception::of_body(exception_code(&headers), None, text.as_bytes());
                 return Err(failed(exception, status, retry_after(&headers), &asked));
             }
-            match Exception::at_end(text.as_bytes(), &Marks::default()) {
+            match Exception::behind_lines(&text) {
                 Some(exception) => Err(failed(exception, status, None, &asked)),
                 None => Ok(text),
             }

@@ -38,7 +38,7 @@ use fusebox_actors::connector::{
 use fusebox_state::{ErrorClass, OpId, Verdict};
 use http_body_util::BodyExt;
 use hyper::{
-    Method, Request, Response, Uri,
+    Method, Request, Uri,
     body::Body as _,
     header::{CONTENT_ENCODING, HeaderName, HeaderValue},
 };
@@ -58,9 +58,9 @@ use super::{
     fence::Place,
     http::{self, Failed},
     protected::{Before, Protected},
-    reading::Reading,
+    reading::{ReadId, Reading},
     request,
-    rest::{self, Behind, Guard, Rest},
+    rest::{Behind, Guard, Rest},
     sessions::InSession,
     shared::Shared,
     writing::{Departure, Writing, raise_soon},
@@ -126,7 +126,7 @@ pub(super) async fn carried(
     }
     // A server would give it such an id, and nothing of it outlives this run.
     let given = request.head.query_id.clone().unwrap_or_else(uuid);
-    let reading = Reading::new(shared, shared.fence.id(), attempt.board()).under(given, names);
+    let reading = Reading::new(shared, ReadId::Given(given), attempt.board()).under(names);
     let sending = sending(shared, &attempt, (request, is_dirty), reading.id(), None)?;
     let mut guard = Some(Guard::read(reading, session));
     let mut ended = exchanged(shared, sending, &mut guard).await;
@@ -239,6 +239,8 @@ async fn on_the_wire(
     aboard: Aboard,
 ) -> Attempted {
     let id = place.id().to_owned();
+    // The connector is closed only once it is known what becomes of its place.
+    let _under_way = shared.http.under_way();
     let mut guard = Some(Guard::write(Writing::new(shared, place), session));
     let Exchanged { attempted, known } = exchanged(shared, sending, &mut guard).await;
     aboard.ended(attempted.verdict);
@@ -381,15 +383,16 @@ async fn answered(
         Err(lost) => return lost,
     };
     drop(aboard);
-    let head = head_of(&response);
-    let headers = response.headers();
+    let (parts, mut body) = response.into_parts();
+    let headers = &parts.headers;
+    let fields = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let head = AnswerHead::new(parts.status.as_u16(), fields);
     let (code, after) = (http::exception_code(headers), http::retry_after(headers));
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let in_frames = asked.own.iter().any(|name| name == "compress");
     let is_packed = in_frames || headers.contains_key(CONTENT_ENCODING);
     let tag = header("x-clickhouse-exception-tag");
     let marks = Marks::of(tag, header("x-clickhouse-format"), is_packed);
-    let mut body = response.into_body();
     let is_error = head.status >= 400 || code.is_some();
     // An insert of rows has none in its answer: what comes is an exception.
     let is_insert = matches!(asked.writing, Some(Writes::Rows { .. }));
@@ -431,17 +434,16 @@ async fn begun(body: &mut Rows, wanted: usize) -> Result<(BytesMut, bool), hyper
 /// What an answer with an exception is: the caller's, or a failure.
 async fn failed(
     shared: &Arc<Shared>,
-    (head, body): (&AnswerHead, Bytes),
+    (head, body): (&AnswerHead<'_>, Bytes),
     (code, after): (Option<u32>, Option<Duration>),
     asked: &Asked,
     repeats: bool,
 ) -> Exchanged {
     let answer = http_form::answer(head, &body);
-    let of = |wanted: &str| head.headers.iter().find(|(name, _)| name == wanted);
-    let coding = of("content-encoding").map(|(_, coding)| coding.as_str());
+    let coding = head.header("content-encoding");
     let exception = Exception::of_body(code, coding, &body);
-    let summary = of("x-clickhouse-summary");
-    let handed_on = summary.and_then(|(_, it)| handed_on(it, asked.summary));
+    let summary = head.header("x-clickhouse-summary");
+    let handed_on = summary.and_then(|it| handed_on(it, asked.summary));
     let is_late = head.status < 400;
     let came = outcome::Came { late: is_late, handed_on };
     let mut ended = exception.ends(head.status, after, asked, came);
@@ -455,11 +457,6 @@ async fn failed(
         shared.http.note(&failed).await;
     }
     Exchanged::known(ended)
-}
-
-fn head_of(response: &Response<Rows>) -> AnswerHead {
-    let headers = rest::fields(response.headers());
-    AnswerHead { status: response.status().as_u16(), headers }
 }
 
 fn tail_of(bytes: &[u8]) -> &[u8] {
@@ -495,3 +492,6 @@ fn describe(shared: &Arc<Shared>) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

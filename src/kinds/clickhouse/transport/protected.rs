@@ -131,8 +131,7 @@ impl Protected {
         let Some(doubt) = attempt.doubt else { return Ok(()) };
         let head = http_form::answer_of(reply).map(|(head, _)| head);
         let Some(head) = head.filter(|head| head.status == 200) else { return Ok(()) };
-        let summary = head.headers.iter().find(|(name, _)| name == "x-clickhouse-summary");
-        let rows = summary.and_then(|(_, summary)| written_rows(summary));
+        let rows = head.header("x-clickhouse-summary").and_then(written_rows);
         if rows == Some(0) && self.server.since(SUMMARY_SINCE) {
             // None of its rows can be missing.
             return Ok(());

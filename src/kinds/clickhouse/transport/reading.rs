@@ -23,9 +23,7 @@ const KILL_TIME: Duration = Duration::from_secs(5);
 /// A read on the wire. Dropped before its answer has ended, it is killed.
 pub(crate) struct Reading {
     shared: Arc<Shared>,
-    id: QueryId,
-    /// The query's id, if its client gave it another one.
-    given: Option<String>,
+    id: ReadId,
     /// By what its client calls it.
     names: Vec<Name>,
     ended: bool,
@@ -36,23 +34,34 @@ pub(crate) struct Reading {
     due: Instant,
 }
 
+/// The id of a read's query.
+pub(crate) enum ReadId {
+    /// One of ours.
+    Own(QueryId),
+    /// One that its client gave it, or that looks as if a server had.
+    Given(String),
+}
+
 impl Reading {
-    pub(crate) fn new(shared: &Arc<Shared>, id: QueryId, aboard: Aboard) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, id: ReadId, aboard: Aboard) -> Self {
         let begun = Instant::now();
         let due = begun + shared.settings.timeout;
         let (shared, names) = (Arc::clone(shared), Vec::new());
-        Self { shared, id, given: None, names, ended: false, aboard, begun, due }
+        Self { shared, id, names, ended: false, aboard, begun, due }
     }
 
-    /// The same under another id, and under what its client calls it.
-    pub(crate) fn under(mut self, given: String, names: Vec<Name>) -> Self {
-        (self.given, self.names) = (Some(given), names);
+    /// The same under what its client calls it.
+    pub(crate) fn under(mut self, names: Vec<Name>) -> Self {
+        self.names = names;
         self
     }
 
     /// The query's id.
     pub(crate) fn id(&self) -> &str {
-        self.given.as_deref().unwrap_or(&self.id.0)
+        match &self.id {
+            ReadId::Own(id) => &id.0,
+            ReadId::Given(id) => id,
+        }
     }
 
     /// The server has ended it, or never got it.

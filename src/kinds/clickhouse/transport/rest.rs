@@ -38,6 +38,9 @@ use crate::{
 /// What of a rest is gathered into one piece: servers send chunks of 4 KiB, and each piece that is passed on
 /// costs a system call. A socket takes about as much at once.
 const PIECE: usize = 256 * 1024;
+/// What is taken from the heap for a first piece, which is all of a small answer: a chunk of more than 64 KiB makes the
+/// allocator tidy up when it is freed, for each answer.
+const PIECE_SMALL: usize = 16 * 1024;
 /// What is passed on as it came.
 const PIECE_ENOUGH: usize = 64 * 1024;
 /// Why an answer breaks off whose connector was closed.
@@ -60,6 +63,8 @@ async fn goes_off(mut alarm: Pin<&mut Sleep>, until: Instant) {
 struct Coming {
     body: Rows,
     buffer: BytesMut,
+    /// A piece was larger than [`PIECE_SMALL`].
+    is_large: bool,
     /// How it ended, once it has.
     end: Option<Result<(), hyper::Error>>,
     /// What followed it.
@@ -89,10 +94,9 @@ impl Coming {
                         first = piece;
                         continue;
                     }
-                    if self.buffer.is_empty() {
-                        self.buffer.reserve(PIECE + PIECE_ENOUGH);
-                    }
-                    self.buffer.extend_from_slice(&std::mem::take(&mut first));
+                    let first = std::mem::take(&mut first);
+                    self.make_room(first.len() + piece.len());
+                    self.buffer.extend_from_slice(&first);
                     self.buffer.extend_from_slice(&piece);
                 }
                 Poll::Ready(Some(Err(error))) => self.end = Some(Err(error)),
@@ -101,6 +105,16 @@ impl Coming {
         }
         let gathered = self.buffer.split().freeze();
         Poll::Ready(if first.is_empty() { gathered } else { first })
+    }
+
+    /// Makes room for `more` bytes: little for the first ones, and then for a whole piece.
+    fn make_room(&mut self, more: usize) {
+        let held = self.buffer.len();
+        self.is_large |= held + more > PIECE_SMALL;
+        let room = if self.is_large { PIECE + PIECE_ENOUGH } else { PIECE_SMALL };
+        if held == 0 || self.buffer.capacity() - held < more {
+            self.buffer.reserve(more.max(room.saturating_sub(held)));
+        }
     }
 }
 
@@ -185,7 +199,8 @@ impl Rest {
     /// What follows of `body`, for as long as `http` is open.
     pub(super) fn new(http: &Http, body: Rows, behind: Behind) -> Self {
         let Behind { window, marks, asked, idle, guard } = behind;
-        let coming = Coming { body, buffer: BytesMut::new(), end: None, trailers: Fields::new() };
+        let (buffer, trailers) = (BytesMut::new(), Fields::new());
+        let coming = Coming { body, buffer, is_large: false, end: None, trailers };
         let held = http.lend(Held { coming, guard });
         let alarm = Box::pin(sleep_until(Instant::now() + idle));
         Self { held, window, marks, asked, idle, alarm, over: false, whole: None }
@@ -279,6 +294,6 @@ impl Tail for Rest {
 
 /// Headers as text.
 pub(super) fn fields(headers: &HeaderMap) -> Fields {
-    let text = |value: &HeaderValue| http_form::text_of(value.as_bytes());
+    let text = |value: &HeaderValue| http_form::text_of(value.as_bytes()).into_owned();
     headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
 }

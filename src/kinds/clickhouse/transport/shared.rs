@@ -3,8 +3,8 @@
 use std::sync::{Arc, atomic::AtomicBool};
 
 use super::{
-    endings::Endings, fence::Fence, http::Http, server::Servers, sessions::Sessions,
-    tokens::Tables, usual_database::UsualDatabase,
+    endings::Endings, fence::Fence, http::Http, raising::Raising, server::Servers,
+    sessions::Sessions, tokens::Tables, usual_database::UsualDatabase,
 };
 use crate::kinds::clickhouse::settings::ClickHouseSettings;
 
@@ -23,8 +23,8 @@ pub(crate) struct Shared {
     pub(crate) endings: Arc<Endings>,
     /// The server is being asked who it is, and for that.
     pub(crate) is_describing: AtomicBool,
-    /// Somebody raises the fence until it keeps no id of a client's from being used.
-    pub(crate) is_raising: AtomicBool,
+    /// Who raises the fence in the background.
+    pub(super) raising: Raising,
 }
 
 impl Shared {
@@ -40,7 +40,7 @@ impl Shared {
             sessions: Sessions::open(settings.sessions.as_ref()),
             usual_database: UsualDatabase::of(&settings),
             is_describing: AtomicBool::new(false),
-            is_raising: AtomicBool::new(false),
+            raising: Raising::default(),
             settings,
         }
     }

@@ -63,6 +63,8 @@ fn what_cannot_be_told_is_a_write_over_every_lane() {
         "SELECT 'a",
         "SELECT 1; DROP TABLE t",
         "SELECT 1; SELECT 2",
+        "WITH 1 AS x SELECT x; INSERT INTO t VALUES (1)",
+        "WITH 1 AS x; INSERT INTO t SELECT 1",
         "/* /* */ SELECT 1",
         "/* /* */ SELECT 424242 UNION ALL -- */\nSELECT count() FROM hits",
         "SELECT 1 WHERE url = \u{2018}http://a\u{2019} AND u = 1",
@@ -89,6 +91,7 @@ fn an_inserts_table_and_rows_are_found() {
     inserts("INSERT INTO t (a) (SELECT 1)", "t Selected");
     inserts("INSERT INTO t WITH 1 AS x SELECT x", "t Selected");
     inserts("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", "t Selected");
+    inserts("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x;", "t Selected");
     inserts("INSERT INTO FUNCTION remote('h', d.t) VALUES (1)", "- Inline");
     inserts("INSERT INTO {t:Identifier} VALUES (1)", "- Inline");
     inserts("INSERT INTO a.b.c VALUES (1)", "- Inline");

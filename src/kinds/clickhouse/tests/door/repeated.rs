@@ -298,6 +298,28 @@ async fn left_in_doubt() -> World {
 }
 
 #[tokio::test]
+async fn a_write_under_its_clients_own_id_is_ended_before_nobody_knows_it_any_more() {
+    let world = World::open().await;
+    world.server.ask(TABLE).await;
+    let mut writer = world.client();
+    // It takes longer than it is waited for below.
+    let slow = "INSERT INTO default.q SELECT number + sleepEachRow(0.1), 'x' FROM numbers(600) \
+                SETTINGS max_block_size = 1";
+    writer.begin("POST /?query_id=mine", slow).await;
+    until("it runs", || async { running(&world.server, "INSERT INTO default.q").await == "1" })
+        .await;
+    // The connector to another address knows nothing of it.
+    let other = network(world.server.port, |_, _| Way::Through).await;
+    world.reload(other, Duration::from_secs(6)).await;
+    let unknown = writer.answer("POST").await;
+    assert_eq!(unknown.header("x-clickhouse-exception-code"), Some("209"), "{}", unknown.text());
+    until("it has ended", || async {
+        running(&world.server, "INSERT INTO default.q").await == "0"
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_write_under_its_clients_own_id_that_a_reload_leaves_ends_before_what_comes_after_it() {
     let world = left_in_doubt().await;
     let after = world.client().query("TRUNCATE TABLE default.q").await;

@@ -1,38 +1,18 @@
-//! A write in doubt under its client's own id, at a server that evaluates a statement long after it was sent.
+//! Looks at a server that says what a test wants, such as one that evaluates a statement long after it was sent.
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::{
-    Request, Response, body::Incoming, server::conn::http1 as server, service::service_fn,
+use std::{
+    future::ready,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
 };
-use hyper_util::rt::TokioIo;
-use tokio::{net::TcpListener, time::timeout};
 
-use super::*;
-use crate::kinds::clickhouse::testing::{PATIENCE, settings};
+use tokio::time::timeout;
 
-/// A server that answers each statement as `answer` says. Returns its port.
+use super::{super::endings::SETTLE, *};
+use crate::kinds::clickhouse::testing::{self, PATIENCE, settings};
+
+/// A server that answers each statement at once, as `answer` says. Returns its port.
 async fn played(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let answer = Arc::new(answer);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let answer = Arc::clone(&answer);
-            let service = service_fn(move |request: Request<Incoming>| {
-                let answer = Arc::clone(&answer);
-                async move {
-                    let body = request.into_body().collect().await?.to_bytes();
-                    let text = answer(&String::from_utf8_lossy(&body));
-                    Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from(text))))
-                }
-            });
-            tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(stream), service));
-        }
-    });
-    port
+    testing::played(move |statement| ready(answer(&statement))).await
 }
 
 /// A fence with a write in doubt under the id `mine`, at the server on `port`.
@@ -80,6 +60,56 @@ async fn a_write_that_was_found_is_in_doubt_while_no_answer_says_that_it_has_end
         fence.round(&http, Instant::now() + PATIENCE).await.unwrap();
         assert!(fence.is_in_doubt() && fence.keeps_names(), "{is_running}");
     }
+}
+
+#[tokio::test]
+async fn a_write_is_in_doubt_while_nobody_can_say_whether_it_is_what_runs() {
+    let begun = Instant::now();
+    let port = played(move |statement| {
+        // This clock has gone on for 1.2 s while ours stood still.
+        let age = begun.elapsed().as_secs_f64() + 1.2;
+        if statement.starts_with("SELECT") { format!("mine\t{age}\n") } else { String::new() }
+    });
+    let (fence, http) = in_doubt(port.await);
+    // Two looks that did not find it would prove that it is gone.
+    let until = Instant::now() + SETTLE * 2;
+    while Instant::now() < until {
+        fence.round(&http, Instant::now() + PATIENCE).await.unwrap();
+        assert!(fence.is_in_doubt() && fence.keeps_names());
+    }
+}
+
+#[tokio::test]
+async fn reads_that_come_and_go_do_not_keep_the_first_writes_waiting() {
+    let port = played(|statement| {
+        // It has ended by the time at which its name is there.
+        let read = QueryId::new(&prefix_of("i"), "r", None);
+        if statement.starts_with("SELECT") { format!("{}\t0.01\n", read.0) } else { String::new() }
+    });
+    let settings = settings(port.await, "i", "r");
+    let fence = Fence::new(&settings, Arc::default());
+    let http = Http::new(settings.into());
+    let looks = async {
+        while fence.obstacle(Waits::First).is_some() {
+            fence.round(&http, Instant::now() + PATIENCE).await.unwrap();
+        }
+    };
+    timeout(PATIENCE, looks).await.expect("they say nothing of an earlier run");
+}
+
+#[tokio::test]
+async fn a_statement_that_was_killed_is_no_error_whatever_it_says() {
+    let port = played(|statement| {
+        if statement.starts_with("SELECT") {
+            return "mine\t0.5\n".to_owned();
+        }
+        let text = "INSERT INTO e SELECT * FROM values(\\'m String\\', (\\'Code: 497. DB::Exception: x \
+                    (version 26.7)\\'))";
+        format!("finished\tmine\tdefault\t{text}\n")
+    });
+    let (fence, http) = in_doubt(port.await);
+    fence.round(&http, Instant::now() + PATIENCE).await.unwrap();
+    assert!(fence.warning().is_none() && !fence.is_in_doubt());
 }
 
 #[tokio::test(start_paused = true)]

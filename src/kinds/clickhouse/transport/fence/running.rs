@@ -5,6 +5,15 @@
 //! but nobody knows when it found that out: a statement may be on its way, or wait at a server that is frozen. So an age
 //! counts as that of the moment at which the answer is here, and what a late answer leaves open is taken for ours: else
 //! a write in doubt would be taken for gone while it runs.
+//!
+//! Two clocks do not run alike: ours stands still in a virtual machine that is paused, or is slowed down for a while.
+//! So between what is ours and what is another's there is what is neither: it is not ended, and ours is not taken for
+//! gone.
+//!
+//! ```text
+//!  its age  0 ──────────── as old as ours, and a little ──────────── twice as old, and a little ───────────▶
+//!                 ours                                  in doubt                              another's
+//! ```
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,8 +22,12 @@ use tokio::time::Instant;
 use super::words::{is_query, unescaped};
 use crate::kinds::clickhouse::transport::http::{Failed, Http};
 
-/// How far the server's clock and ours may be apart about the age of a query.
+/// How far the server's clock and ours may be apart about the age of a query: so much,
 const SLACK: Duration = Duration::from_secs(1);
+/// and this part of its age.
+const SLACK_PART: u32 = 8;
+/// One that is older than twice the age of ours and this is another's beyond doubt.
+const DOUBT: Duration = Duration::from_millis(1_500);
 
 /// What a server runs, as it said.
 pub(crate) struct Running {
@@ -53,27 +66,41 @@ impl Running {
         self.ages.keys()
     }
 
-    /// Whether one with this id may have been sent after it had `begun`.
+    /// Whether one with this id is taken for one that was sent after it had `begun`.
     pub(crate) fn has_since(&self, id: &str, begun: Instant) -> bool {
-        let oldest = self.oldest(begun);
+        self.has_one(id, oldest(self.age(begun)))
+    }
+
+    /// Whether one with this id is not another's beyond doubt.
+    pub(super) fn may_have_since(&self, id: &str, begun: Instant) -> bool {
+        self.has_one(id, self.age(begun) * 2 + DOUBT)
+    }
+
+    /// Whether one with this id is no older than that.
+    fn has_one(&self, id: &str, oldest: Duration) -> bool {
         self.ages.get(id).is_some_and(|ages| ages.iter().any(|age| *age <= oldest))
     }
 
     /// The condition that a query has this id and was sent after it had `begun`, in a statement that is sent now and
     /// answered within `time`.
     pub(crate) fn sent_since(&self, id: &str, begun: Instant, time: Duration) -> String {
-        let oldest = self.oldest(begun);
-        let ours = begun.elapsed() + time + SLACK;
+        let oldest_here = oldest(self.age(begun));
+        let ours = oldest(begun.elapsed() + time);
         let ages = self.ages.get(id).into_iter().flatten().copied();
-        let others = ages.filter(|age| *age > oldest).min();
+        let others = ages.filter(|age| *age > oldest_here).min();
         let limit = others.map_or(ours, |others| ours.min(others)).as_secs_f64();
         format!("{} AND elapsed < {limit:.3}", is_query(id))
     }
 
-    /// How old one may be that was sent after it had `begun`.
-    fn oldest(&self, begun: Instant) -> Duration {
-        self.at.saturating_duration_since(begun) + SLACK
+    /// How old one was by our clock that had `begun` then.
+    fn age(&self, begun: Instant) -> Duration {
+        self.at.saturating_duration_since(begun)
     }
+}
+
+/// How old one may be by the server's clock that is that old by ours.
+fn oldest(age: Duration) -> Duration {
+    age + age / SLACK_PART + SLACK
 }
 
 /// Kills the queries for which `condition` holds. Returns the ids of those that ran, and whether they have ended.
@@ -105,17 +132,30 @@ mod tests {
     async fn what_an_answer_that_came_late_leaves_open_is_ours() {
         let begun = Instant::now();
         let seconds = Duration::from_secs;
-        let lines = "mine\t29.5\ntheirs\t31.5\nboth\t29.5\nboth\t40.25\nit\\'s\n";
+        let lines = "mine\t34.5\ntheirs\t35.0\nboth\t34.5\nboth\t45.25\nit\\'s\n";
         let running = Running::of_lines(lines, begun + seconds(30));
         let is_ours = |id: &str| running.has_since(id, begun);
         assert!(is_ours("mine") && is_ours("both") && !is_ours("theirs") && !is_ours("none"));
         assert!(is_ours("it's"), "it does not say how old it is");
         tokio::time::advance(seconds(35)).await;
         let condition = |id: &str| running.sent_since(id, begun, seconds(3));
-        assert_eq!(condition("mine"), "query_id = 'mine' AND elapsed < 39.000");
-        assert_eq!(condition("both"), "query_id = 'both' AND elapsed < 39.000");
+        assert_eq!(condition("mine"), "query_id = 'mine' AND elapsed < 43.750");
+        assert_eq!(condition("both"), "query_id = 'both' AND elapsed < 43.750");
         tokio::time::advance(seconds(5)).await;
         let condition = running.sent_since("both", begun, seconds(3));
-        assert_eq!(condition, "query_id = 'both' AND elapsed < 40.250", "not the other's");
+        assert_eq!(condition, "query_id = 'both' AND elapsed < 45.250", "not the other's");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_older_than_ours_can_be_is_anothers_only_beyond_doubt() {
+        let begun = Instant::now();
+        let lines = "mine\t104.0\nunclear\t113.6\ndoubted\t201.4\ntheirs\t201.6\n";
+        let running = Running::of_lines(lines, begun + Duration::from_secs(100));
+        let is_ours = |id: &str| (running.has_since(id, begun), running.may_have_since(id, begun));
+        assert_eq!(is_ours("mine"), (true, true), "our clock was slow");
+        assert_eq!((is_ours("unclear"), is_ours("doubted")), ((false, true), (false, true)));
+        assert_eq!((is_ours("theirs"), is_ours("none")), ((false, false), (false, false)));
+        let condition = running.sent_since("unclear", begun, Duration::from_secs(600));
+        assert_eq!(condition, "query_id = 'unclear' AND elapsed < 113.600", "it is not ended");
     }
 }
