@@ -273,14 +273,18 @@ impl Daemon {
         ))
     }
 
-    /// Another daemon has our name: takes another one, and replays nothing until an operator has looked.
+    /// Another daemon has our name: takes another one, and replays nothing until an operator has looked. A name that
+    /// could not take effect is tried again.
     async fn take_new_name(self: &Arc<Self>) -> Result<(), String> {
         let _alone = self.reloading.lock().await;
-        let this = Arc::clone(self);
-        let taken = blocking(move || Ok(this.state_dir.take_new_name())).await;
-        let instance = taken.map_err(|error| error.to_string())?;
-        self.fusebox.hold_copied(&self.state_dir.copied().unwrap_or_default());
         let before = Identity::clone(&self.identity.load());
+        let (this, used) = (Arc::clone(self), before.instance.clone());
+        let taken = blocking(move || Ok(this.state_dir.take_new_name(&used))).await;
+        let instance = taken.map_err(|error| error.to_string())?;
+        // An operator who has accepted the copy since the name was taken has looked.
+        if let Some(why) = self.state_dir.copied() {
+            self.fusebox.hold_copied(&why);
+        }
         before.former.add(&before.instance);
         let identity = Identity {
             instance: instance.clone(),
@@ -497,7 +501,7 @@ mod tests {
         let daemon = daemon(dir.path()).await;
         let alone = daemon.reloading.lock().await;
         // A twin is found, and settings are changed: on the disk so far.
-        daemon.state_dir.take_new_name();
+        daemon.state_dir.take_new_name(&daemon.state_dir.instance());
         let settings = dir.path().join(crate::changes::file::NAME);
         let text = r#"{"version":1,"changes":[{}]}"#;
         std::fs::write(&settings, text).unwrap();
@@ -517,6 +521,31 @@ mod tests {
         accepting.await.unwrap().unwrap();
         assert_ne!(std::fs::read_to_string(&settings).unwrap(), text);
         assert_eq!(daemon.state_dir.copied(), None);
+        daemon.fusebox.shutdown(Duration::from_secs(1)).await;
+    }
+
+    #[tokio::test]
+    async fn a_name_that_cannot_take_effect_is_tried_again_and_no_further_one_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let daemon = daemon(dir.path()).await;
+        let old = daemon.state_dir.instance();
+        let whole = daemon.config.load_full();
+        let mut broken = daemon.sources.load(&[]).unwrap();
+        for backend in &mut broken.backends {
+            backend.settings.kind = "none";
+        }
+        daemon.config.store(Arc::new(broken));
+        for _ in 0..3 {
+            daemon.take_new_name().await.unwrap_err();
+        }
+        let former: Vec<String> = daemon.state_dir.former().into_keys().collect();
+        assert_eq!(former, std::slice::from_ref(&old));
+        assert_eq!(daemon.identity.load().instance, old);
+        daemon.accept_clone().await.unwrap();
+        daemon.config.store(whole);
+        daemon.take_new_name().await.unwrap();
+        assert_eq!(daemon.identity.load().instance, daemon.state_dir.instance());
+        assert_eq!(daemon.state_dir.copied(), None, "an operator has looked");
         daemon.fusebox.shutdown(Duration::from_secs(1)).await;
     }
 

@@ -219,12 +219,15 @@ impl StateDir {
         })
     }
 
-    /// Another daemon has the present name, so it is left to that one: returns a new one. Replay is paused.
-    pub(crate) fn take_new_name(&self) -> String {
+    /// Another daemon has the name `used`, which our connections have, so it is left to that one: returns the name in
+    /// its place. One that was taken before, and is not in use yet, stays. Else it is a new one, and replay is paused.
+    pub(crate) fn take_new_name(&self, used: &str) -> String {
         let why = "another daemon has the same instance name (its connections come back after they were killed), so \
                    one of the two has a copy of the other's state directory";
         let mut kept = self.kept.lock();
-        self.rename(&mut kept, why.to_owned());
+        if kept.instance == used {
+            self.rename(&mut kept, why.to_owned());
+        }
         kept.instance.clone()
     }
 

@@ -32,6 +32,6 @@ impl Figure {
             Gate::None => "none".to_owned(),
         };
         let Self { what, direct, ours, value, .. } = self;
-        println!("{what:<44} {direct:>14} {ours:>14} {value:>8.2} {gate:>8}");
+        println!("{what:<44} {direct:>14} {ours:>14} {value:>8.3} {gate:>8}");
     }
 }

@@ -486,8 +486,12 @@ pub(crate) enum QueueCommand {
         #[arg(long)]
         purge: bool,
     },
-    /// Writes a store's calls as JSON lines; needs no daemon
-    Export,
+    /// Writes the calls of the stores as JSON lines; needs no daemon
+    Export {
+        /// The folder of one store, such as one that is not used any more [default: all that the state directory uses]
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
     /// Looks for damage in the stores and changes nothing; needs no daemon
     Check {
         #[command(flatten)]

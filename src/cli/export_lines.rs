@@ -73,7 +73,7 @@ pub(super) struct Order {
     pub(super) op_id: String,
     /// The lanes that it touches; all of them if that is not known.
     pub(super) lanes: Lanes,
-    /// A dead letter overtakes nothing, and nothing overtakes it.
+    /// Whether it is a dead letter. It overtakes nothing, as it is not sent of itself, but it may block its lanes.
     pub(super) is_dead: bool,
 }
 

@@ -27,7 +27,10 @@ use crate::{
 impl QueueCommand {
     /// Whether it reads stores itself and wants no daemon.
     pub(crate) fn is_offline(&self) -> bool {
-        matches!(self, Self::Export | Self::Check { .. } | Self::Downgrade | Self::Repair { .. })
+        matches!(
+            self,
+            Self::Export { .. } | Self::Check { .. } | Self::Downgrade | Self::Repair { .. }
+        )
     }
 }
 
@@ -71,7 +74,7 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
             Ok(ExitCode::SUCCESS)
         }
         QueueCommand::Requeue { op_id: None, .. }
-        | QueueCommand::Export
+        | QueueCommand::Export { .. }
         | QueueCommand::Check { .. }
         | QueueCommand::Downgrade
         | QueueCommand::Drain(_)

@@ -20,11 +20,7 @@ use std::{
 };
 
 use fusebox_actors::{Backend, Fusebox, view::QueuedCallView};
-use fusebox_state::{
-    Words,
-    breaker::State,
-    store::check::{self, CheckVerdict},
-};
+use fusebox_state::{Words, breaker::State};
 use serde_json::{Value, json};
 
 use super::{args::DrainArgs, queue_offline::of_backend, stores::Host};
@@ -35,7 +31,7 @@ use crate::{
     signals::Signals,
     state_dir::{
         StateDir,
-        stores::{Found, Missing, Store},
+        stores::{Missing, Store},
     },
     terminal::{
         failure::{Done, Failure},
@@ -147,35 +143,12 @@ fn stores(
     host: &Host,
     only: Option<&str>,
 ) -> Result<(BTreeMap<String, Store>, Vec<Missing>), Failure> {
-    let found = host.stores(dir, only).map_err(|error| {
+    let mut found = host.stores(dir, only).map_err(|error| {
         Failure::failed(format!("there are no stores in {}: {error}", dir.display()))
     })?;
-    let Found { stores, mut missing, .. } = found;
-    let mut first = BTreeMap::new();
-    for store in stores {
-        let is_first = !first.contains_key(&store.name);
-        if is_first {
-            first.insert(store.name.clone(), store);
-        } else if may_have_calls(&store.dir) {
-            // A backend has one store at a time.
-            let why =
-                format!("calls may wait in {} too, which is not drained", store.dir.display());
-            missing.push(Missing { backend: Some(store.name), why });
-        }
-    }
-    Ok((first, missing))
-}
-
-/// Whether calls wait in the store at `dir`, or may do so.
-fn may_have_calls(dir: &Path) -> bool {
-    let report = check::check(dir, &mut |_, _| {});
-    match report.verdict {
-        CheckVerdict::Empty => false,
-        CheckVerdict::Whole => {
-            report.counts.is_none_or(|counts| counts.pending + counts.sending + counts.dead > 0)
-        }
-        CheckVerdict::Damaged | CheckVerdict::NewerFormat => true,
-    }
+    found.name_left_over();
+    let stores = found.stores.into_iter().map(|store| (store.name.clone(), store));
+    Ok((stores.collect(), found.missing))
 }
 
 /// What the daemon that is gone was ordered, or had found, holds nothing back any more: to drain is to replay. The

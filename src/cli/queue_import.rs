@@ -244,9 +244,8 @@ fn parts(lines: Vec<Line<'_>>, most: u64, retarget: bool) -> (Vec<Part<'_>>, Vec
                 })
             };
             if let Some(why) = why {
-                if !is_dead {
-                    held.add(&touched, line.number);
-                }
+                // Also if it is a dead letter, which may block its lanes.
+                held.add(&touched, line.number);
                 unsent.push(Unsent { line: line.number, op_id, why });
                 continue;
             }
@@ -324,16 +323,24 @@ mod tests {
             (sent, held, unsent)
         };
         let (sent, held, unsent) = ops(false);
-        assert_eq!(sent, ["first", "another lane", "dead", "another backend", "behind a dead one"]);
-        let expected =
-            ["long", "same lane", "lane of that one", "long and dead", "all lanes", "behind all"];
+        assert_eq!(sent, ["first", "another lane", "dead", "another backend"]);
+        let expected = [
+            "long",
+            "same lane",
+            "lane of that one",
+            "long and dead",
+            "behind a dead one",
+            "all lanes",
+            "behind all",
+        ];
         assert_eq!(held, expected);
         assert!(unsent[0].why.contains("set calls.bytes to at least 1 MiB"), "{unsent:?}");
         assert!(unsent[0].why.contains("import only the lines that are named here"), "{unsent:?}");
         assert!(unsent[1].why.contains("line 2"), "{unsent:?}");
-        assert_eq!((unsent[1].line, unsent[5].line), (3, 11));
+        assert!(unsent[4].why.contains("line 8"), "{unsent:?}");
+        assert_eq!((unsent[1].line, unsent[6].line), (3, 11));
         let (sent, ..) = ops(true);
-        assert_eq!(sent, ["first", "dead", "another backend", "behind a dead one"]);
+        assert_eq!(sent, ["first", "dead", "another backend"]);
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //! writes them, with the daemon stopped.
 //!
 //! The others change nothing: what they look at is the raw log. All of them look at the same stores of a directory
-//! ([`stores`](super::stores)), and fail if one of these is not to be had.
+//! ([`stores`](super::stores)), and fail if one of these is not to be had. A store that was left over is only checked, and
+//! what was set aside in it repaired: its calls, exported with those of the store in use, would be applied again, or
+//! behind newer ones.
 
 use std::{
     path::{Path, PathBuf},
@@ -48,22 +50,46 @@ const DAMAGE: u8 = 5;
 /// The least that `calls.bytes` is by default.
 const CALLS_BYTES: u64 = 16 << 20;
 
+/// Prints a text.
+type Print<'a> = &'a mut dyn FnMut(&str) -> Result<(), Failure>;
+
 /// Runs one of them. The configuration of the host, if it is valid, says which stores are elsewhere.
 pub(crate) fn run(queue: QueueArgs, state_dir: &Path, host: &Host) -> Done {
+    run_printing(queue, state_dir, host, &mut say).map(ExitCode::from)
+}
+
+/// Runs one of them, and prints the lines of calls with `print`. Returns the exit code.
+fn run_printing(
+    queue: QueueArgs,
+    state_dir: &Path,
+    host: &Host,
+    print: Print<'_>,
+) -> Result<u8, Failure> {
+    let QueueArgs { backend, command } = queue;
     let calls_bytes = host.config().map(|config| config.calls_bytes);
-    if let QueueCommand::Repair { dir: Some(dir) } = &queue.command {
-        return Ok(ExitCode::from(repair_all([("", dir.as_path())], calls_bytes)?));
+    match &command {
+        QueueCommand::Repair { dir: Some(dir) } => {
+            return repair_all([("", dir.as_path())], calls_bytes, print);
+        }
+        QueueCommand::Export { dir: Some(dir) } => {
+            let name = backend.as_deref().map(segment).transpose()?.unwrap_or_default();
+            return export_all(&[Store::at(name, dir)], calls_bytes, print);
+        }
+        _ => {}
     }
-    let found = stores(state_dir, host, queue.backend.as_deref())?;
+    let mut found = stores(state_dir, host, backend.as_deref())?;
+    if matches!(command, QueueCommand::Export { .. } | QueueCommand::Downgrade) {
+        found.name_left_over();
+    }
     for Missing { backend, why } in &found.missing {
         complain(&of_backend(backend.as_deref(), why));
     }
-    let code = match queue.command {
+    let code = match command {
         QueueCommand::Check { output } => check_all(&found, output.json)?,
         QueueCommand::Downgrade => downgrade_all(&found.stores)?,
         QueueCommand::Repair { .. } => {
-            // A folder without a log, such as one of snapshots, has no calls.
-            let asides: Vec<_> = asides(&found.stores)
+            // What was left over is older. A folder without a log, such as one of snapshots, has no calls.
+            let asides: Vec<_> = asides(found.left_over.iter().chain(&found.stores))
                 .into_iter()
                 .filter(|(_, dir)| dir.join("db").try_exists().unwrap_or(true))
                 .collect();
@@ -71,11 +97,11 @@ pub(crate) fn run(queue: QueueArgs, state_dir: &Path, host: &Host) -> Done {
                 complain(&format!("no store in {} was set aside", state_dir.display()));
             }
             let asides = asides.iter().map(|(name, dir)| (*name, dir.as_path()));
-            repair_all(asides, calls_bytes)?
+            repair_all(asides, calls_bytes, print)?
         }
-        _ => export_all(&found.stores, calls_bytes)?,
+        _ => export_all(&found.stores, calls_bytes, print)?,
     };
-    Ok(ExitCode::from(if code == DONE && !found.missing.is_empty() { FAILED } else { code }))
+    Ok(if code == DONE && !found.missing.is_empty() { FAILED } else { code })
 }
 
 /// The stores of the directory; only those of one backend if it is named.
@@ -97,8 +123,8 @@ pub(super) fn of_backend(backend: Option<&str>, why: &str) -> String {
 
 fn check_all(found: &Found, as_json: bool) -> Result<u8, Failure> {
     let reports: Vec<(&Store, CheckReport)> = found
-        .stores
-        .iter()
+        .all()
+        .into_iter()
         .map(|store| {
             let bar = progress::bytes(&store.label);
             let report = check::check(&store.dir, &mut progress::follow(&bar));
@@ -163,26 +189,42 @@ fn report_text(reports: &[(&Store, CheckReport)], terminal: bool) -> String {
     out
 }
 
-fn export_all(stores: &[Store], calls_bytes: Option<u64>) -> Result<u8, Failure> {
-    let mut bad = 0;
+/// `fusebox queue export`: the calls of each store, as JSON lines. One that cannot be read keeps no other from it.
+fn export_all(stores: &[Store], calls_bytes: Option<u64>, print: Print<'_>) -> Result<u8, Failure> {
+    let (mut bad, mut unread) = (0, false);
     for store in stores {
         let (bar, mut lines) =
-            (progress::bytes(&store.label), Lines::new(&store.name, calls_bytes));
+            (progress::bytes(&store.label), Lines::new(&store.name, calls_bytes, print));
         let summary = check::export(&store.dir, &mut progress::follow(&bar), &mut |call| {
             bar.finish_and_clear();
             lines.print(&call);
         });
         bar.finish_and_clear();
         lines.end()?;
-        let summary =
-            summary.map_err(|error| Failure::failed(format!("{}: {error}", store.label)))?;
+        let summary = match summary {
+            Ok(summary) => summary,
+            Err(error) => {
+                complain(&format!("{}: {error}", store.label));
+                unread = true;
+                continue;
+            }
+        };
         complain(&format!("{}: {} calls exported", store.label, summary.calls));
         if summary.bad > 0 {
             complain(&format!("{}: {} damaged records were left out", store.label, summary.bad));
         }
         bad += summary.bad;
     }
-    Ok(if bad > 0 { DAMAGE } else { DONE })
+    Ok(code_of(unread, bad))
+}
+
+/// The exit code after stores of which one may be unread, and of which so much was damaged.
+fn code_of(unread: bool, damaged: u64) -> u8 {
+    match (unread, damaged) {
+        (true, _) => FAILED,
+        (false, 0) => DONE,
+        (false, _) => DAMAGE,
+    }
 }
 
 /// The lines of one store, as they are printed. A line that a daemon may have no room for is counted.
@@ -193,13 +235,14 @@ struct Lines<'a> {
     too_long: u64,
     most: u64,
     failed: Option<Failure>,
+    out: Print<'a>,
 }
 
 impl<'a> Lines<'a> {
     /// Lines of `backend`, for a daemon with so many `calls.bytes`.
-    fn new(backend: &'a str, calls_bytes: Option<u64>) -> Self {
+    fn new(backend: &'a str, calls_bytes: Option<u64>, out: Print<'a>) -> Self {
         let longest = line_max(calls_bytes.unwrap_or(CALLS_BYTES));
-        Self { backend, longest, too_long: 0, most: 0, failed: None }
+        Self { backend, longest, too_long: 0, most: 0, failed: None, out }
     }
 
     fn print(&mut self, call: &ExportedCall) {
@@ -210,7 +253,7 @@ impl<'a> Lines<'a> {
         let bytes = text.len() as u64;
         self.most = self.most.max(bytes);
         self.too_long += u64::from(bytes > self.longest);
-        self.failed = say(&text).err();
+        self.failed = (self.out)(&text).err();
     }
 
     /// Warns of lines that are too long, so that nobody discards their calls.
@@ -252,14 +295,12 @@ fn downgrade_all(stores: &[Store]) -> Result<u8, Failure> {
 }
 
 /// The folders that were set aside of these stores, each with the name of its store.
-fn asides(stores: &[Store]) -> Vec<(&str, PathBuf)> {
-    let of = |store: &Store| {
-        let folders = check::asides(&store.dir);
-        folders.into_iter().map(|folder| store.dir.join(folder)).collect::<Vec<_>>()
-    };
+fn asides<'a>(stores: impl Iterator<Item = &'a Store>) -> Vec<(&'a str, PathBuf)> {
     stores
-        .iter()
-        .flat_map(|store| of(store).into_iter().map(|dir| (store.name.as_str(), dir)))
+        .flat_map(|store| {
+            let folders = check::asides(&store.dir).into_iter();
+            folders.map(move |folder| (store.name.as_str(), store.dir.join(folder)))
+        })
         .collect()
 }
 
@@ -268,10 +309,11 @@ fn asides(stores: &[Store]) -> Vec<(&str, PathBuf)> {
 fn repair_all<'a>(
     asides: impl IntoIterator<Item = (&'a str, &'a Path)>,
     calls_bytes: Option<u64>,
+    print: Print<'_>,
 ) -> Result<u8, Failure> {
     let (mut incomplete, mut unread) = (0, false);
     for (name, dir) in asides {
-        let (bar, mut lines) = (progress::bytes(name), Lines::new(name, calls_bytes));
+        let (bar, mut lines) = (progress::bytes(name), Lines::new(name, calls_bytes, print));
         let summary = check::repair(dir, &mut progress::follow(&bar), &mut |call| {
             bar.finish_and_clear();
             lines.print(&call);
@@ -295,11 +337,7 @@ fn repair_all<'a>(
         ));
         incomplete += summary.incomplete;
     }
-    Ok(match (unread, incomplete) {
-        (true, _) => FAILED,
-        (false, 0) => DONE,
-        (false, _) => DAMAGE,
-    })
+    Ok(code_of(unread, incomplete))
 }
 
 /// A call as a line of an export: with its body in wire form, and as JSON if its kind is known and it is not large. So a
@@ -352,6 +390,10 @@ fn lanes(lanes: &Lanes) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        config::{Environment, Flags},
+        state_dir::StateDir,
+    };
 
     fn store(name: &str, dir: PathBuf) -> Store {
         Store { name: name.into(), label: name.into(), dir, is_elsewhere: false }
@@ -407,6 +449,53 @@ mod tests {
         store.append(call, Box::new(move |result| done.send(result.is_ok()).unwrap()));
         assert!(wait.recv().unwrap());
         store.close();
+    }
+
+    /// The host whose daemon has the state directory `dir`.
+    fn host(dir: &Path) -> Host {
+        let pairs = [("FUSEBOX_STATE_DIR", dir.to_str().unwrap()), ("FUSEBOX_CONFIG", "/dev/null")];
+        Host::of(&Flags::default(), &Environment::of(&pairs))
+    }
+
+    /// What an export of the state directory `dir`, or of one folder, prints: its calls, and the exit code.
+    fn export(dir: &Path, folder: Option<&Path>) -> (Vec<Value>, u8) {
+        let command = QueueCommand::Export { dir: folder.map(Path::to_owned) };
+        let queue = QueueArgs { backend: None, command };
+        let mut calls = Vec::new();
+        let code = run_printing(queue, dir, &host(dir), &mut |text: &str| {
+            let line: Value = serde_json::from_str(text).unwrap();
+            calls.push(line["call"].clone());
+            Ok(())
+        });
+        (calls, code.unwrap())
+    }
+
+    #[test]
+    fn an_export_has_one_store_of_a_backend_and_names_the_other() {
+        let place = tempfile::tempdir().unwrap();
+        let (dir, q) = (place.path().join("state"), place.path().join("q"));
+        let old = dir.join("backends/redis");
+        store_with_a_call(&q, "new");
+        store_with_a_call(&old, "old");
+        let state = StateDir::open(&dir).unwrap();
+        state.remember_stores([("redis".to_owned(), Some(q))].into_iter());
+        drop(state);
+        let set_to = |value: &str| vec![json!(["SET", "k", value])];
+        assert_eq!(export(&dir, None), (set_to("new"), FAILED));
+        let mut found = stores(&dir, &host(&dir), None).unwrap();
+        found.name_left_over();
+        let [Missing { backend, why }] = found.missing.as_slice() else { panic!("{found:?}") };
+        assert_eq!(backend.as_deref(), Some("redis"));
+        assert!(why.contains(&format!("fusebox queue export {} ", old.display())), "{why}");
+        assert_eq!(export(&dir, Some(&old)), (set_to("old"), DONE));
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_exported_keeps_no_other_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("backends/a/db.damaged-1")).unwrap();
+        store_with_a_call(&dir.path().join("backends/redis"), "v");
+        assert_eq!(export(dir.path(), None), (vec![json!(["SET", "k", "v"])], FAILED));
     }
 
     /// The line of the only call of the store at `dir`.

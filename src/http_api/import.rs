@@ -13,10 +13,7 @@ use axum::{
     http::StatusCode,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fusebox_actors::{
-    Backend,
-    import::{Import, Imported, Known},
-};
+use fusebox_actors::import::{Import, Imported, Known};
 use fusebox_state::{
     LaneId, Lanes, OpId, Target, UnixMillis, Words,
     store::{DeadMark, DeadReason, TokenKind, Traits},
@@ -324,20 +321,30 @@ pub(crate) async fn import(
     body: Body,
 ) -> Result<Json<Value>, Problem> {
     let (backend, _) = api.backend(&name)?;
+    let Wanted { force, retarget, check, first_line } = wanted;
     let mut place = Admitted::new(&connected.account);
     let body_max = connected.account.body_max();
     let body = place.read(body, body_max).await?;
-    let text = std::str::from_utf8(&body)
-        .map_err(|error| Problem::malformed(format!("the lines are not UTF-8: {error}")))?;
-    let lines = read_all(text, &backend, &wanted).map_err(|problem| problem.of(&name))?;
-    if wanted.check {
+    let reader = Arc::clone(&backend);
+    // The place goes along: who asked may leave while the lines are being read.
+    let read = tokio::task::spawn_blocking(move || {
+        let target = reader.connector().target();
+        let lines = read_all(&body, first_line, |line| {
+            let read = import_of(line, reader.name(), &target, retarget)?;
+            let checked = reader.check_import(&read.import);
+            checked.map(|()| read).map_err(|why| ("body".to_owned(), why.message))
+        });
+        (lines, place)
+    });
+    // What was read of the body is what has its place from here on.
+    let (lines, _place) = read.await.map_err(|error| Problem::internal(error.to_string()))?;
+    let lines = lines.map_err(|problem| problem.of(&name))?;
+    if check {
         let understood = lines.len();
         let told = json!({ "backend": name, "understood": understood, "body_max": body_max });
         return Ok(Json(told));
     }
     let count = lines.len();
-    // What was read of it is what is held from here on.
-    drop(body);
     let told: Vec<(usize, OpId, String, bool)> = lines
         .iter()
         .map(|(number, read)| {
@@ -346,7 +353,7 @@ pub(crate) async fn import(
         })
         .collect();
     let imports = lines.into_iter().map(|(_, read)| read.import).collect();
-    let mut report = report(told, backend.import(imports, wanted.force).await);
+    let mut report = report(told, backend.import(imports, force).await);
     tracing::warn!(backend = name, uid = who.uid, lines = count, %report, "calls were imported");
     if let Some(fields) = report.as_object_mut() {
         fields.insert("backend".to_owned(), json!(name));
@@ -354,30 +361,36 @@ pub(crate) async fn import(
     Ok(Json(report))
 }
 
-/// Every line with its number; an error names the first that are not understood.
-fn read_all(text: &str, backend: &Backend, wanted: &Wanted) -> Result<Vec<(usize, Read)>, Problem> {
-    let target = backend.connector().target();
-    let (mut lines, mut wrong) = (Vec::new(), Vec::new());
-    for (number, line) in (wanted.first_line..).zip(text.lines()) {
+/// Every line with its number, as `read` has read it; an error names the first that are not understood. Lines can be so
+/// short that what is wrong with all of them would take many times the room of the body.
+fn read_all(
+    body: &[u8],
+    first_line: usize,
+    read: impl Fn(&str) -> Result<Read, Wrong>,
+) -> Result<Vec<(usize, Read)>, Problem> {
+    let text = std::str::from_utf8(body)
+        .map_err(|error| Problem::malformed(format!("the lines are not UTF-8: {error}")))?;
+    let (mut lines, mut named, mut more) = (Vec::new(), Vec::new(), 0_u64);
+    for (number, line) in (first_line..).zip(text.lines()) {
         if line.trim().is_empty() {
             continue;
         }
-        let read = import_of(line, backend.name(), &target, wanted.retarget).and_then(|read| {
-            let checked = backend.check_import(&read.import);
-            checked.map(|()| read).map_err(|why| ("body".to_owned(), why.message))
-        });
-        match read {
-            Ok(read) => lines.push((number, read)),
-            Err((field, why)) => wrong.push(format!("line {number}, {field}: {why}")),
+        match read(line) {
+            Ok(read) if named.is_empty() => lines.push((number, read)),
+            Ok(_) => {}
+            Err((field, why)) if named.len() < NAMED_MAX => {
+                // None is taken.
+                lines = Vec::new();
+                named.push(format!("line {number}, {field}: {why}"));
+            }
+            Err(_) => more += 1,
         }
     }
-    if wrong.is_empty() {
+    if named.is_empty() {
         return Ok(lines);
     }
-    let more = wrong.len().saturating_sub(NAMED_MAX);
-    wrong.truncate(NAMED_MAX);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    let detail = format!("nothing was imported; {}{more}", wrong.join("; "));
+    let detail = format!("nothing was imported; {}{more}", named.join("; "));
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_understood", detail))
 }
 
@@ -526,5 +539,22 @@ mod tests {
         assert!(import_of("{} {}", "redis", &"t".into(), false).is_err());
         let other = with("target", json!("redis h:2/0")).to_string();
         assert!(import_of(&other, "redis", &"redis h:1/0".into(), true).is_ok());
+    }
+
+    #[test]
+    fn of_many_lines_that_are_not_understood_the_first_are_named() {
+        let read = |text: &[u8]| {
+            let of_line = |line: &str| import_of(line, "redis", &"redis h:1/0".into(), false);
+            read_all(text, 1, of_line).map(|lines| lines.len())
+        };
+        let text = format!("{}\n\n{}{}\n", line(), "x\n".repeat(1_000), line());
+        let problem = read(text.as_bytes()).unwrap_err();
+        let detail = problem.detail();
+        assert!(detail.starts_with("nothing was imported; line 3, the line: "), "{detail}");
+        assert_eq!(detail.matches("; line ").count(), NAMED_MAX);
+        assert!(detail.contains("; line 102, ") && !detail.contains("; line 103, "), "{detail}");
+        assert!(detail.ends_with("; and 900 more"), "{detail}");
+        assert_eq!(read(format!("{}\n\n{}", line(), line()).as_bytes()).unwrap(), 2);
+        assert_eq!(read(b"\xff").unwrap_err().status(), 400);
     }
 }

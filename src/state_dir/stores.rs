@@ -12,12 +12,19 @@
 //!
 //! A configuration that names no state directory may be of any directory that is not a copy, as far as the directory's
 //! `origin` says nothing else of a store.
+//!
+//! A backend has one store at a time: the one that a daemon would use. Others may be the directory's, too, such as one
+//! that was left behind when `queue.dir` was changed. Their calls are older, or copies of calls that were delivered, so
+//! what uses calls passes over these stores and names them. If the store that the `origin` names is gone, nothing takes
+//! its place: neither one that was left over nor an empty folder, such as the place of a file system that is not mounted.
 
 use std::{
     io::{self, ErrorKind},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
+
+use fusebox_state::store::check::{self, CheckVerdict};
 
 use super::origin::{self, Origin, Place, Read};
 
@@ -35,7 +42,7 @@ pub(crate) struct Configured {
 pub(crate) struct Store {
     /// The backend that it is of.
     pub(crate) name: String,
-    /// What it is called: the name of its backend, with its folder if that backend has another store.
+    /// What it is called: the name of its backend, with its folder if it was left over.
     pub(crate) label: String,
     /// Its folder.
     pub(crate) dir: PathBuf,
@@ -52,6 +59,11 @@ impl Store {
     pub(crate) fn usual(dir: &Path, name: &str) -> Self {
         Self::new(name, dir.join("backends").join(name), false)
     }
+
+    /// The store in the folder `dir`, whosever it is. `name` is that of the backend, and empty if it is not known.
+    pub(crate) fn at(name: &str, dir: &Path) -> Self {
+        Self { label: dir.display().to_string(), ..Self::new(name, dir.to_owned(), true) }
+    }
 }
 
 /// A store that is not to be had.
@@ -66,8 +78,10 @@ pub(crate) struct Missing {
 /// The stores of a directory.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// By the names of their backends; the first of a backend is the one that a daemon would use.
+    /// The store of each backend, which is the one that a daemon would use; by the names of the backends.
     pub(crate) stores: Vec<Store>,
+    /// Other stores of backends, which nothing uses.
+    pub(crate) left_over: Vec<Store>,
     /// Those that are not to be had.
     pub(crate) missing: Vec<Missing>,
     /// What else is worth knowing.
@@ -107,14 +121,15 @@ pub(crate) fn find(dir: &Path, host: Option<&Configured>) -> io::Result<Found> {
         }
     }
     let usual = usual_stores(dir);
-    if let Ok(usual) = &usual {
-        let is_new = |name: &String| {
-            let is_known = found.stores.iter().any(|store| store.name == *name);
-            !is_known || origin::has_store(&Store::usual(dir, name).dir)
-        };
-        let usual: Vec<Store> =
-            usual.iter().filter(|name| is_new(name)).map(|name| Store::usual(dir, name)).collect();
-        found.stores.extend(usual);
+    for name in usual.iter().flatten() {
+        let store = Store::usual(dir, name);
+        // A backend that has a store, or has had one, gets no new one.
+        let has_one = origin.stores.contains_key(name)
+            || found.stores.iter().any(|other| other.name == *name);
+        let is_named = found.stores.iter().any(|other| is_same(&other.dir, &store.dir));
+        if !is_named && (!has_one || origin::has_store(&store.dir)) {
+            found.stores.push(store);
+        }
     }
     let others = host.filter(|_| own.is_none());
     for (name, folder) in &origin.stores {
@@ -162,7 +177,7 @@ pub(crate) fn find(dir: &Path, host: Option<&Configured>) -> io::Result<Found> {
             return Err(error);
         }
     }
-    found.put_in_order();
+    found.leave_one_each();
     Ok(found)
 }
 
@@ -170,19 +185,57 @@ impl Found {
     /// Leaves only what is of one backend.
     pub(crate) fn keep_only(&mut self, name: &str) {
         self.stores.retain(|store| store.name == name);
+        self.left_over.retain(|store| store.name == name);
         self.missing.retain(|missing| missing.backend.as_deref().is_none_or(|it| it == name));
     }
 
-    fn put_in_order(&mut self) {
-        self.stores
-            .sort_by(|a, b| a.name.cmp(&b.name).then_with(|| b.is_elsewhere.cmp(&a.is_elsewhere)));
-        let mut last = String::new();
-        for store in &mut self.stores {
-            if store.name == last {
-                store.label = format!("{} ({})", store.name, store.dir.display());
-            }
-            last.clone_from(&store.name);
+    /// All stores, by the names of their backends; what was left over comes behind the store that is used.
+    pub(crate) fn all(&self) -> Vec<&Store> {
+        let mut all: Vec<&Store> = self.stores.iter().chain(&self.left_over).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// For who uses the calls: names what was left over, and may have calls, among the stores that are not to be had.
+    pub(crate) fn name_left_over(&mut self) {
+        let left_over = std::mem::take(&mut self.left_over);
+        for Store { name, dir, .. } in left_over.into_iter().filter(|it| may_have_calls(&it.dir)) {
+            let dir = dir.display();
+            let why = format!(
+                "calls may wait in {dir}, too, which is not its store: `fusebox queue export {dir} --backend {name}` \
+                 writes them"
+            );
+            self.missing.push(Missing { backend: Some(name), why });
         }
+    }
+
+    /// Leaves one store to each backend: the first one, but none if the backend's own is missing.
+    fn leave_one_each(&mut self) {
+        let mut all = std::mem::take(&mut self.stores);
+        all.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| b.is_elsewhere.cmp(&a.is_elsewhere)));
+        for mut store in all {
+            let name = store.name.as_str();
+            let has_one = self.stores.last().is_some_and(|last| last.name == name)
+                || self.missing.iter().any(|missing| missing.backend.as_deref() == Some(name));
+            if has_one {
+                store.label = format!("{name} ({})", store.dir.display());
+                self.left_over.push(store);
+            } else {
+                self.stores.push(store);
+            }
+        }
+    }
+}
+
+/// Whether calls wait in the store at `dir`, or may do so.
+fn may_have_calls(dir: &Path) -> bool {
+    let report = check::check(dir, &mut |_, _| {});
+    match report.verdict {
+        CheckVerdict::Empty => false,
+        CheckVerdict::Whole => {
+            report.counts.is_none_or(|counts| counts.pending + counts.sending + counts.dead > 0)
+        }
+        CheckVerdict::Damaged | CheckVerdict::NewerFormat => true,
     }
 }
 
@@ -256,6 +309,12 @@ mod tests {
             let dirs = found.stores.into_iter().map(|store| store.dir).collect();
             (dirs, found.missing.into_iter().map(backend).collect())
         }
+
+        /// The folders of the stores of the directory `name` that were left over.
+        fn left_over(&self, name: &str, host: Option<&Configured>) -> Vec<PathBuf> {
+            let left_over = find(&self.path(name), host).unwrap().left_over;
+            left_over.into_iter().map(|store| store.dir).collect()
+        }
     }
 
     #[test]
@@ -284,21 +343,48 @@ mod tests {
         }
         // It was in the usual folder before, and calls may wait there, too.
         let old = world.store("state/backends/redis");
+        for host in [None, Some(&own), Some(&silent)] {
+            assert_eq!(world.found("state", host), (vec![kv.clone(), q.clone()], vec![]));
+            assert_eq!(world.left_over("state", host), std::slice::from_ref(&old));
+        }
         let found = find(&world.path("state"), Some(&own)).unwrap();
-        let labels: Vec<&str> = found.stores.iter().map(|store| store.label.as_str()).collect();
+        let labels: Vec<&str> = found.all().into_iter().map(|store| store.label.as_str()).collect();
         let other = format!("redis ({})", old.display());
         assert_eq!(labels, ["kv", "redis", other.as_str()]);
-        assert_eq!(found.stores.get(1).map(|store| &store.dir), Some(&q));
         // Its folder is gone, or not mounted: what was left behind does not replace it.
         std::fs::remove_dir_all(&q).unwrap();
         for host in [None, Some(&own), Some(&silent)] {
-            let left = vec![kv.clone(), old.clone()];
-            assert_eq!(world.found("state", host), (left, vec!["redis".to_owned()]));
+            assert_eq!(world.found("state", host), (vec![kv.clone()], vec!["redis".to_owned()]));
+            assert_eq!(world.left_over("state", host), std::slice::from_ref(&old));
         }
         std::fs::remove_dir_all(&old).unwrap();
         for host in [None, Some(&own), Some(&silent)] {
             assert_eq!(world.found("state", host), (vec![kv.clone()], vec!["redis".to_owned()]));
         }
+    }
+
+    #[test]
+    fn a_usual_folder_that_the_configuration_names_is_one_store() {
+        let world = World::new();
+        let redis = world.store("state/backends/redis");
+        let elsewhere = vec![("redis".to_owned(), redis.clone())];
+        let host = Configured { state_dir: Some(world.path("state")), elsewhere };
+        assert_eq!(world.found("state", Some(&host)), (vec![redis], vec![]));
+        assert!(world.left_over("state", Some(&host)).is_empty());
+    }
+
+    #[test]
+    fn a_folder_without_a_store_is_only_that_of_a_backend_that_has_had_none() {
+        let world = World::new();
+        let folder = world.path("state/backends/redis");
+        std::fs::create_dir_all(&folder).unwrap();
+        // Where no file system is mounted.
+        for had in [None, Some(world.path("q"))] {
+            world.origin("state", "state", &[("redis", had)]);
+            assert_eq!(world.found("state", None), (vec![], vec!["redis".to_owned()]));
+        }
+        world.origin("state", "state", &[]);
+        assert_eq!(world.found("state", None), (vec![folder], vec![]));
     }
 
     #[test]

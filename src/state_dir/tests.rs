@@ -219,8 +219,9 @@ fn a_twin_leaves_the_old_name_to_the_other() {
     let dir = tempfile::tempdir().unwrap();
     let first = StateDir::open(dir.path()).unwrap();
     let old = first.instance();
-    let name = first.take_new_name();
+    let name = first.take_new_name(&old);
     assert!(name != old && name == first.instance());
+    assert_eq!(first.take_new_name(&old), name, "it is not in use yet");
     assert!(first.copied().unwrap().contains("has the same instance name"));
     drop(first);
     let again = StateDir::open(dir.path()).unwrap();

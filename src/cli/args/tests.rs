@@ -82,6 +82,7 @@ fn commands_are_read() {
         "fusebox queue requeue 01ARZ3NDEKTSV4RRFFQ69G5FAV --force",
         "fusebox queue requeue 01ARZ3NDEKTSV4RRFFQ69G5FAV --not-applied --force",
         "fusebox queue export --state-dir /s",
+        "fusebox queue export /d --backend redis",
         "fusebox queue check --state-dir /s --json",
         "fusebox queue repair /d",
         "fusebox queue drain --state-dir /s",
