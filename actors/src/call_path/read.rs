@@ -345,8 +345,10 @@ impl BackendShared {
     /// What the queued writes of its lane make of what is cached of `slot`: that is what the backend holds as long as
     /// none of them was sent.
     async fn over_cached(&self, context: &Context, slot: &Slot) -> Option<Bytes> {
-        let (connector, cache) = (&context.connector, self.cache.load_full());
+        let connector = &context.connector;
         for _ in 0..LOOKS {
+            // Of each look its own: a write takes what it replaces out of the cache that is in use then.
+            let cache = self.cache.load_full();
             let now = self.clock().now();
             let mark = leave_to_fill(&cache, &**connector, slot.lane, now)?;
             let max_stale = context.call.options.max_stale;
