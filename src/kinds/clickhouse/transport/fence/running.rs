@@ -6,13 +6,14 @@
 //! counts as that of the moment at which the answer is here, and what a late answer leaves open is taken for ours: else
 //! a write in doubt would be taken for gone while it runs.
 //!
-//! Two clocks do not run alike: ours stands still in a virtual machine that is paused, or is slowed down for a while.
-//! So between what is ours and what is another's there is what is neither: it is not ended, and ours is not taken for
-//! gone.
+//! Two clocks do not run alike: ours is slowed down for a while, or stands still for a moment in a virtual machine that
+//! is paused. So between what is ours and what is another's there is what is neither: it is not ended, and ours is not
+//! taken for gone. Only that grows with the age. How much earlier another's began stays the same, so that it never
+//! becomes one of ours by growing older.
 //!
 //! ```text
-//!  its age  0 ──────────── as old as ours, and a little ──────────── twice as old, and a little ───────────▶
-//!                 ours                                  in doubt                              another's
+//!  its age  0 ──────── as old as ours, and 1 s ──────── as old as ours, and 1.5 s and an eighth ───────▶
+//!               ours                             in doubt                                another's
 //! ```
 
 use std::{collections::BTreeMap, time::Duration};
@@ -22,12 +23,12 @@ use tokio::time::Instant;
 use super::words::{is_query, unescaped};
 use crate::kinds::clickhouse::transport::http::{Failed, Http};
 
-/// How far the server's clock and ours may be apart about the age of a query: so much,
+/// How much older than ours one may be that is taken for ours.
 const SLACK: Duration = Duration::from_secs(1);
-/// and this part of its age.
-const SLACK_PART: u32 = 8;
-/// One that is older than twice the age of ours and this is another's beyond doubt.
+/// How much older than ours one may be that is not another's beyond doubt: so much,
 const DOUBT: Duration = Duration::from_millis(1_500);
+/// and this part of the age of ours. Clocks are slowed down by at most a twelfth.
+const DOUBT_PART: u32 = 8;
 
 /// What a server runs, as it said.
 pub(crate) struct Running {
@@ -68,12 +69,13 @@ impl Running {
 
     /// Whether one with this id is taken for one that was sent after it had `begun`.
     pub(crate) fn has_since(&self, id: &str, begun: Instant) -> bool {
-        self.has_one(id, oldest(self.age(begun)))
+        self.has_one(id, self.age(begun) + SLACK)
     }
 
     /// Whether one with this id is not another's beyond doubt.
     pub(super) fn may_have_since(&self, id: &str, begun: Instant) -> bool {
-        self.has_one(id, self.age(begun) * 2 + DOUBT)
+        let age = self.age(begun);
+        self.has_one(id, age + age / DOUBT_PART + DOUBT)
     }
 
     /// Whether one with this id is no older than that.
@@ -84,8 +86,8 @@ impl Running {
     /// The condition that a query has this id and was sent after it had `begun`, in a statement that is sent now and
     /// answered within `time`.
     pub(crate) fn sent_since(&self, id: &str, begun: Instant, time: Duration) -> String {
-        let oldest_here = oldest(self.age(begun));
-        let ours = oldest(begun.elapsed() + time);
+        let oldest_here = self.age(begun) + SLACK;
+        let ours = begun.elapsed() + time + SLACK;
         let ages = self.ages.get(id).into_iter().flatten().copied();
         let others = ages.filter(|age| *age > oldest_here).min();
         let limit = others.map_or(ours, |others| ours.min(others)).as_secs_f64();
@@ -96,11 +98,6 @@ impl Running {
     fn age(&self, begun: Instant) -> Duration {
         self.at.saturating_duration_since(begun)
     }
-}
-
-/// How old one may be by the server's clock that is that old by ours.
-fn oldest(age: Duration) -> Duration {
-    age + age / SLACK_PART + SLACK
 }
 
 /// Kills the queries for which `condition` holds. Returns the ids of those that ran, and whether they have ended.
@@ -132,30 +129,41 @@ mod tests {
     async fn what_an_answer_that_came_late_leaves_open_is_ours() {
         let begun = Instant::now();
         let seconds = Duration::from_secs;
-        let lines = "mine\t34.5\ntheirs\t35.0\nboth\t34.5\nboth\t45.25\nit\\'s\n";
+        let lines = "mine\t29.5\ntheirs\t31.5\nboth\t29.5\nboth\t40.25\nit\\'s\n";
         let running = Running::of_lines(lines, begun + seconds(30));
         let is_ours = |id: &str| running.has_since(id, begun);
         assert!(is_ours("mine") && is_ours("both") && !is_ours("theirs") && !is_ours("none"));
         assert!(is_ours("it's"), "it does not say how old it is");
         tokio::time::advance(seconds(35)).await;
         let condition = |id: &str| running.sent_since(id, begun, seconds(3));
-        assert_eq!(condition("mine"), "query_id = 'mine' AND elapsed < 43.750");
-        assert_eq!(condition("both"), "query_id = 'both' AND elapsed < 43.750");
+        assert_eq!(condition("mine"), "query_id = 'mine' AND elapsed < 39.000");
+        assert_eq!(condition("both"), "query_id = 'both' AND elapsed < 39.000");
         tokio::time::advance(seconds(5)).await;
         let condition = running.sent_since("both", begun, seconds(3));
-        assert_eq!(condition, "query_id = 'both' AND elapsed < 45.250", "not the other's");
+        assert_eq!(condition, "query_id = 'both' AND elapsed < 40.250", "not the other's");
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_older_than_ours_can_be_is_anothers_only_beyond_doubt() {
         let begun = Instant::now();
-        let lines = "mine\t104.0\nunclear\t113.6\ndoubted\t201.4\ntheirs\t201.6\n";
+        let lines = "mine\t101.0\nslow\t104.0\nunclear\t113.9\ntheirs\t114.1\n";
         let running = Running::of_lines(lines, begun + Duration::from_secs(100));
         let is_ours = |id: &str| (running.has_since(id, begun), running.may_have_since(id, begun));
-        assert_eq!(is_ours("mine"), (true, true), "our clock was slow");
-        assert_eq!((is_ours("unclear"), is_ours("doubted")), ((false, true), (false, true)));
-        assert_eq!((is_ours("theirs"), is_ours("none")), ((false, false), (false, false)));
+        assert_eq!((is_ours("mine"), is_ours("slow")), ((true, true), (false, true)));
+        assert_eq!((is_ours("unclear"), is_ours("theirs")), ((false, true), (false, false)));
+        assert_eq!(is_ours("none"), (false, false));
         let condition = running.sent_since("unclear", begun, Duration::from_secs(600));
-        assert_eq!(condition, "query_id = 'unclear' AND elapsed < 113.600", "it is not ended");
+        assert_eq!(condition, "query_id = 'unclear' AND elapsed < 113.900", "it is not ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_programs_query_does_not_become_ours_by_growing_older() {
+        let begun = Instant::now();
+        for seconds in [1, 30, 160, 100_000] {
+            // It began 20 s before ours.
+            let line = format!("nightly\t{}\n", seconds + 20);
+            let running = Running::of_lines(&line, begun + Duration::from_secs(seconds));
+            assert!(!running.has_since("nightly", begun), "after {seconds} s");
+        }
     }
 }
