@@ -451,18 +451,23 @@ mod tests {
         store.close();
     }
 
-    /// The host whose daemon has the state directory `dir`.
-    fn host(dir: &Path) -> Host {
+    /// The host whose daemon has the state directory `dir`, and the store of `redis` in `q` if it is not in the usual
+    /// folder.
+    fn host(dir: &Path, q: Option<&Path>) -> Host {
+        let q = q.map(|q| ("FUSEBOX_BACKENDS__REDIS__QUEUE__DIR", q.to_str().unwrap()));
         let pairs = [("FUSEBOX_STATE_DIR", dir.to_str().unwrap()), ("FUSEBOX_CONFIG", "/dev/null")];
-        Host::of(&Flags::default(), &Environment::of(&pairs))
+        let pairs: Vec<_> = pairs.into_iter().chain(q).collect();
+        let host = Host::of(&Flags::default(), &Environment::of(&pairs));
+        assert!(host.config().is_some(), "its configuration is valid");
+        host
     }
 
     /// What an export of the state directory `dir`, or of one folder, prints: its calls, and the exit code.
-    fn export(dir: &Path, folder: Option<&Path>) -> (Vec<Value>, u8) {
+    fn export(dir: &Path, host: &Host, folder: Option<&Path>) -> (Vec<Value>, u8) {
         let command = QueueCommand::Export { dir: folder.map(Path::to_owned) };
         let queue = QueueArgs { backend: None, command };
         let mut calls = Vec::new();
-        let code = run_printing(queue, dir, &host(dir), &mut |text: &str| {
+        let code = run_printing(queue, dir, host, &mut |text: &str| {
             let line: Value = serde_json::from_str(text).unwrap();
             calls.push(line["call"].clone());
             Ok(())
@@ -478,16 +483,22 @@ mod tests {
         store_with_a_call(&q, "new");
         store_with_a_call(&old, "old");
         let state = StateDir::open(&dir).unwrap();
-        state.remember_stores([("redis".to_owned(), Some(q))].into_iter());
+        state.remember_stores([("redis".to_owned(), Some(q.clone()))].into_iter());
         drop(state);
+        let own = host(&dir, Some(&q));
         let set_to = |value: &str| vec![json!(["SET", "k", value])];
-        assert_eq!(export(&dir, None), (set_to("new"), FAILED));
-        let mut found = stores(&dir, &host(&dir), None).unwrap();
+        assert_eq!(export(&dir, &own, None), (set_to("new"), FAILED));
+        let mut found = stores(&dir, &own, None).unwrap();
         found.name_left_over();
         let [Missing { backend, why }] = found.missing.as_slice() else { panic!("{found:?}") };
         assert_eq!(backend.as_deref(), Some("redis"));
         assert!(why.contains(&format!("fusebox queue export {} ", old.display())), "{why}");
-        assert_eq!(export(&dir, Some(&old)), (set_to("old"), DONE));
+        assert_eq!(export(&dir, &own, Some(&old)), (set_to("old"), DONE));
+        // A daemon whose configuration names the usual folder again uses the store there.
+        let home = host(&dir, None);
+        assert_eq!(export(&dir, &home, None), (set_to("old"), FAILED));
+        std::fs::remove_dir_all(&q).unwrap();
+        assert_eq!(export(&dir, &home, None), (set_to("old"), DONE));
     }
 
     #[test]
@@ -495,7 +506,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("backends/a/db.damaged-1")).unwrap();
         store_with_a_call(&dir.path().join("backends/redis"), "v");
-        assert_eq!(export(dir.path(), None), (vec![json!(["SET", "k", "v"])], FAILED));
+        let own = host(dir.path(), None);
+        assert_eq!(export(dir.path(), &own, None), (vec![json!(["SET", "k", "v"])], FAILED));
     }
 
     /// The line of the only call of the store at `dir`.

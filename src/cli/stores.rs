@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::{
-    config::{Config, Environment, Flags},
+    config::{BackendConfig, Config, Environment, Flags},
     sources::load_config,
     state_dir::stores::{self, Configured, Found},
     terminal::print::complain,
@@ -24,13 +24,9 @@ impl Host {
             let is_known = flags.state_dir.is_none()
                 || config.origins.contains_key("state_dir")
                 || env.get("STATE_DIRECTORY").is_some();
-            let elsewhere = config.backends.iter().filter_map(|backend| {
-                let (name, dir) = backend.store();
-                Some((name, dir?))
-            });
             Configured {
                 state_dir: is_known.then(|| config.state_dir.clone()),
-                elsewhere: elsewhere.collect(),
+                stores: config.backends.iter().map(BackendConfig::store).collect(),
             }
         });
         Self { config, configured }

@@ -13,10 +13,12 @@
 //! A configuration that names no state directory may be of any directory that is not a copy, as far as the directory's
 //! `origin` says nothing else of a store.
 //!
-//! A backend has one store at a time: the one that a daemon would use. Others may be the directory's, too, such as one
-//! that was left behind when `queue.dir` was changed. Their calls are older, or copies of calls that were delivered, so
-//! what uses calls passes over these stores and names them. If the store that the `origin` names is gone, nothing takes
-//! its place: neither one that was left over nor an empty folder, such as the place of a file system that is not mounted.
+//! A backend has one store at a time: the one that a daemon would use. It is where the configuration of this very
+//! directory says, in a folder of its own or in the usual one, if a store is there; otherwise where the `origin` says.
+//! Others may be the directory's, too, such as one that was left behind when `queue.dir` was changed. Their calls are
+//! older, or copies of calls that were delivered, so what uses calls passes over these stores and names them. If the
+//! store that the `origin` names is gone, and the configuration names no other, nothing takes its place: neither one
+//! that was left over nor an empty folder, such as the place of a file system that is not mounted.
 
 use std::{
     io::{self, ErrorKind},
@@ -33,8 +35,8 @@ use super::origin::{self, Origin, Place, Read};
 pub(crate) struct Configured {
     /// The state directory that it is of, if that is known.
     pub(crate) state_dir: Option<PathBuf>,
-    /// The backends whose stores are not in the state directory, with their folders.
-    pub(crate) elsewhere: Vec<(String, PathBuf)>,
+    /// Its backends, each with the folder of its store if that is not the usual one.
+    pub(crate) stores: Vec<(String, Option<PathBuf>)>,
 }
 
 /// A store.
@@ -58,6 +60,14 @@ impl Store {
     /// The store of that backend in its usual folder in the state directory `dir`.
     pub(crate) fn usual(dir: &Path, name: &str) -> Self {
         Self::new(name, dir.join("backends").join(name), false)
+    }
+
+    /// The store of that backend of the state directory `dir`, in the folder `elsewhere` if it is not in the usual one.
+    fn of(dir: &Path, name: &str, elsewhere: Option<&Path>) -> Self {
+        elsewhere.map_or_else(
+            || Self::usual(dir, name),
+            |folder| Self::new(name, folder.to_owned(), true),
+        )
     }
 
     /// The store in the folder `dir`, whosever it is. `name` is that of the backend, and empty if it is not known.
@@ -112,14 +122,18 @@ pub(crate) fn find(dir: &Path, host: Option<&Configured>) -> io::Result<Found> {
         None => !is_copy,
     });
     let is_sure = own.is_some_and(|own| own.state_dir.is_some());
-    for (name, folder) in own.into_iter().flat_map(|own| &own.elsewhere) {
-        let noted = origin.stores.get(name);
-        let agrees =
-            noted.is_none_or(|noted| noted.as_ref().is_some_and(|noted| is_same(noted, folder)));
-        if (is_sure || agrees) && origin::has_store(folder) {
-            found.stores.push(Store::new(name, folder.clone(), true));
+    for (name, folder) in own.into_iter().flat_map(|own| &own.stores) {
+        let store = Store::of(dir, name, folder.as_deref());
+        let agrees = origin
+            .stores
+            .get(name)
+            .is_none_or(|noted| is_same(&Store::of(dir, name, noted.as_deref()).dir, &store.dir));
+        if (is_sure || agrees) && origin::has_store(&store.dir) {
+            found.stores.push(store);
         }
     }
+    // A daemon with this configuration uses these; what the origin names comes behind them, and before the usual ones.
+    let configured = found.stores.len();
     let usual = usual_stores(dir);
     for name in usual.iter().flatten() {
         let store = Store::usual(dir, name);
@@ -138,7 +152,7 @@ pub(crate) fn find(dir: &Path, host: Option<&Configured>) -> io::Result<Found> {
         if found.stores.iter().any(|store| is_same(&store.dir, folder)) {
             continue;
         }
-        let owner = others.filter(|host| host.elsewhere.iter().any(|(_, it)| is_same(it, folder)));
+        let owner = others.filter(|host| is_elsewhere_for(host, folder));
         let shown = folder.display();
         let why = match owner.and_then(|host| host.state_dir.as_ref()) {
             _ if is_copy && *folder != usual => format!(
@@ -152,15 +166,17 @@ pub(crate) fn find(dir: &Path, host: Option<&Configured>) -> io::Result<Found> {
                 format!("its store is missing: it should be in {shown}")
             }
             None => {
-                found.stores.push(Store::new(name, folder.clone(), true));
+                found.stores.insert(configured, Store::new(name, folder.clone(), true));
                 continue;
             }
         };
         // In its place is what the configuration says, or what was put into a directory that no longer has that folder.
-        let in_its_place = found.stores.iter().find(|store| {
-            let may_be = is_copy || owner.is_some() || store.is_elsewhere;
-            may_be && store.name == *name && origin::has_store(&store.dir)
-        });
+        let some = if is_copy || owner.is_some() { found.stores.len() } else { configured };
+        let in_its_place = found
+            .stores
+            .iter()
+            .take(some)
+            .find(|store| store.name == *name && origin::has_store(&store.dir));
         match in_its_place {
             Some(store) => {
                 let taken = store.dir.display();
@@ -212,7 +228,8 @@ impl Found {
     /// Leaves one store to each backend: the first one, but none if the backend's own is missing.
     fn leave_one_each(&mut self) {
         let mut all = std::mem::take(&mut self.stores);
-        all.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| b.is_elsewhere.cmp(&a.is_elsewhere)));
+        // Those of one backend stay in their order.
+        all.sort_by(|a, b| a.name.cmp(&b.name));
         for mut store in all {
             let name = store.name.as_str();
             let has_one = self.stores.last().is_some_and(|last| last.name == name)
@@ -258,6 +275,11 @@ fn usual_stores(dir: &Path) -> io::Result<Vec<String>> {
     Ok(entries.filter_map(name).collect())
 }
 
+/// Whether that configuration puts a store into `folder`.
+fn is_elsewhere_for(host: &Configured, folder: &Path) -> bool {
+    host.stores.iter().any(|(_, it)| it.as_ref().is_some_and(|it| is_same(it, folder)))
+}
+
 /// Whether the two paths lead to the same folder.
 fn is_same(one: &Path, two: &Path) -> bool {
     let id = |path: &Path| std::fs::metadata(path).map(|it| (it.dev(), it.ino())).ok();
@@ -298,7 +320,7 @@ mod tests {
         fn configured(&self, state_dir: Option<&str>) -> Configured {
             Configured {
                 state_dir: state_dir.map(|name| self.path(name)),
-                elsewhere: vec![("redis".to_owned(), self.path("q"))],
+                stores: vec![("redis".to_owned(), Some(self.path("q")))],
             }
         }
 
@@ -367,10 +389,38 @@ mod tests {
     fn a_usual_folder_that_the_configuration_names_is_one_store() {
         let world = World::new();
         let redis = world.store("state/backends/redis");
-        let elsewhere = vec![("redis".to_owned(), redis.clone())];
-        let host = Configured { state_dir: Some(world.path("state")), elsewhere };
+        let stores = vec![("redis".to_owned(), Some(redis.clone()))];
+        let host = Configured { state_dir: Some(world.path("state")), stores };
         assert_eq!(world.found("state", Some(&host)), (vec![redis], vec![]));
         assert!(world.left_over("state", Some(&host)).is_empty());
+    }
+
+    #[test]
+    fn a_store_that_was_moved_home_is_the_one_in_use() {
+        let world = World::new();
+        let home = world.store("state/backends/redis");
+        world.origin("state", "state", &[("redis", Some(world.path("q")))]);
+        let own = Configured {
+            state_dir: Some(world.path("state")),
+            stores: vec![("redis".to_owned(), None)],
+        };
+        assert_eq!(world.found("state", Some(&own)), (vec![home.clone()], vec![]));
+        assert!(world.left_over("state", Some(&own)).is_empty());
+        let found = find(&world.path("state"), Some(&own)).unwrap();
+        assert_eq!(found.notes.len(), 1, "{:?}", found.notes);
+        // It may have been left behind there, as far as another configuration, or none, can say.
+        let silent = Configured { state_dir: None, stores: vec![("redis".to_owned(), None)] };
+        for host in [None, Some(&silent)] {
+            assert_eq!(world.found("state", host), (vec![], vec!["redis".to_owned()]));
+        }
+        // It was copied home.
+        let q = world.store("q");
+        assert_eq!(world.found("state", Some(&own)), (vec![home.clone()], vec![]));
+        assert_eq!(world.left_over("state", Some(&own)), std::slice::from_ref(&q));
+        for host in [None, Some(&silent)] {
+            assert_eq!(world.found("state", host), (vec![q.clone()], vec![]));
+            assert_eq!(world.left_over("state", host), std::slice::from_ref(&home));
+        }
     }
 
     #[test]
