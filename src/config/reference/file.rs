@@ -21,7 +21,7 @@ const HEAD: &str = "\
 # Any key can be overridden by a variable: FUSEBOX_BACKENDS__REDIS__BREAKER__FAILURE_THRESHOLD=7.
 # Durations: 200ms, 30s, 5m, 1h. Sizes: 64KiB, 64MiB, 1GiB.
 #
-# Made of the declarations of the settings by `fusebox config schema --format toml`.
+# `fusebox config schema --format toml` generates this file from the declarations of the settings.
 ";
 
 /// The longest line of a comment, in characters.

@@ -10,7 +10,8 @@ use super::{
 const HEAD: &str = "\
 # Configuration
 
-<!-- Made of the declarations of the settings by `fusebox config schema --format markdown`; a test compares the two. -->
+<!-- `fusebox config schema --format markdown` generates this page from the declarations of the settings. A test checks \
+that the page is up to date. -->
 
 This page lists every setting, with its default, its possible values, and how to change it. The configuration is a \
 TOML file: `/etc/fusebox/fusebox.toml`, or the file that `--config` or `FUSEBOX_CONFIG` names. If the former \
