@@ -13,8 +13,8 @@
 //! A configuration that names no state directory may be of any directory that is not a copy, as far as the directory's
 //! `origin` says nothing else of a store.
 //!
-//! A backend has one store at a time: the one that a daemon would use. It is where the configuration of this very
-//! directory says, in a folder of its own or in the usual one, if a store is there; otherwise where the `origin` says.
+//! A backend has one store at a time: the one that a daemon would use. It is at the place that the configuration of
+//! this very directory names, a folder of its own or the usual one, if a store is there; otherwise at that of `origin`.
 //! Others may be the directory's, too, such as one that was left behind when `queue.dir` was changed. Their calls are
 //! older, or copies of calls that were delivered, so what uses calls passes over these stores and names them. If the
 //! store that the `origin` names is gone, and the configuration names no other, nothing takes its place: neither one

@@ -75,7 +75,7 @@ pub(crate) struct HttpRequest {
     pub(crate) body: Bytes,
 }
 
-/// The head of an answer. Its texts are where it was read: every answer goes through here.
+/// The head of an answer. Its texts are parts of what it was read from, not copies: every answer goes through here.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, BorrowDecode)]
 pub(crate) struct AnswerHead<'a> {
     /// The status.
