@@ -53,7 +53,7 @@ pub(crate) struct RawConfig {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawHttp {
-    /// The address and the port at which the daemon listens. An address beyond loopback requires `[http.tls]` or
+    /// The address and the port at which the daemon listens. An address other than loopback requires `[http.tls]` or
     /// `plaintext = true`.
     #[schemars(extend("setting" = restart().example("127.0.0.1:9180")))]
     pub(crate) listen: Option<String>,
@@ -61,8 +61,8 @@ pub(crate) struct RawHttp {
     /// the status page. A caller that sends the token has the rights of an admin.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/token")))]
     pub(crate) token_file: Option<PathBuf>,
-    /// Whether `listen` may be beyond loopback without TLS, although others can then read the traffic. At such an
-    /// address, the admin routes are closed.
+    /// Whether `listen` may be an address other than loopback without TLS. Others can then read the traffic, so the
+    /// daemon refuses requests to the admin routes at this address.
     #[schemars(extend("setting" = reload().default(false)))]
     pub(crate) plaintext: bool,
     pub(crate) tls: RawHttpTls,
@@ -125,7 +125,7 @@ pub(crate) struct RawAlerts {
     /// shell. If the list is empty, nothing is run.
     #[schemars(extend("setting" = reload().default(Vec::<String>::new())))]
     pub(crate) command: Vec<String>,
-    /// The lowest severity of an alert for which the command is run.
+    /// The command is run for alerts of this severity, and for alerts of a higher severity.
     #[schemars(extend("setting" = reload().default("warning").words(SEVERITIES)))]
     pub(crate) severity: String,
     /// How long the condition of an alert must hold before the command is run.
@@ -142,15 +142,15 @@ pub(crate) struct RawTracing {
     /// The address of Jaeger's web pages. If it is set, `fusebox explain` shows traces as links to these pages.
     #[schemars(extend("setting" = reload().example("http://127.0.0.1:16686")))]
     pub(crate) jaeger_url: Option<String>,
-    /// Whether a call that the sampler leaves out is still traced if it failed, was refused, was retried, was queued,
-    /// or was answered by a fallback.
+    /// Whether fusebox also traces some calls that the sampler does not select: calls that failed or were refused,
+    /// calls that fusebox retried or queued, and calls that a fallback answered.
     #[schemars(extend("setting" = restart().default(true)))]
     pub(crate) keep_unsampled: bool,
 }
 
-/// A door: a socket at which clients connect as they do to the backend itself. If the file has no `[[doors]]`, each
-/// enabled Redis or ClickHouse backend gets a door: a Unix socket beside the command socket, named after the backend,
-/// such as `redis.sock`. With `doors = []`, there are no doors.
+/// A door: a socket that speaks the protocol of a backend. Clients connect to the door instead of the backend. If the
+/// file has no `[[doors]]`, each enabled Redis or ClickHouse backend gets a door. This door is a Unix socket beside the
+/// command socket, and has the name of the backend, such as `redis.sock`. With `doors = []`, there are no doors.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawDoor {
@@ -160,18 +160,18 @@ pub(crate) struct RawDoor {
     /// The name of the backend behind the door.
     #[schemars(extend("setting" = restart().rule("the backend that has the same name as `kind`").example("redis")))]
     pub(crate) backend: Option<String>,
-    /// The address of the door, which is required: `unix:PATH`, `IP:PORT`, or `fd:NAME` for a socket that systemd
+    /// The address of the door (required): `unix:PATH`, `IP:PORT` or `fd:NAME`. `fd:NAME` is a socket that systemd
     /// passes to the daemon under this name.
     #[schemars(extend("setting" = restart().example("127.0.0.1:6380")))]
     pub(crate) listen: Option<String>,
-    /// How the door identifies callers. `peer`: by the user and the groups of their process, on Unix sockets. `token`:
-    /// by a name and a secret. `open`: not at all, on TCP at loopback.
+    /// How the door identifies callers. `peer` (only on Unix sockets): by the user and the groups of the caller's
+    /// process. `token`: by a name and a secret. `open` (only on TCP at loopback): not at all.
     #[schemars(extend("setting" = restart().rule("\"peer\" on a Unix socket, \"token\" on TCP").words(AUTHS)))]
     pub(crate) auth: Option<String>,
     /// The file that lists callers and their secrets, for `auth = "token"`.
     #[schemars(extend("setting" = restart().example("/etc/fusebox/callers.toml")))]
     pub(crate) callers_file: Option<PathBuf>,
-    /// Whether the door may listen beyond loopback, although others can then read the traffic.
+    /// Whether the door may listen at an address other than loopback. Others can then read the traffic.
     #[schemars(extend("setting" = restart().default(false)))]
     pub(crate) plaintext: bool,
     /// The most clients that may be connected at once. On a Unix socket, one user gets at most seven eighths of these
@@ -189,8 +189,8 @@ pub(crate) struct RawDoor {
         "32MiB, or `out_bytes` if that is less"
     ).between("64KiB", "1TiB").example("32MiB")))]
     pub(crate) out_client: Option<Size>,
-    /// Doors to Redis: the limit on the number of connections to the backend that are reserved for single clients,
-    /// counted over all clients of the door. At most `connections`.
+    /// Doors to Redis: the most connections to the backend that are each reserved for one client. The limit applies to
+    /// all clients of the door together. At most `connections`.
     #[schemars(extend("setting" = restart().rule("the value of `connections`").between(0, 1_000_000).example(10_000)))]
     pub(crate) pinned: Option<u32>,
     /// The door closes a connection that is idle for this long. 0s means never; any other value must be at least 1s.
@@ -198,7 +198,8 @@ pub(crate) struct RawDoor {
     pub(crate) idle_timeout: Time,
     /// What a successful answer to a write promises. `applied`: the backend has applied the write; no write is queued.
     /// `applied-or-durable`: the write was applied, or it was queued as `queue.write_fallback` allows. `durable`: as
-    /// `applied-or-durable`, but a write that can be queued is queued even if `queue.write_fallback` is `refuse`.
+    /// `applied-or-durable`, but in an outage, each write that can be queued is queued, even if `queue.write_fallback`
+    /// is `refuse`.
     #[schemars(extend("setting" = restart().default("applied-or-durable").words(MIN_ACKS)))]
     pub(crate) min_ack: String,
     /// How long a request may take.
@@ -206,7 +207,8 @@ pub(crate) struct RawDoor {
         "the backend's `timeout` times its `retry.attempts`"
     ).between("1ms", "1day").example("15s")))]
     pub(crate) deadline: Option<Time>,
-    /// The priority of the requests. Requests of priority `low` are shed first.
+    /// The priority of the requests. If the system is CRITICAL or EMERGENCY, fusebox does not send requests of priority
+    /// `low` to the backend.
     #[schemars(extend("setting" = restart().default("normal").words(PRIORITIES)))]
     pub(crate) priority: String,
     /// Doors to Redis: the answer to a request that was not executed. `LOADING`: an error after which clients try
@@ -217,14 +219,14 @@ pub(crate) struct RawDoor {
     /// is closed.
     #[schemars(extend("setting" = restart().default("error").words(ON_UNKNOWN)))]
     pub(crate) on_unknown: String,
-    /// Doors to Redis: which reads are answered with nil in an outage if neither the queue nor the cache knows the value.
-    /// `get`: `GET` and `MGET`. `nil`: these, and `HGET`, `HMGET` and `HGETALL`. `error`: none. If
-    /// `on_miss` of the backend is `error`, no read is answered with nil.
+    /// Doors to Redis: the reads that get nil in an outage, if neither the queue nor the cache has the value. `get`:
+    /// `GET` and `MGET`. `nil`: also `HGET`, `HMGET` and `HGETALL`. `error`: none. If `on_miss` of the backend is
+    /// `error`, no read gets nil.
     #[schemars(extend("setting" = restart().default("get").words(ON_MISS)))]
     pub(crate) on_miss: String,
-    /// Doors to Redis: which writes are queued although the door must assume the count in their reply, such as the
-    /// number of keys that `DEL` removes. `assume`: those whose count programs seldom use. `all`: all of them. `error`:
-    /// none.
+    /// Doors to Redis: the reply to some writes is a count that only the server knows, such as the number of keys that
+    /// `DEL` removes. To queue such a write, the door must assume the count. `assume`: the door queues the writes whose
+    /// count programs seldom use. `all`: it queues all of these writes. `error`: it queues none of them.
     #[schemars(extend("setting" = restart().default("assume").words(EFFECT_REPLY)))]
     pub(crate) effect_reply: String,
     /// Doors to Firestore: the projects that a call may name if it uses the backend's own credentials. `["*"]` allows
@@ -242,7 +244,7 @@ pub(crate) struct RawBackend {
     /// The kind of the backend, such as `redis`.
     #[schemars(extend("setting" = restart().rule("the name of the section")))]
     pub(crate) kind: Option<String>,
-    /// Whether the backend is used. If not, it is as if the backend did not exist.
+    /// Whether fusebox uses the backend. If not, fusebox behaves as if the backend did not exist.
     #[schemars(extend("setting" = restart().default(true)))]
     pub(crate) enabled: bool,
     /// The address of the service. It may contain a user and a password; the password is never printed.
@@ -251,15 +253,15 @@ pub(crate) struct RawBackend {
     /// The name of the user that fusebox signs in as.
     #[schemars(extend("setting" = reload().example("fusebox")))]
     pub(crate) username: Option<String>,
-    /// A file with the password on its first line. If this is not set, a systemd credential that is called
-    /// `NAME_password`, with the name of the backend in place of NAME, has the same effect.
+    /// A file with the password on its first line. If this is not set, fusebox reads the systemd credential
+    /// `NAME_password`, if it exists. NAME is the name of the backend.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/password")))]
     pub(crate) password_file: Option<PathBuf>,
     /// Whether the system is at least CRITICAL while this backend is down.
     #[schemars(extend("setting" = reload()))]
     pub(crate) critical: bool,
-    /// The names of the backends that this backend cannot do without. If one of those backends is already down when
-    /// this backend goes down, fusebox shows the outage of this backend as a consequence of that backend's outage.
+    /// The names of the backends that this backend cannot do without. If one of them is already down when this backend
+    /// goes down, fusebox reports that backend as the cause.
     #[schemars(extend("setting" = reload().default(Vec::<String>::new())))]
     pub(crate) depends_on: Vec<String>,
     /// The names of the backends that this backend uses but can do without. Reports of an outage of this backend
@@ -281,8 +283,8 @@ pub(crate) struct RawBackend {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawTls {
-    /// A file with certificate authorities, in PEM, that are trusted instead of the system's. It is read again for
-    /// every new connection.
+    /// A file with certificate authorities, in PEM. fusebox trusts them instead of the system's authorities. It reads
+    /// the file again for every new connection.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/authority.pem")))]
     pub(crate) ca_file: Option<PathBuf>,
 }
@@ -291,26 +293,26 @@ pub(crate) struct RawTls {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawBreaker {
-    /// The breaker opens if at least this many calls in the window failed, and if these are at least the share
-    /// `failure_rate` of all calls in the window.
+    /// The breaker opens if at least this many calls in the window failed, and the share of failed calls in the window
+    /// is at least `failure_rate`.
     #[schemars(extend("setting" = patch().between(1, 1_000_000)))]
     pub(crate) failure_threshold: u32,
-    /// The share of the calls in the window that must have failed before the breaker opens. With 0, only
-    /// `failure_threshold` decides.
+    /// The breaker opens at this share of failed calls in the window, if at least `failure_threshold` calls failed.
+    /// With 0, only `failure_threshold` decides.
     #[schemars(extend("setting" = patch().default(0.5).between(0.0, 1.0)))]
     pub(crate) failure_rate: f64,
-    /// The length of the window: the time before the present in which the breaker counts calls and failures.
+    /// The length of the window: the most recent period of time, in which the breaker counts calls and failures.
     #[schemars(extend("setting" = patch().default("1m").between("60ms", "1day")))]
     pub(crate) window: Time,
-    /// How long the breaker stays open before it tries the backend for the first time. Every failed recovery doubles
-    /// this time.
+    /// How long the breaker stays open before it tries the backend for the first time. After each failed try, the
+    /// breaker doubles this time.
     #[schemars(extend("setting" = patch().between("1ms", "1day")))]
     pub(crate) recovery_timeout: Time,
     /// The longest time that the breaker stays open before it tries again. At least `recovery_timeout`.
     #[schemars(extend("setting" = patch().rule("ten times `recovery_timeout`").between("1ms", "10days")))]
     pub(crate) recovery_timeout_max: Option<Time>,
-    /// How much of the open time is random: the open time may be shorter by up to this share. The first open time of an
-    /// outage is not random.
+    /// The breaker shortens the time for which it stays open by a random share, which is at most this value. It does
+    /// not shorten the first such time in an outage.
     #[schemars(extend("setting" = patch().default(0.5).between(0.0, 1.0)))]
     pub(crate) jitter: f64,
     /// How many successes in a row close the breaker again.
@@ -319,8 +321,8 @@ pub(crate) struct RawBreaker {
     /// A call that takes longer than this counts as slow.
     #[schemars(extend("setting" = patch().rule("half of `timeout`").between("1ms", "1day")))]
     pub(crate) slow_call_duration: Option<Time>,
-    /// The breaker also opens if at least `failure_threshold` calls in the window were slow, and if these are at least
-    /// this share of all calls in the window. With 0, slow calls do not open the breaker.
+    /// The breaker also opens if at least `failure_threshold` calls in the window were slow, and the share of slow
+    /// calls in the window is at least this value. With 0, slow calls do not open the breaker.
     #[schemars(extend("setting" = patch().default(0.0).between(0.0, 1.0)))]
     pub(crate) slow_call_rate: f64,
 }
@@ -345,8 +347,8 @@ pub(crate) struct RawRetry {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawBulkhead {
-    /// The most attempts on the wire at once. Further calls are answered by the cache, queued, or refused. If this is at
-    /// least 16, one user gets at most seven eighths of these places.
+    /// The most attempts that may be in flight to the backend at once. Further calls are answered by the cache, queued,
+    /// or refused. If the limit is at least 16, one user gets at most seven eighths of it.
     #[schemars(extend("setting" = patch().default(256).between(1, 65_536)))]
     pub(crate) in_flight_max: u32,
 }
@@ -378,7 +380,7 @@ pub(crate) struct RawCache {
     ).between("0s", "10years")))]
     pub(crate) max_stale: Option<Time>,
     /// How long a read by key waits for a suspect backend before the cache answers. A backend is suspect if it has not
-    /// answered a ping, and has not answered an attempt either since that ping was sent. At most `timeout`.
+    /// answered a ping, and has answered no attempt since fusebox sent this ping. At most `timeout`.
     #[schemars(extend("setting" = patch().rule("a fifth of `timeout`, but at most 1s").between("0s", "1day")))]
     pub(crate) answer_after: Option<Time>,
     /// A folder in which the whole cache is saved, so that it survives restarts of the daemon.
@@ -386,7 +388,8 @@ pub(crate) struct RawCache {
     pub(crate) dir: Option<PathBuf>,
 }
 
-/// The durable queue. A write that would exceed one of its limits is refused.
+/// The durable queue: calls on this host's disk. Replay sends them to the backend later. A write that would exceed one
+/// of the queue's limits is refused.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawQueue {
@@ -396,12 +399,13 @@ pub(crate) struct RawQueue {
     /// The most bytes that the calls in the queue may have together.
     #[schemars(extend("setting" = patch().default("1GiB").between("1MiB", "1TiB")))]
     pub(crate) bytes: Size,
-    /// The most dead letters that are kept. At this number, a call that should become a dead letter blocks its lane
-    /// instead.
+    /// The most dead letters that are kept. A dead letter is a queued call that replay has given up. At the limit, the
+    /// next call that replay gives up stays in the queue. It blocks the later writes of its lane (a key, a document, or
+    /// a table).
     #[schemars(extend("setting" = patch().default(5_000).between(1, 1_000_000)))]
     pub(crate) dead_items: u32,
-    /// The most bytes that all dead letters may have together. A call that should become a dead letter, but does not
-    /// fit, blocks its lane instead.
+    /// The most bytes that all dead letters may have together. If a call that replay gives up does not fit, it stays in
+    /// the queue. It blocks the later writes of its lane (a key, a document, or a table).
     #[schemars(extend("setting" = patch().default("256MiB").between("1MiB", "1TiB")))]
     pub(crate) dead_bytes: Size,
     /// The folder of the store, which holds the queue.
@@ -420,9 +424,9 @@ pub(crate) struct RawQueue {
     /// only if the call has `min_ack = durable`, and refused otherwise.
     #[schemars(extend("setting" = patch().words(WRITE_FALLBACKS)))]
     pub(crate) write_fallback: String,
-    /// What happens to the later writes of a lane (a key, a document, or a table with `ordered = true`) after replay
-    /// has given up on one of its writes. `continue`: they are applied. `block`: they wait until an operator has
-    /// decided about the dead letter.
+    /// What happens to the later writes of a lane (a key, a document, or a table with `ordered = true`) if replay gives
+    /// up one of its writes. `continue`: they are applied. `block`: they wait until an operator has decided about the
+    /// dead letter.
     #[schemars(extend("setting" = patch().default("continue").words(DEAD_LETTER_POLICIES)))]
     pub(crate) dead_letter_policy: String,
 }

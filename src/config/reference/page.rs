@@ -10,13 +10,13 @@ use super::{
 const HEAD: &str = "\
 # Configuration
 
-<!-- `fusebox config schema --format markdown` generates this page from the declarations of the settings. A test checks \
-that the page is up to date. -->
+<!-- `fusebox config schema --format markdown` generates this page from the declarations of the settings. A test \
+checks that the page is up to date. -->
 
 This page lists every setting, with its default, its possible values, and how to change it. The configuration is a \
-TOML file: `/etc/fusebox/fusebox.toml`, or the file that `--config` or `FUSEBOX_CONFIG` names. If the former \
-does not exist, every setting has its default, unless [something else](#what-wins) sets it. A file that `--config` or \
-`FUSEBOX_CONFIG` names must exist.
+TOML file: `/etc/fusebox/fusebox.toml`, or the file that `--config` or `FUSEBOX_CONFIG` names. If \
+`/etc/fusebox/fusebox.toml` does not exist, every setting has its default, unless [something else](#what-wins) sets \
+it. A file that `--config` or `FUSEBOX_CONFIG` names must exist. The [glossary](glossary.md) explains the terms.
 
 | to | run |
 | --- | --- |
@@ -27,15 +27,21 @@ does not exist, every setting has its default, unless [something else](#what-win
 An unknown key in the file is an error. The error message names the setting whose name is most similar.
 
 ## What wins
-A setting can come from six sources: the defaults, the file, changes at run time, the environment variables in the \
-table below, `FUSEBOX_*` environment variables, and command-line options. If several of these six sources set the same \
-setting, the one that is named last wins. There is one exception: if somebody edits a setting in the file after it was \
-changed at run time, the file wins over that change (see [settings.md](settings.md#what-wins)).
+If several sources set the same setting, the source that comes last in this list wins:
+1. the defaults
+2. the file
+3. changes at run time
+4. the environment variables in the table below
+5. `FUSEBOX_*` environment variables
+6. command-line options
+
+There is one exception. If somebody edits a setting in the file after a change at run time, the file wins over this \
+change (see [settings.md](settings.md#what-wins)).
 
 Every setting except those of `[[doors]]` can be set by an environment variable. For example, \
 `FUSEBOX_BACKENDS__REDIS__BREAKER__FAILURE_THRESHOLD=7` sets `backends.redis.breaker.failure_threshold`. A list is \
-written with commas: `redis,clickhouse`. The variables in the next table work as well. If a row has several variables, \
-they set the settings beside them in the same order.
+written with commas: `redis,clickhouse`. The variables in the next table work as well. In a row with several \
+variables, the first variable sets the first setting, and so on.
 
 | variable | sets |
 | --- | --- |

@@ -65,7 +65,7 @@ struct Own {
     #[schemars(extend("setting" = reload().rule("the database in the url, otherwise default").example("default")))]
     database: Option<String>,
     /// Whether inserts into one table are applied in the order in which they were acknowledged. If not, several of them
-    /// are sent at once, because a table has the same rows in whatever order they are inserted.
+    /// are sent at once: their order does not change which rows the table has.
     #[schemars(extend("setting" = reload().default(false)))]
     ordered: bool,
 }

@@ -68,7 +68,7 @@ struct Own {
     /// The name of the Google Cloud project.
     #[schemars(extend("setting" = reload().example("my-project")))]
     project: Option<String>,
-    /// The file with the key of a service account. It is needed if the machine has no identity of its own.
+    /// The file with the key of a service account. It is needed if the machine itself has no service account.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/service-account.json")))]
     credentials_file: Option<PathBuf>,
     /// The name of the database.

@@ -60,12 +60,13 @@ struct Own {
     /// The number of the database.
     #[schemars(extend("setting" = reload().rule("the number in the url, otherwise 0").example(0)))]
     database: Option<Database>,
-    /// The answer, in an outage, to a read of a value that fusebox does not have. `nil`: the caller computes the value
-    /// itself. `error`: an error. Set `error` if Redis is your primary store.
+    /// The answer to a read in an outage, if fusebox does not have the value. `nil`: nil; the caller then computes the
+    /// value itself. `error`: an error. Set `error` if Redis is your primary store.
     #[schemars(extend("setting" = patch().default("nil").words(ON_MISS)))]
     on_miss: String,
-    /// Which keys a script (EVAL, EVALSHA, FCALL) waits for and invalidates. `declared`: the keys that it declares.
-    /// `barrier`: every key, for scripts that touch keys which they do not declare.
+    /// The keys that a script (EVAL, EVALSHA, FCALL) may read or change. The script waits for the queued writes to
+    /// these keys, and fusebox drops the cached values of these keys. `declared`: the keys that the script declares.
+    /// `barrier`: all keys. Set `barrier` if scripts use keys that they do not declare.
     #[schemars(extend("setting" = reload().default("declared").words(SCRIPTS)))]
     scripts: String,
 }
