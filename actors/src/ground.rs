@@ -15,7 +15,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use fusebox_state::{
     Target,
-    store::{CallStore, Finding, OpenError, Opened, Store, StoreSettings, StoredCall},
+    store::{CallStore, Finding, FoundCall, OpenError, Opened, Store, StoreSettings},
 };
 use tokio::task::JoinHandle;
 
@@ -27,7 +27,7 @@ const WORK_MAX: u64 = 3;
 /// A store that was opened, whichever it is; see [`Opened`].
 pub(crate) struct OpenedStore {
     pub(crate) store: Arc<dyn CallStore>,
-    pub(crate) calls: Vec<StoredCall>,
+    pub(crate) calls: Vec<FoundCall>,
     pub(crate) last_seq: u64,
     pub(crate) findings: Vec<Finding>,
     pub(crate) previous_target: Option<Target>,

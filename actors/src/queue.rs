@@ -24,7 +24,7 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_state::{
-    Lanes, SpanRef, Target, Words,
+    Lanes, SpanRef, Target, Words, object_of,
     queue::{Entry, Noted, QueueIndex, Refusal},
     store::{CallHeader, CallStore, DeadMark, Done, EVIDENCE_MAX, NewCall, Note, StoreError},
     write::{Repeat, WriteState},
@@ -298,8 +298,13 @@ impl Queue {
             evidence: within_limit(write.evidence.clone()),
             group: None,
         });
-        let mut entry =
-            Entry::new(write.header.clone(), &write.label, write.state, write.own_name, bytes);
+        let mut entry = Entry::new(
+            write.header.clone(),
+            object_of(&write.label),
+            write.state,
+            write.own_name,
+            bytes,
+        );
         if let Some(note) = &note {
             let (at, evidence) = (note.first_sent_at, note.evidence.clone());
             entry.details_mut().noted = Some(Noted { at, evidence });

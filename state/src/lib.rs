@@ -37,5 +37,7 @@ pub mod write;
 pub use outcome::{ErrorClass, Outcome, Verdict};
 pub use target::Target;
 pub use trace::SpanRef;
-pub use units::{ByteCount, LaneId, Lanes, Moment, OpId, OpIdError, Ratio, UnixMillis, digest};
+pub use units::{
+    ByteCount, LaneId, Lanes, Moment, OpId, OpIdError, Ratio, UnixMillis, digest, object_of,
+};
 pub use words::Words;

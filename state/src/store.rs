@@ -148,8 +148,8 @@ use crate::target::Target;
 pub use self::{
     call_store::CallStore,
     calls::{
-        CallHeader, DeadMark, DeadReason, NewCall, StoredBody, StoredCall, StoredGroup, TokenKind,
-        Traits,
+        CallHeader, DeadMark, DeadReason, FoundCall, Marks, NewCall, StoredBody, StoredCall,
+        StoredGroup, TokenKind, Traits,
     },
     downgrade::{Downgraded, downgrade},
     error::{Finding, OpenError, StoreError},
@@ -168,7 +168,7 @@ pub struct Opened {
     /// The store.
     pub store: Store,
     /// Every whole call, ascending by sequence, dead letters included.
-    pub calls: Vec<StoredCall>,
+    pub calls: Vec<FoundCall>,
     /// The highest sequence ever given out: new calls are numbered above it.
     pub last_seq: u64,
     /// What was found wrong or put in order.

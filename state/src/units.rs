@@ -198,6 +198,11 @@ pub fn digest(body: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(body)
 }
 
+/// A digest of the label of a call: calls to the same object have the same. Two objects may share one.
+pub fn object_of(label: &str) -> u32 {
+    u32::try_from(digest(label.as_bytes()) >> 32).unwrap_or_default()
+}
+
 /// The lanes that a call touches. Takes two words.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Lanes {

@@ -3,7 +3,7 @@
 use std::alloc::System;
 
 use fusebox_state::{
-    LaneId, Lanes, OpId, UnixMillis, digest,
+    LaneId, Lanes, OpId, UnixMillis, digest, object_of,
     queue::{Entry, QueueIndex, QueueLimits},
     store::{CallHeader, TokenKind, Traits},
     write::WriteState,
@@ -32,7 +32,13 @@ fn set(seq: u64, lane: u64) -> Entry {
         traits: Traits::of(true, false),
         accepted_at: UnixMillis::new(1_790_000_000_000 + seq),
     };
-    Entry::new(header, &format!("SET {key}"), WriteState::fresh(token.repeat()), false, 400)
+    Entry::new(
+        header,
+        object_of(&format!("SET {key}")),
+        WriteState::fresh(token.repeat()),
+        false,
+        400,
+    )
 }
 
 /// Bytes a call in an index of [`CALLS`], each lane having as many calls.

@@ -9,7 +9,7 @@ use fusebox_state::{
     OpId, SpanRef, Target,
     queue::{Entry, Noted, Phase, QueueIndex},
     store::{
-        CallStore, Finding, GroupNote, Note, OpenError, StoreEvent, StoreSettings, StoredCall,
+        CallStore, Finding, FoundCall, GroupNote, Note, OpenError, StoreEvent, StoreSettings,
         TokenKind,
     },
     write::WriteState,
@@ -79,7 +79,7 @@ impl Queue {
             .fact(ACCEPTED_FACT)
             .filter(|fact| *fact == accepted(seq_of(fact), target))
             .map_or(0, |fact| seq_of(&fact));
-        let stray = |call: &&StoredCall| call.target != *target && call.seq > accepted_up_to;
+        let stray = |call: &&FoundCall| call.target != *target && call.seq > accepted_up_to;
         let other = opened.calls.iter().find(stray).map(|call| call.target.clone());
         // A large queue takes seconds, in which the index can be asked.
         let limits = self.index.lock().limits();
@@ -120,7 +120,7 @@ impl Queue {
     }
 
     /// Takes calls back, in rising order of sequence, with the groups that they were sent in.
-    fn restore_all(&self, index: &mut QueueIndex, mut calls: Vec<StoredCall>) {
+    fn restore_all(&self, index: &mut QueueIndex, mut calls: Vec<FoundCall>) {
         let holds = self.dead_blocks.load(Ordering::Relaxed);
         let mut groups: BTreeMap<u64, (Vec<u64>, OpId, bool)> = BTreeMap::new();
         index.expect(calls.len());
@@ -130,8 +130,8 @@ impl Queue {
             if calls.len().is_multiple_of(ROOM_OF) {
                 calls.shrink_to_fit();
             }
-            let (seq, dead) = (call.seq, call.dead.is_some());
-            if let Some(group) = &call.group {
+            let (seq, dead) = (call.seq, call.marks().dead.is_some());
+            if let Some(group) = &call.marks().group {
                 let token = (Vec::new(), group.token, group.broken);
                 groups.entry(group.id).or_insert(token).0.push(seq);
             }
@@ -166,8 +166,8 @@ impl Queue {
     /// Puts the index in step with what the store holds; see the module's page. What others sent during an outage was
     /// refused, and what is sent here, on the thread that tells of the end, goes before whatever waits by now. So the
     /// removals that are sent again are committed in their order, and that of no later call before them.
-    fn reconcile(self: &Arc<Self>, calls: Vec<StoredCall>) {
-        let mut held: BTreeMap<u64, StoredCall> =
+    fn reconcile(self: &Arc<Self>, calls: Vec<FoundCall>) {
+        let mut held: BTreeMap<u64, FoundCall> =
             calls.into_iter().map(|call| (call.seq, call)).collect();
         let ordered = self.order.lock();
         let mut again = Vec::new();
@@ -217,7 +217,7 @@ impl Queue {
         let unknown = held.into_values();
         let unknown = unknown
             .filter(|it| index.get(it.seq).is_none() && index.find(it.header.op_id).is_none());
-        let unknown: Vec<StoredCall> = unknown.collect();
+        let unknown: Vec<FoundCall> = unknown.collect();
         self.restore_all(&mut index, unknown);
         self.count(&index);
         let notes: Vec<(u64, Note)> =
@@ -281,18 +281,18 @@ impl Queue {
 
 /// The calls beside which the store has notes that the index does not know of. It was not heard that they were written,
 /// so nothing was sent.
-fn unsent_notes(index: &QueueIndex, held: &BTreeMap<u64, StoredCall>) -> BTreeSet<u64> {
-    let is_unsent = |call: &&StoredCall| {
-        let entry = index.get(call.seq).filter(|_| call.first_sent_at.is_some());
+fn unsent_notes(index: &QueueIndex, held: &BTreeMap<u64, FoundCall>) -> BTreeSet<u64> {
+    let is_unsent = |call: &&FoundCall| {
+        let entry = index.get(call.seq).filter(|_| call.marks().first_sent_at.is_some());
         entry.is_some_and(|entry| entry.details().noted.is_none())
     };
-    let beside = |call: &StoredCall| call.group.as_ref().map_or(call.seq, |group| group.id);
+    let beside = |call: &FoundCall| call.marks().group.as_ref().map_or(call.seq, |group| group.id);
     held.values().filter(is_unsent).map(beside).collect()
 }
 
 /// If what was to replace a call was written after all, the index has that, too.
-fn replaced(index: &mut QueueIndex, stored: StoredCall) {
-    let StoredCall { seq, header, body_len, .. } = stored;
+fn replaced(index: &mut QueueIndex, stored: FoundCall) {
+    let FoundCall { seq, header, body_len, .. } = stored;
     let Some(due) = header.traits.due() else { return };
     let is_other = index
         .get(seq)
@@ -334,19 +334,20 @@ fn recorded(traceparent: &str) -> Option<SpanRef> {
     SpanRef::parse(traceparent).filter(|span| span.sampled)
 }
 
-fn entry_of(call: StoredCall) -> Entry {
+fn entry_of(mut call: FoundCall) -> Entry {
     let token = call.header.token;
-    let state = WriteState::restored(token.repeat(), call.first_sent_at.is_some());
+    let marks = call.take_marks();
+    let state = WriteState::restored(token.repeat(), marks.first_sent_at.is_some());
     let own_name = token == TokenKind::OwnMarker;
-    let mut entry = Entry::new(call.header, &call.label, state, own_name, call.body_len);
-    if let Some(at) = call.first_sent_at {
-        entry.details_mut().noted = Some(Noted { at, evidence: call.evidence });
+    let mut entry = Entry::new(call.header, call.object, state, own_name, call.body_len);
+    if let Some(at) = marks.first_sent_at {
+        entry.details_mut().noted = Some(Noted { at, evidence: marks.evidence });
     }
-    if let Some(mark) = &call.dead {
+    if let Some(mark) = &marks.dead {
         entry.set_attempts(mark.attempts);
         entry.details_mut().last_error = Some(mark.detail.within(|text| said(mark.reason, text)));
     }
-    let origin = call.traceparent.as_deref().and_then(recorded);
+    let origin = marks.traceparent.as_deref().and_then(recorded);
     if origin.is_some() {
         entry.details_mut().origin = origin;
     }

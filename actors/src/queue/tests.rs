@@ -3,7 +3,7 @@
 use fusebox_state::{
     LaneId, OpId, UnixMillis,
     store::{
-        OpenError, StoreSettings, StoredCall, TokenKind, Traits,
+        FoundCall, Marks, OpenError, StoreSettings, TokenKind, Traits,
         memory::{MemoryCommitter, MemoryDisk},
     },
 };
@@ -71,7 +71,7 @@ impl Bench {
     }
 
     /// What the next run would find.
-    fn stored(&self) -> Vec<StoredCall> {
+    fn stored(&self) -> Vec<FoundCall> {
         self.stores.disk.open(&HERE.into()).unwrap().calls
     }
 
@@ -142,7 +142,7 @@ fn a_note_that_was_written_though_its_sync_failed_is_taken_back_as_nothing_was_s
         assert!(matches!(noted.try_recv(), Ok(Err(_))), "so nobody sends them");
     }
     let stored = bench.stored();
-    let is_noted = |call: &StoredCall| call.first_sent_at.is_some() || call.group.is_some();
+    let is_noted = |call: &FoundCall| *call.marks() != Marks::default();
     assert_eq!((stored.len(), stored.iter().any(is_noted)), (3, false), "{stored:?}");
 }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::{
     store::{CallHeader, DeadReason},
     trace::SpanRef,
-    units::{Moment, UnixMillis, digest},
+    units::{Moment, UnixMillis},
     words::Words,
     write::WriteState,
 };
@@ -89,16 +89,15 @@ impl Details {
 static NO_DETAILS: Details = Details::NONE;
 
 impl Entry {
-    /// A call of `bytes` under `label` that was never tried.
+    /// A call of `bytes` to an [object](crate::units::object_of) that was never tried.
     pub fn new(
         header: CallHeader,
-        label: &str,
+        object: u32,
         state: WriteState,
         own_name: bool,
         bytes: u64,
     ) -> Self {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let object = u32::try_from(digest(label.as_bytes()) >> 32).unwrap_or_default();
         let phase = Phase::Committing;
         Self { header, bytes, object, state, own_name, phase, details: None }
     }

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
     use crate::{
         store::{CallHeader, TokenKind, Traits},
-        units::{LaneId, OpId, UnixMillis},
+        units::{LaneId, OpId, UnixMillis, object_of},
         write::WriteState,
     };
 
@@ -82,7 +82,7 @@ mod tests {
             accepted_at: UnixMillis::new(0),
         };
         let state = WriteState::fresh(header.token.repeat());
-        let mut entry = Entry::new(header, "k", state, false, 100);
+        let mut entry = Entry::new(header, object_of("k"), state, false, 100);
         entry.details_mut().written_since = written_since;
         entry
     }

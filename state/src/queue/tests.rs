@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     store::{CallHeader, DeadReason},
-    units::LaneId,
+    units::{LaneId, object_of},
     write::Repeat,
 };
 
@@ -32,7 +32,7 @@ fn entry(op: u64, lane: u64, absolute: bool) -> Entry {
         traits: Traits::default(),
         accepted_at: UnixMillis::new(0),
     };
-    Entry::new(header, "k", WriteState::fresh(token.repeat()), false, 100)
+    Entry::new(header, object_of("k"), WriteState::fresh(token.repeat()), false, 100)
 }
 
 /// The same with another header.

@@ -211,16 +211,124 @@ pub struct StoredCall {
 }
 
 impl StoredCall {
-    /// It has this note. If the note itself is damaged (a default one), it was sent some time since it was
-    /// accepted.
+    /// It has this note; see [`sending_of`].
     pub(super) fn noted(&mut self, note: &Note) {
-        let known = note.first_sent_at > UnixMillis::default();
-        self.first_sent_at = Some(if known { note.first_sent_at } else { self.header.accepted_at });
-        self.evidence = note.evidence.clone();
-        self.group = note.group.as_ref().map(|group| {
-            let id = group.members.first().copied().unwrap_or(self.seq);
-            Box::new(StoredGroup { id, token: group.token, broken: false })
-        });
+        let (at, evidence, group) = sending_of(note, self.seq, self.header.accepted_at);
+        (self.first_sent_at, self.evidence, self.group) = (Some(at), evidence, group);
+    }
+
+    /// With the marks that a scan found beside it.
+    pub(super) fn marked(mut self, found: &FoundCall) -> Self {
+        let Marks { traceparent: _, first_sent_at, evidence, group, dead } = found.marks().clone();
+        (self.first_sent_at, self.evidence) = (first_sent_at, evidence);
+        (self.group, self.dead) = (group, dead);
+        self
+    }
+}
+
+/// What a note says of the call `seq`. If the note itself is damaged (a default one), the call was sent some time since
+/// it was accepted.
+fn sending_of(
+    note: &Note,
+    seq: u64,
+    accepted_at: UnixMillis,
+) -> (UnixMillis, Bytes, Option<Box<StoredGroup>>) {
+    let known = note.first_sent_at > UnixMillis::default();
+    let group = note.group.as_ref().map(|group| {
+        let id = group.members.first().copied().unwrap_or(seq);
+        Box::new(StoredGroup { id, token: group.token, broken: false })
+    });
+    (if known { note.first_sent_at } else { accepted_at }, note.evidence.clone(), group)
+}
+
+/// A call as an open finds it: what the index of a queue must know, as small as that can be. There may be a million of
+/// them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundCall {
+    /// Its place in the queue.
+    pub seq: u64,
+    /// What is known of it.
+    pub header: CallHeader,
+    /// The [digest of its label](crate::units::object_of).
+    pub object: u32,
+    /// Chunks of its body; 0 if it is beside the header.
+    pub chunks: u32,
+    /// Length of its body in bytes.
+    pub body_len: u64,
+    /// The backend's identity when it was accepted.
+    pub target: Target,
+    marks: Option<Box<Marks>>,
+}
+
+/// What is beside few calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The trace context that it came with, if it was recorded.
+    pub traceparent: Option<Box<str>>,
+    /// When it was first put on the wire, if that was noted.
+    pub first_sent_at: Option<UnixMillis>,
+    /// What was noted beside that for a later proof.
+    pub evidence: Bytes,
+    /// The calls that it was sent with as one.
+    pub group: Option<Box<StoredGroup>>,
+    /// Set if it is a dead letter.
+    pub dead: Option<Box<DeadMark>>,
+}
+
+static NO_MARKS: Marks = Marks {
+    traceparent: None,
+    first_sent_at: None,
+    evidence: Bytes::new(),
+    group: None,
+    dead: None,
+};
+
+impl FoundCall {
+    /// A call that nothing is beside.
+    pub(super) fn new(
+        (seq, header): (u64, CallHeader),
+        object: u32,
+        (body_len, chunks): (u64, u32),
+        target: Target,
+    ) -> Self {
+        Self { seq, header, object, chunks, body_len, target, marks: None }
+    }
+
+    /// What is beside it.
+    pub fn marks(&self) -> &Marks {
+        self.marks.as_deref().unwrap_or(&NO_MARKS)
+    }
+
+    /// The same, to be changed. Takes memory from then on.
+    pub(super) fn marks_mut(&mut self) -> &mut Marks {
+        self.marks.get_or_insert_default()
+    }
+
+    /// What is beside it, taken from it.
+    pub fn take_marks(&mut self) -> Marks {
+        self.marks.take().map_or_else(Marks::default, |marks| *marks)
+    }
+
+    /// It has this note; see [`sending_of`].
+    pub(super) fn noted(&mut self, note: &Note) {
+        let (at, evidence, group) = sending_of(note, self.seq, self.header.accepted_at);
+        let marks = self.marks_mut();
+        (marks.first_sent_at, marks.evidence, marks.group) = (Some(at), evidence, group);
+    }
+}
+
+/// A call that is read says the same.
+#[cfg(test)]
+impl From<StoredCall> for FoundCall {
+    fn from(call: StoredCall) -> Self {
+        let StoredCall { seq, header, label, target, traceparent, body_len, .. } = call;
+        let StoredCall { chunks, first_sent_at, evidence, group, dead, .. } = call;
+        let traceparent = traceparent.map(String::into_boxed_str);
+        let marks = Marks { traceparent, first_sent_at, evidence, group, dead };
+        let object = crate::units::object_of(&label);
+        let mut found = Self::new((seq, header), object, (body_len, chunks), target);
+        found.marks = (marks != Marks::default()).then(|| Box::new(marks));
+        found
     }
 }
 

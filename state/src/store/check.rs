@@ -328,14 +328,15 @@ pub fn export(
     for call in scanned.calls {
         let place = plan.values.get(&Key::Call(call.seq)).map(|it| it.place);
         let chunk = |index| plan.values.get(&Key::Chunk(call.seq, index)).map(|it| it.place);
-        let body = match place {
-            Some(place) => body(&raw, call.seq, place, &chunk)?,
+        let whole = match place {
+            Some(place) => whole(&raw, call.seq, place, &chunk)?,
             None => None,
         };
-        let Some(body) = body else {
+        let Some((stored, body)) = whole else {
             summary.bad += 1;
             continue;
         };
+        let call = stored.marked(&call);
         let state = match (&call.dead, call.first_sent_at) {
             (Some(_), _) => ExportedState::Dead,
             (None, Some(_)) => ExportedState::Sending,
@@ -408,12 +409,7 @@ pub fn repair(
     for Value { key, place, .. } in raw.newest_of_each(u64::MAX).iter() {
         let Key::Call(seq) = key else { continue };
         let chunk = |index| raw.newest(&Key::Chunk(*seq, index), u64::MAX).map(|it| it.place);
-        let Some(body) = body(&raw, *seq, *place, &chunk)? else {
-            summary.incomplete += 1;
-            continue;
-        };
-        let value = raw.load(*place)?;
-        let Ok(mut call) = queue::decode_call(*seq, &value) else {
+        let Some((mut call, body)) = whole(&raw, *seq, *place, &chunk)? else {
             summary.incomplete += 1;
             continue;
         };
@@ -428,13 +424,13 @@ pub fn repair(
     Ok(summary)
 }
 
-/// The body of the call whose header is at `place`, if all of it is there and whole.
-fn body(
+/// The call whose header is at `place`, and its body, if all of it is there and whole.
+fn whole(
     raw: &Raw,
     seq: u64,
     place: Position,
     chunk: &dyn Fn(u32) -> Option<Position>,
-) -> io::Result<Option<Bytes>> {
+) -> io::Result<Option<(StoredCall, Bytes)>> {
     let value = raw.load(place)?;
     let Ok(sealed) = record::open(Kind::Call, &value) else { return Ok(None) };
     let Ok(header) = queue::header(seq, &sealed) else { return Ok(None) };
@@ -449,7 +445,8 @@ fn body(
     }
     let is_whole =
         body.len() as u64 == header.body_len && crc32fast::hash(&body) == header.body_crc;
-    Ok(is_whole.then(|| body.into()))
+    let call = queue::stored(&header, value.len()).ok().filter(|_| is_whole);
+    Ok(call.map(|call| (call, body.into())))
 }
 
 /// Whether a daemon holds the store's lock. Ours is gone at once, and an open has a moment's

@@ -27,7 +27,7 @@ use std::{
 
 use super::{
     apply::{Applier, Failure, GROUP_BYTES, Group},
-    calls::StoredCall,
+    calls::FoundCall,
     command::Command,
     compact::{self, Compaction, LOOK_EVERY},
     error::{Finding, StoreError},
@@ -71,7 +71,7 @@ pub(super) struct Committer {
     pub(super) outage: Option<Outage>,
     pub(super) tried_at: u64,
     /// What an open within an outage found, until it is reported.
-    pub(super) reopened: Option<(Vec<StoredCall>, Vec<Finding>)>,
+    pub(super) reopened: Option<(Vec<FoundCall>, Vec<Finding>)>,
     /// Whether what an open found may not have been reported for certain.
     pub(super) is_untold: bool,
     pub(super) closing: bool,

@@ -25,7 +25,7 @@ use super::{
     CallStore, StoreError,
     apply::{Applier, Group},
     call_store::Backed,
-    calls::StoredCall,
+    calls::FoundCall,
     command::Command,
     head::{self, AnyHead},
     keys::FACT_TARGET,
@@ -156,7 +156,7 @@ pub struct OpenedMemory {
     /// What commits for it.
     pub committer: MemoryCommitter,
     /// Every whole call, ascending by sequence, dead letters included.
-    pub calls: Vec<StoredCall>,
+    pub calls: Vec<FoundCall>,
     /// The highest sequence ever given out.
     pub last_seq: u64,
 }

@@ -25,7 +25,7 @@ use std::{
 use sled::Db;
 
 use super::{
-    calls::StoredCall,
+    calls::FoundCall,
     compact::is_grown,
     error::{Finding, OpenError},
     facts,
@@ -63,7 +63,7 @@ pub(super) struct Ready {
     pub(super) head: Head,
     pub(super) ledger: Ledger,
     pub(super) live_bytes: u64,
-    pub(super) calls: Vec<StoredCall>,
+    pub(super) calls: Vec<FoundCall>,
     pub(super) findings: Vec<Finding>,
     pub(super) garbage: Vec<sled::IVec>,
     pub(super) history_next: u64,

@@ -6,7 +6,9 @@
 //! never acknowledged (or whose removal was cut short): the next open sweeps them.
 
 use super::{
-    calls::{CallHeader, NewCall, StoredBody, StoredCall, TokenKind, Traits, is_residue},
+    calls::{
+        CallHeader, FoundCall, NewCall, StoredBody, StoredCall, TokenKind, Traits, is_residue,
+    },
     dead_letters,
     error::StoreError,
     keys::{self, CALLS, SENDING, chunk_key, cut, key, number_of},
@@ -22,7 +24,7 @@ use super::{
 use crate::{
     target::Target,
     trace::SpanRef,
-    units::{LaneId, Lanes, OpId, UnixMillis},
+    units::{LaneId, Lanes, OpId, UnixMillis, object_of},
 };
 use bytes::Bytes;
 
@@ -182,10 +184,28 @@ fn to_stored(lanes: &Lanes) -> StoredLanes {
 /// Decodes a call; `seq` is what its key says. Chunks and marks are not looked at.
 pub(super) fn decode_call(seq: u64, value: &[u8]) -> Result<StoredCall, Unreadable> {
     let sealed = record::open(Kind::Call, value)?;
-    let record = header(seq, &sealed)?;
-    let mut call = held(&record, value.len(), &mut Target::default())?;
-    call.traceparent = record.traceparent.map(str::to_owned);
-    Ok(call)
+    stored(&header(seq, &sealed)?, value.len())
+}
+
+/// The call in a record, in a value of so many `bytes`.
+pub(super) fn stored(record: &CallRecord<'_>, bytes: usize) -> Result<StoredCall, Unreadable> {
+    let overhead = (record::OVERHEAD as u64 + 18) * u64::from(record.chunks);
+    let outside = if record.chunks == 0 { 0 } else { record.body_len };
+    Ok(StoredCall {
+        seq: record.seq,
+        header: header_of(record)?,
+        label: record.label.into(),
+        target: record.target.into(),
+        traceparent: record.traceparent.map(str::to_owned),
+        body_len: record.body_len,
+        body_crc: record.body_crc,
+        chunks: record.chunks,
+        bytes: bytes as u64 + outside + overhead,
+        first_sent_at: None,
+        evidence: Bytes::new(),
+        group: None,
+        dead: None,
+    })
 }
 
 /// In how many chunks a call's body is; `None` if its header cannot be read.
@@ -204,23 +224,34 @@ pub(super) fn header<'s>(seq: u64, sealed: &'s Sealed<'_>) -> Result<CallRecord<
     }
 }
 
-/// The call as an open keeps it, of a million perhaps: a target that is equal to the `last` one shares its text, and a
-/// trace context is kept only of a call that was recorded. Beside it, how much of its body is in this value.
-pub(super) fn decode_held(
+/// The part of a body that is in the value of its header, and what the header says of the whole.
+pub(super) struct Inline {
+    pub(super) len: u64,
+    pub(super) crc: u32,
+}
+
+/// The call as an open keeps it: a target that is equal to the `last` one shares its text, and a trace context is kept
+/// only of a call that was recorded.
+pub(super) fn decode_found(
     seq: u64,
     value: &[u8],
     last: &mut Target,
-) -> Result<(StoredCall, u64), Unreadable> {
+) -> Result<(FoundCall, Inline), Unreadable> {
     let sealed = record::open(Kind::Call, value)?;
     let record = header(seq, &sealed)?;
-    Ok((held(&record, value.len(), last)?, record.inline.len() as u64))
+    if record.target != last.as_str() {
+        *last = record.target.into();
+    }
+    let (of, body) = ((seq, header_of(&record)?), (record.body_len, record.chunks));
+    let mut call = FoundCall::new(of, object_of(record.label), body, last.clone());
+    let is_recorded = |text: &&str| SpanRef::parse(text).is_some_and(|span| span.sampled);
+    if let Some(traceparent) = record.traceparent.filter(is_recorded) {
+        call.marks_mut().traceparent = Some(traceparent.into());
+    }
+    Ok((call, Inline { len: record.inline.len() as u64, crc: record.body_crc }))
 }
 
-fn held(
-    record: &CallRecord<'_>,
-    bytes: usize,
-    last: &mut Target,
-) -> Result<StoredCall, Unreadable> {
+fn header_of(record: &CallRecord<'_>) -> Result<CallHeader, Unreadable> {
     let token =
         TokenKind::from_u8(record.token).ok_or(Unreadable::Damaged("token kind is unknown"))?;
     let lanes = match &record.lanes {
@@ -228,34 +259,14 @@ fn held(
         StoredLanes::Many(many) => Lanes::new(many.iter().map(|lane| LaneId(*lane))),
         StoredLanes::All => Lanes::All,
     };
-    if record.target != last.as_str() {
-        *last = record.target.into();
-    }
-    let is_recorded = |text: &&str| SpanRef::parse(text).is_some_and(|span| span.sampled);
-    let overhead = (record::OVERHEAD as u64 + 18) * u64::from(record.chunks);
-    let outside = if record.chunks == 0 { 0 } else { record.body_len };
-    Ok(StoredCall {
-        seq: record.seq,
-        header: CallHeader {
-            op_id: OpId::from_u128(record.op_id),
-            digest: record.digest,
-            uid: record.uid,
-            lanes,
-            token,
-            traits: Traits::from_number(record.traits),
-            accepted_at: UnixMillis::new(record.accepted_at),
-        },
-        label: record.label.into(),
-        target: last.clone(),
-        traceparent: record.traceparent.filter(is_recorded).map(str::to_owned),
-        body_len: record.body_len,
-        body_crc: record.body_crc,
-        chunks: record.chunks,
-        bytes: bytes as u64 + outside + overhead,
-        first_sent_at: None,
-        evidence: Bytes::new(),
-        group: None,
-        dead: None,
+    Ok(CallHeader {
+        op_id: OpId::from_u128(record.op_id),
+        digest: record.digest,
+        uid: record.uid,
+        lanes,
+        token,
+        traits: Traits::from_number(record.traits),
+        accepted_at: UnixMillis::new(record.accepted_at),
     })
 }
 

@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::mpsc, thread};
 use sled::{Db, IVec};
 
 use super::{
-    calls::{StoredCall, StoredGroup},
+    calls::{FoundCall, Marks, StoredGroup},
     dead_letters,
     error::Finding,
     facts,
@@ -60,7 +60,7 @@ pub(super) struct Scanned {
     /// What sled shows otherwise than the plan says.
     pub(super) differs: Option<String>,
     /// Ascending by sequence, dead letters included.
-    pub(super) calls: Vec<StoredCall>,
+    pub(super) calls: Vec<FoundCall>,
     pub(super) findings: Vec<Finding>,
     /// Keys that belong to nothing.
     pub(super) garbage: Vec<IVec>,
@@ -270,19 +270,19 @@ impl Scan<'_> {
 
     fn call(&mut self, seq: u64, value: &[u8]) -> Result<(), Unreadable> {
         self.headers.insert(seq);
-        let decoded = queue::decode_held(seq, value, &mut self.target);
+        let decoded = queue::decode_found(seq, value, &mut self.target);
         let says =
             decoded.as_ref().map_or(Says::Itself, |(call, _)| queue::says(call.header.traits));
         self.found.ledger.written(&keys::key(keys::CALLS, seq), says, 0);
         let (call, inline) = decoded?;
         let whole = if call.chunks == 0 {
-            inline == call.body_len
+            inline.len == call.body_len
         } else {
             self.pieces.get(&seq).is_some_and(|pieces| {
                 !pieces.broken
                     && pieces.indices.len() as u64 == u64::from(call.chunks)
                     && pieces.bytes == call.body_len
-                    && pieces.crc.clone().finalize() == call.body_crc
+                    && pieces.crc.clone().finalize() == inline.crc
             })
         };
         if !whole {
@@ -372,7 +372,8 @@ impl Scan<'_> {
                 }
                 note.is_some()
             } else {
-                call.dead = Some(Box::new(dead_letters::decode_or_undecodable(seq, &value)));
+                let mark = dead_letters::decode_or_undecodable(seq, &value);
+                call.marks_mut().dead = Some(Box::new(mark));
                 dead_letters::decode(seq, &value).is_some()
             };
             if !whole {
@@ -389,9 +390,10 @@ impl Scan<'_> {
         self.finish_requeues();
         let mut counts = self.found.counts;
         for call in self.calls.values() {
-            counts.dead += u64::from(call.dead.is_some());
-            counts.pending += u64::from(call.dead.is_none());
-            counts.sending += u64::from(call.dead.is_none() && call.first_sent_at.is_some());
+            let Marks { dead, first_sent_at, .. } = call.marks();
+            counts.dead += u64::from(dead.is_some());
+            counts.pending += u64::from(dead.is_none());
+            counts.sending += u64::from(dead.is_none() && first_sent_at.is_some());
         }
         counts.leftovers = self.found.garbage.len() as u64;
         self.found.counts = counts;
@@ -431,24 +433,26 @@ impl Scan<'_> {
         let broken = present.len() < group.members.len();
         let id = group.members.first().copied().unwrap_or_default();
         // A burial that was cut short is finished: a group is one dead letter.
-        let dead = present.iter().find_map(|seq| self.calls.get(*seq)?.dead.clone());
+        let dead = present.iter().find_map(|seq| self.calls.get(*seq)?.marks().dead.clone());
         for seq in present {
             let Some(call) = self.calls.get_mut(*seq) else { continue };
             call.noted(note);
-            call.group = Some(Box::new(StoredGroup { id, token: group.token, broken }));
-            call.dead = call.dead.take().or_else(|| dead.clone());
+            let marks = call.marks_mut();
+            marks.group = Some(Box::new(StoredGroup { id, token: group.token, broken }));
+            marks.dead = marks.dead.take().or_else(|| dead.clone());
         }
     }
 
     /// The note of `seq` cannot be read, and may have been one of a group: whatever could have been sent with it
     /// and has no note of its own is in doubt, too.
     fn doubt_all_of(&mut self, seq: u64, gather: u64) {
-        let alike = |call: &&mut StoredCall| call.header.traits.gather() == Some(gather);
+        let alike = |call: &&mut FoundCall| call.header.traits.gather() == Some(gather);
         for call in self.calls.values_mut().filter(alike) {
-            if call.first_sent_at.is_none() || call.seq == seq {
+            if call.marks().first_sent_at.is_none() || call.seq == seq {
                 call.noted(&Note::default());
                 let token = call.header.op_id;
-                call.group = Some(Box::new(StoredGroup { id: seq, token, broken: true }));
+                let group = StoredGroup { id: seq, token, broken: true };
+                call.marks_mut().group = Some(Box::new(group));
             }
         }
     }
@@ -481,7 +485,7 @@ impl Scan<'_> {
     /// A crash within a requeue may leave the dead letter beside the call that took its place: the
     /// new one was written first, so the old one goes.
     fn finish_requeues(&mut self) {
-        let dead = self.calls.values().filter(|call| call.dead.is_some());
+        let dead = self.calls.values().filter(|call| call.marks().dead.is_some());
         let mut newest: HashMap<_, _> = dead.map(|call| (call.header.op_id, call.seq)).collect();
         if newest.is_empty() {
             return;
@@ -491,8 +495,8 @@ impl Scan<'_> {
                 *seq = call.seq.max(*seq);
             }
         }
-        let is_replaced = |call: &&StoredCall| {
-            call.dead.is_some() && newest.get(&call.header.op_id) > Some(&call.seq)
+        let is_replaced = |call: &&FoundCall| {
+            call.marks().dead.is_some() && newest.get(&call.header.op_id) > Some(&call.seq)
         };
         let replaced: Vec<u64> =
             self.calls.values().filter(is_replaced).map(|call| call.seq).collect();

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use super::{
-    calls::StoredCall,
+    calls::FoundCall,
     error::{Finding, StoreError},
     faults::Faults,
 };
@@ -57,7 +57,7 @@ pub enum StoreEvent {
     /// then, so that it can send again what failed.
     Reopened {
         /// Every whole call.
-        calls: Vec<StoredCall>,
+        calls: Vec<FoundCall>,
     },
     /// The store was rebuilt into new files.
     Rebuilt {

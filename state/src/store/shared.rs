@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FlockOperation, flock};
 
 use super::{
-    calls::StoredCall,
+    calls::FoundCall,
     command::Command,
     error::{Finding, OpenError},
     guard::caught,
@@ -47,7 +47,7 @@ impl Shared {
     }
 
     /// Says what the store holds. Returns what the listener has sent meanwhile.
-    pub(super) fn emit_reopened(&self, calls: Vec<StoredCall>) -> Vec<Command> {
+    pub(super) fn emit_reopened(&self, calls: Vec<FoundCall>) -> Vec<Command> {
         *self.answering.lock() = Some((thread::current().id(), Vec::new()));
         self.emit(StoreEvent::Reopened { calls });
         self.answering.lock().take().map(|(_, sent)| sent).unwrap_or_default()

@@ -195,7 +195,7 @@ fn a_call_comes_back_as_it_was_appended() {
 
     let again = open(dir.path());
     assert_eq!(again.last_seq, 4);
-    assert!(matches!(&again.calls[..], [only] if *only == kept));
+    assert!(matches!(&again.calls[..], [only] if *only == kept.clone().into()));
     assert_eq!(
         (kept.header.op_id, kept.header.digest, kept.header.uid),
         (sent.header.op_id, sent.header.digest, sent.header.uid)
@@ -288,9 +288,9 @@ fn marks_survive_and_want_a_call() {
     assert_eq!(wait(|done| opened.store.bury(3, mark(DeadReason::Expired), done)), missing);
     drop(opened);
     let again = open(dir.path());
-    assert_eq!(again.calls[0].first_sent_at, Some(UnixMillis::new(9)));
-    assert_eq!(again.calls[1].dead.as_deref(), Some(&mark(DeadReason::Ambiguous)));
-    assert_eq!(again.store.call(2).unwrap(), again.calls[1]);
+    assert_eq!(again.calls[0].marks().first_sent_at, Some(UnixMillis::new(9)));
+    assert_eq!(again.calls[1].marks().dead.as_deref(), Some(&mark(DeadReason::Ambiguous)));
+    assert_eq!(FoundCall::from(again.store.call(2).unwrap()), again.calls[1]);
 }
 
 #[test]
@@ -313,7 +313,7 @@ fn a_requeue_keeps_the_call_and_its_op_id_under_a_new_sequence() {
             (new.seq, new.header.op_id, new.header.digest),
             (2, old.header.op_id, old.header.digest)
         );
-        assert_eq!((new.first_sent_at, &new.dead), (None, &None));
+        assert_eq!((new.marks().first_sent_at, &new.marks().dead), (None, &None));
         assert_eq!(again.store.body(2).unwrap(), body(1, length));
         drop(again);
         let chunks = contents(dir.path()).keys().filter(|key| key[0] == b'c').count();

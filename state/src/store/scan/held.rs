@@ -1,12 +1,12 @@
 //! The calls that a scan has found. They come in rising order but for those that are in packs.
 
-use crate::{seqs::SeqSet, store::calls::StoredCall};
+use crate::{seqs::SeqSet, store::calls::FoundCall};
 
 /// See the [module](self). A million calls are here for a moment: one vector takes half of the memory that a map and the
 /// vector made of it would.
 #[derive(Default)]
 pub(super) struct Held {
-    calls: Vec<StoredCall>,
+    calls: Vec<FoundCall>,
     /// A call came behind one of a higher sequence.
     is_mixed: bool,
     removed: SeqSet,
@@ -14,7 +14,7 @@ pub(super) struct Held {
 
 impl Held {
     /// Adds a call. One that came earlier with its sequence is replaced once they are [in order](Self::arrange).
-    pub(super) fn push(&mut self, call: StoredCall) {
+    pub(super) fn push(&mut self, call: FoundCall) {
         self.is_mixed |= self.calls.last().is_some_and(|last| last.seq >= call.seq);
         self.calls.push(call);
     }
@@ -41,33 +41,33 @@ impl Held {
         (!self.removed.contains(seq)).then_some(index)
     }
 
-    pub(super) fn get(&self, seq: u64) -> Option<&StoredCall> {
+    pub(super) fn get(&self, seq: u64) -> Option<&FoundCall> {
         self.calls.get(self.index_of(seq)?)
     }
 
-    pub(super) fn get_mut(&mut self, seq: u64) -> Option<&mut StoredCall> {
+    pub(super) fn get_mut(&mut self, seq: u64) -> Option<&mut FoundCall> {
         let index = self.index_of(seq)?;
         self.calls.get_mut(index)
     }
 
     /// Takes a call out; returns it as it was.
-    pub(super) fn remove(&mut self, seq: u64) -> Option<&StoredCall> {
+    pub(super) fn remove(&mut self, seq: u64) -> Option<&FoundCall> {
         let index = self.index_of(seq)?;
         self.removed.insert(seq);
         self.calls.get(index)
     }
 
-    pub(super) fn values(&self) -> impl Iterator<Item = &StoredCall> {
+    pub(super) fn values(&self) -> impl Iterator<Item = &FoundCall> {
         self.calls.iter().filter(|call| !self.removed.contains(call.seq))
     }
 
-    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut StoredCall> {
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut FoundCall> {
         let removed = &self.removed;
         self.calls.iter_mut().filter(|call| !removed.contains(call.seq))
     }
 
     /// Those that are left, in rising order.
-    pub(super) fn into_vec(mut self) -> Vec<StoredCall> {
+    pub(super) fn into_vec(mut self) -> Vec<FoundCall> {
         if !self.removed.is_empty() {
             self.calls.retain(|call| !self.removed.contains(call.seq));
         }
@@ -87,30 +87,17 @@ mod tests {
         units::{LaneId, Lanes, OpId, UnixMillis},
     };
 
-    fn stored(seq: u64, bytes: u64) -> StoredCall {
-        StoredCall {
-            seq,
-            header: CallHeader {
-                op_id: OpId::from_u128(1),
-                digest: 0,
-                uid: 0,
-                lanes: Lanes::One(LaneId(1)),
-                token: TokenKind::Absolute,
-                traits: Traits::default(),
-                accepted_at: UnixMillis::default(),
-            },
-            label: "SET a".into(),
-            target: "redis://localhost:6379/0".into(),
-            traceparent: None,
-            body_len: 0,
-            body_crc: 0,
-            chunks: 0,
-            bytes,
-            first_sent_at: None,
-            evidence: bytes::Bytes::new(),
-            group: None,
-            dead: None,
-        }
+    fn stored(seq: u64, body_len: u64) -> FoundCall {
+        let header = CallHeader {
+            op_id: OpId::from_u128(1),
+            digest: 0,
+            uid: 0,
+            lanes: Lanes::One(LaneId(1)),
+            token: TokenKind::Absolute,
+            traits: Traits::default(),
+            accepted_at: UnixMillis::default(),
+        };
+        FoundCall::new((seq, header), 0, (body_len, 0), "redis://localhost:6379/0".into())
     }
 
     proptest! {
@@ -126,21 +113,21 @@ mod tests {
             }
             held.arrange();
             for seq in removed {
-                prop_assert_eq!(held.remove(seq).map(|call| call.bytes), plain.remove(&seq));
+                prop_assert_eq!(held.remove(seq).map(|call| call.body_len), plain.remove(&seq));
             }
             for seq in 0..40 {
-                prop_assert_eq!(held.get(seq).map(|call| call.bytes), plain.get(&seq).copied());
+                prop_assert_eq!(held.get(seq).map(|call| call.body_len), plain.get(&seq).copied());
                 if let Some(call) = held.get_mut(seq) {
-                    call.bytes += 1;
+                    call.body_len += 1;
                 }
             }
-            held.values_mut().for_each(|call| call.bytes += 1);
+            held.values_mut().for_each(|call| call.body_len += 1);
             for bytes in plain.values_mut() {
                 // Through each of both ways.
                 *bytes += 2;
             }
             let expected: Vec<_> = plain.into_iter().collect();
-            let pairs = |call: &StoredCall| (call.seq, call.bytes);
+            let pairs = |call: &FoundCall| (call.seq, call.body_len);
             prop_assert_eq!(held.values().map(pairs).collect::<Vec<_>>(), expected.clone());
             prop_assert_eq!(held.into_vec().iter().map(pairs).collect::<Vec<_>>(), expected);
         }

@@ -11,7 +11,7 @@ trait Bench {
     fn settle(&mut self);
 
     /// Closes the store and opens it again; the calls that it holds, and the last sequence.
-    fn reopen(&mut self) -> (Vec<StoredCall>, u64);
+    fn reopen(&mut self) -> (Vec<FoundCall>, u64);
 }
 
 struct OnDisk {
@@ -26,7 +26,7 @@ impl Bench for OnDisk {
 
     fn settle(&mut self) {}
 
-    fn reopen(&mut self) -> (Vec<StoredCall>, u64) {
+    fn reopen(&mut self) -> (Vec<FoundCall>, u64) {
         drop(self.opened.take());
         let opened = self.opened.insert(open(self.dir.path()));
         assert_eq!(opened.findings, []);
@@ -48,7 +48,7 @@ impl Bench for InMemory {
         self.opened.committer.settle();
     }
 
-    fn reopen(&mut self) -> (Vec<StoredCall>, u64) {
+    fn reopen(&mut self) -> (Vec<FoundCall>, u64) {
         self.opened = self.disk.open(&"redis://localhost:6379/0".into()).unwrap();
         self.opened.committer.settle();
         (self.opened.calls.clone(), self.opened.last_seq)
@@ -75,7 +75,7 @@ fn a_call_comes_back(bench: &mut dyn Bench) {
     assert_eq!((kept.header.op_id, kept.body_len), (call(5, b"").header.op_id, 5));
     let (calls, last_seq) = bench.reopen();
     assert_eq!(calls.iter().map(|call| call.seq).collect::<Vec<_>>(), [3, 5]);
-    assert_eq!((last_seq, &calls[1]), (5, &kept));
+    assert_eq!((last_seq, &calls[1]), (5, &kept.into()));
     assert_eq!(
         bench.store().bodies(&[5, 4, 3]),
         [Ok(Bytes::from("small")), Err(StoreError::NotFound { seq: 4 }), Ok(large.into())]
@@ -98,14 +98,20 @@ fn marks_are_kept_and_taken_back(bench: &mut dyn Bench) {
     assert_eq!(absent, Err(StoreError::NotFound { seq: 99 }));
     run(bench, |store, done| store.take_back_note(11, done)).unwrap();
     run(bench, |store, done| store.revive(&[12], done)).unwrap();
-    let check = |calls: &[StoredCall]| {
+    let check = |calls: &[FoundCall]| {
         let shown: Vec<_> = calls
             .iter()
-            .map(|call| (call.seq, call.first_sent_at.map(UnixMillis::get), call.dead.is_some()))
+            .map(|call| {
+                (
+                    call.seq,
+                    call.marks().first_sent_at.map(UnixMillis::get),
+                    call.marks().dead.is_some(),
+                )
+            })
             .collect();
         assert_eq!(shown, [(11, None, true), (12, Some(12), false), (13, Some(13), true)]);
     };
-    let now: Vec<_> = (11..=13).map(|seq| bench.store().call(seq).unwrap()).collect();
+    let now: Vec<_> = (11..=13).map(|seq| bench.store().call(seq).unwrap().into()).collect();
     check(&now);
     check(&bench.reopen().0);
     run(bench, |store, done| store.requeue(13, 14, true, done)).unwrap();
@@ -119,13 +125,13 @@ fn marks_are_kept_and_taken_back(bench: &mut dyn Bench) {
             (
                 call.seq,
                 call.header.op_id == self::call(call.seq - 1, b"").header.op_id,
-                call.dead.is_some(),
+                call.marks().dead.is_some(),
             )
         })
         .collect();
     assert_eq!(shown, [(12, false, false), (14, true, false), (15, false, false)]);
-    assert_eq!(calls[1].first_sent_at, Some(UnixMillis::new(13)), "it keeps its note");
-    assert_eq!(calls[2].first_sent_at, None);
+    assert_eq!(calls[1].marks().first_sent_at, Some(UnixMillis::new(13)), "it keeps its note");
+    assert_eq!(calls[2].marks().first_sent_at, None);
     run(bench, |store, done| store.remove(vec![12, 14, 15], done)).unwrap();
 }
 
@@ -139,7 +145,7 @@ fn a_replacement_takes_the_place(bench: &mut dyn Bench) {
         run(bench, |store, done| store.replace(&NewCall { seq: 22, ..residue.clone() }, done));
     assert_eq!(absent, Err(StoreError::NotFound { seq: 22 }));
     let (calls, _) = bench.reopen();
-    assert_eq!((calls[0].header.traits, calls[0].first_sent_at), (traits, None));
+    assert_eq!((calls[0].header.traits, calls[0].marks().first_sent_at), (traits, None));
     assert_eq!(bench.store().body(21).unwrap(), "what is left");
     run(bench, |store, done| store.remove(vec![21], done)).unwrap();
 }
@@ -206,7 +212,7 @@ fn completions_run_in_order(bench: &mut dyn Bench) {
     let expected: Vec<_> = (1..=7).map(|n| (n, n != 5)).collect();
     assert_eq!(told, expected);
     let (calls, _) = bench.reopen();
-    assert_eq!(calls[0].first_sent_at, Some(UnixMillis::new(2)));
+    assert_eq!(calls[0].marks().first_sent_at, Some(UnixMillis::new(2)));
     assert_eq!(bench.store().fact("f").unwrap(), [2]);
     run(bench, |store, done| store.remove(vec![41, 42], done)).unwrap();
 }

@@ -94,9 +94,13 @@ fn what_is_lost_is_named_told_once_and_kept_and_the_rest_serves() {
     };
     assert_eq!((&calls[..], &notes[..], &dead[..]), (&[1, 3][..], &[5][..], &[4][..]));
     assert!(kept.join("db").is_file());
-    let dead = opened.calls[1].dead.as_ref().unwrap();
+    let dead = opened.calls[1].marks().dead.as_ref().unwrap();
     assert_eq!(dead.reason, DeadReason::Undecodable, "it does not come back to life");
-    assert_eq!(opened.calls[2].first_sent_at, Some(opened.calls[2].header.accepted_at), "in doubt");
+    assert_eq!(
+        opened.calls[2].marks().first_sent_at,
+        Some(opened.calls[2].header.accepted_at),
+        "in doubt"
+    );
     assert!(matches!(opened.store.body(1), Err(StoreError::NotFound { seq: 1 })));
     for seq in [2, 6] {
         assert_eq!(opened.store.body(seq).unwrap(), content(seq));
@@ -495,9 +499,9 @@ fn a_store_goes_to_the_first_format_and_comes_back() {
     let opened = open(dir.path());
     assert_eq!(opened.findings, [Finding::Upgraded]);
     assert_eq!((seqs(&opened), opened.last_seq), (vec![2, 3, 4, 5, 6], 6));
-    assert_eq!(opened.calls[2].dead.as_deref(), Some(&mark(DeadReason::Rejected)));
-    assert_eq!(opened.calls[3].first_sent_at, Some(UnixMillis::new(9)));
-    assert_eq!(opened.calls[4].first_sent_at, None);
+    assert_eq!(opened.calls[2].marks().dead.as_deref(), Some(&mark(DeadReason::Rejected)));
+    assert_eq!(opened.calls[3].marks().first_sent_at, Some(UnixMillis::new(9)));
+    assert_eq!(opened.calls[4].marks().first_sent_at, None);
     for seq in 2..=6 {
         assert_eq!(opened.store.body(seq).unwrap(), content(seq));
     }

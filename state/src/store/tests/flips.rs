@@ -86,8 +86,8 @@ fn judge(dir: &Path, live: &BTreeMap<u64, (bool, bool)>, what: &str) -> End {
         assert_eq!(opened.store.body(call.seq).unwrap(), content(call.seq), "{what}");
         let (sent, dead) =
             live.get(&call.seq).unwrap_or_else(|| panic!("{what}: {call:?} is back"));
-        assert!(call.dead.is_some() == *dead, "{what}: {call:?}");
-        assert!(call.first_sent_at.is_some() == *sent, "{what}: {call:?}");
+        assert!(call.marks().dead.is_some() == *dead, "{what}: {call:?}");
+        assert!(call.marks().first_sent_at.is_some() == *sent, "{what}: {call:?}");
     }
     let found = seqs(&opened);
     let missing: Vec<u64> = live.keys().copied().filter(|seq| !found.contains(seq)).collect();

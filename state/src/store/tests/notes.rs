@@ -40,12 +40,15 @@ fn a_note_keeps_its_evidence_and_can_be_taken_back() {
     wait(|done| opened.store.note_sending(1, &note, done)).unwrap();
     wait(|done| opened.store.note_sending(2, &noted(9), done)).unwrap();
     let opened = reopen(opened, dir.path());
-    assert_eq!(opened.calls[0].first_sent_at, Some(UnixMillis::new(9)));
-    assert_eq!(opened.calls[0].evidence, "uuid 12");
+    assert_eq!(opened.calls[0].marks().first_sent_at, Some(UnixMillis::new(9)));
+    assert_eq!(opened.calls[0].marks().evidence, "uuid 12");
     wait(|done| opened.store.take_back_note(1, done)).unwrap();
     let opened = reopen(opened, dir.path());
-    assert_eq!((opened.calls[0].first_sent_at, &*opened.calls[0].evidence), (None, &b""[..]));
-    assert!(opened.calls[1].first_sent_at.is_some());
+    assert_eq!(
+        (opened.calls[0].marks().first_sent_at, &*opened.calls[0].marks().evidence),
+        (None, &b""[..])
+    );
+    assert!(opened.calls[1].marks().first_sent_at.is_some());
 }
 
 #[test]
@@ -72,20 +75,26 @@ fn a_group_comes_back_as_a_whole_with_its_token() {
     let opened = store_of(dir.path(), 4);
     wait(|done| opened.store.note_sending(2, &group(&[2, 3, 4], false), done)).unwrap();
     let opened = reopen(opened, dir.path());
-    assert_eq!((&opened.calls[0].group, opened.calls[0].first_sent_at), (&None, None));
+    assert_eq!(
+        (&opened.calls[0].marks().group, opened.calls[0].marks().first_sent_at),
+        (&None, None)
+    );
     for call in &opened.calls[1..] {
         let whole = StoredGroup { id: 2, token: OpId::from_u128(77), broken: false };
-        assert_eq!((call.group.as_deref(), &*call.evidence), (Some(&whole), &b"baseline"[..]));
-        assert_eq!(call.first_sent_at, Some(UnixMillis::new(9)));
+        assert_eq!(
+            (call.marks().group.as_deref(), &*call.marks().evidence),
+            (Some(&whole), &b"baseline"[..])
+        );
+        assert_eq!(call.marks().first_sent_at, Some(UnixMillis::new(9)));
     }
 }
 
 /// What an open finds of each call: when it was sent first, and the first call of its group.
 fn judged(opened: &Opened) -> Vec<(Option<u64>, Option<u64>)> {
     let judged = opened.calls.iter().map(|call| {
-        let group = call.group.as_ref().map(|group| (group.id, group.broken));
+        let group = call.marks().group.as_ref().map(|group| (group.id, group.broken));
         assert!(group.is_none_or(|(_, broken)| !broken), "{call:?}");
-        (call.first_sent_at.map(UnixMillis::get), group.map(|(id, _)| id))
+        (call.marks().first_sent_at.map(UnixMillis::get), group.map(|(id, _)| id))
     });
     judged.collect()
 }
@@ -101,7 +110,7 @@ fn a_group_of_which_one_call_was_noted_later_was_dissolved_though_its_note_is_th
     let opened = reopen(opened, dir.path());
     let fresh: (Option<u64>, Option<u64>) = (None, None);
     assert_eq!(judged(&opened), [fresh, (Some(11), None), fresh, fresh]);
-    assert_eq!(opened.calls[1].evidence, "its own");
+    assert_eq!(opened.calls[1].marks().evidence, "its own");
 
     // A half of it, which is sent as one.
     wait(|done| opened.store.note_sending(3, &group(&[3, 4], false), done)).unwrap();
@@ -128,7 +137,7 @@ fn what_is_left_of_a_group_that_was_applied_is_removed() {
     append(&opened.store, 9, b"more");
     let opened = reopen(opened, dir.path());
     assert_eq!(seqs(&opened), [1, 9]);
-    assert_eq!(opened.calls[1].group, None);
+    assert_eq!(opened.calls[1].marks().group, None);
 }
 
 #[test]
@@ -141,7 +150,9 @@ fn a_group_with_a_member_missing_is_in_doubt_for_ever() {
     let opened = reopen(opened, dir.path());
     assert_eq!(seqs(&opened), [1, 2, 4]);
     for call in &opened.calls[1..] {
-        assert!(call.first_sent_at.is_some() && call.group.as_ref().unwrap().broken);
+        assert!(
+            call.marks().first_sent_at.is_some() && call.marks().group.as_ref().unwrap().broken
+        );
     }
 }
 
@@ -153,10 +164,12 @@ fn a_group_is_one_dead_letter_and_revived_as_one() {
     // A burial that a crash cut short.
     wait(|done| opened.store.bury(2, mark(DeadReason::Ambiguous), done)).unwrap();
     let opened = reopen(opened, dir.path());
-    assert!(opened.calls.iter().all(|call| call.dead.is_some()));
+    assert!(opened.calls.iter().all(|call| call.marks().dead.is_some()));
     wait(|done| opened.store.revive(&[1, 2, 3], done)).unwrap();
     let opened = reopen(opened, dir.path());
-    assert!(opened.calls.iter().all(|call| call.dead.is_none() && call.group.is_some()));
+    assert!(
+        opened.calls.iter().all(|call| call.marks().dead.is_none() && call.marks().group.is_some())
+    );
 }
 
 #[test]
@@ -170,9 +183,12 @@ fn a_requeue_keeps_the_doubt_if_it_is_asked_to() {
         wait(|done| opened.store.requeue(1, 2, keep, done)).unwrap();
         let opened = reopen(opened, dir.path());
         let [call] = opened.calls.as_slice() else { panic!("{:?}", opened.calls) };
-        assert_eq!((call.seq, &call.dead, call.header.traits.gather()), (2, &None, Some(5)));
-        assert_eq!(call.first_sent_at, keep.then(|| UnixMillis::new(9)));
-        assert_eq!(call.evidence, if keep { "e" } else { "" });
+        assert_eq!(
+            (call.seq, &call.marks().dead, call.header.traits.gather()),
+            (2, &None, Some(5))
+        );
+        assert_eq!(call.marks().first_sent_at, keep.then(|| UnixMillis::new(9)));
+        assert_eq!(call.marks().evidence, if keep { "e" } else { "" });
     }
 }
 
@@ -184,8 +200,8 @@ fn a_call_that_was_sent_before_it_was_queued_is_never_found_without_its_note() {
     let sent = NewCall { note: Some(note), ..call(1, &body(1, 9_000)) };
     wait(|done| opened.store.append(sent, done)).unwrap();
     let opened = reopen(opened, dir.path());
-    assert_eq!(opened.calls[0].first_sent_at, Some(UnixMillis::new(4)));
-    assert_eq!(opened.calls[0].evidence, "live");
+    assert_eq!(opened.calls[0].marks().first_sent_at, Some(UnixMillis::new(4)));
+    assert_eq!(opened.calls[0].marks().evidence, "live");
 }
 
 #[test]
@@ -201,7 +217,7 @@ fn a_call_is_replaced_in_its_place_whatever_its_size_was() {
     assert_eq!(opened.store.body(1).unwrap(), "what is left");
     let opened = reopen(opened, dir.path());
     assert_eq!(seqs(&opened), [1, 2]);
-    assert_eq!((opened.calls[0].header.traits, opened.calls[0].first_sent_at), (due, None));
+    assert_eq!((opened.calls[0].header.traits, opened.calls[0].marks().first_sent_at), (due, None));
     assert_eq!(opened.store.body(1).unwrap(), "what is left");
     let missing = wait(|done| opened.store.replace(&NewCall { seq: 7, ..residue.clone() }, done));
     assert_eq!(missing, Err(StoreError::NotFound { seq: 7 }));
@@ -224,7 +240,10 @@ fn an_illegible_note_puts_all_that_it_may_have_named_in_doubt() {
     flip_everywhere(dir.path(), &note);
     let opened = Store::open(settings(dir.path())).unwrap();
     for call in &opened.calls[..3] {
-        assert!(call.first_sent_at.is_some() && call.group.as_ref().unwrap().broken, "{call:?}");
+        assert!(
+            call.marks().first_sent_at.is_some() && call.marks().group.as_ref().unwrap().broken,
+            "{call:?}"
+        );
     }
-    assert_eq!(opened.calls[3].first_sent_at, None);
+    assert_eq!(opened.calls[3].marks().first_sent_at, None);
 }

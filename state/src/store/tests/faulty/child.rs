@@ -18,7 +18,7 @@ fn tell(line: &str) {
     out.flush().unwrap();
 }
 
-fn listed(calls: &[StoredCall]) -> String {
+fn listed(calls: &[FoundCall]) -> String {
     calls.iter().map(|call| format!(" {}", call.seq)).collect()
 }
 

@@ -271,10 +271,10 @@ impl Model {
             if !known.bodies.iter().any(|(name, length)| read == content(*name, *length)) {
                 return Err(format!("{} has another body", call.seq));
             }
-            if !known.noted.admits(call.first_sent_at.is_some()) {
+            if !known.noted.admits(call.marks().first_sent_at.is_some()) {
                 return Err(format!("{} has or lacks a note: {known:?}", call.seq));
             }
-            if !known.dead.admits(call.dead.is_some()) {
+            if !known.dead.admits(call.marks().dead.is_some()) {
                 return Err(format!("{} is dead or not: {known:?}", call.seq));
             }
         }
