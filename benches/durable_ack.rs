@@ -37,7 +37,7 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_state::{
-    LaneId, Lanes, OpId, UnixMillis,
+    LaneId, Lanes, OpId, Target, UnixMillis,
     store::{CallHeader, CallStore, Faults, NewCall, Store, StoreSettings, TokenKind, Traits},
 };
 
@@ -144,15 +144,17 @@ impl Side for Engine {
 
 struct Stored {
     store: Store,
+    target: Target,
     next: AtomicU64,
     cleared: AtomicU64,
 }
 
 impl Stored {
     fn open(dir: &Path) -> Self {
+        let target = Target::from("redis://bench:6379/0");
         let settings = StoreSettings {
             dir: dir.to_owned(),
-            target: "redis://bench:6379/0".into(),
+            target: target.clone(),
             disk_floor: 64 << 20,
             unix_now: Arc::new(|| UnixMillis::new(unix_millis())),
             on_event: Arc::new(|event| println!("{event:?}")),
@@ -160,7 +162,7 @@ impl Stored {
             faults: Faults::default(),
         };
         let store = Store::open(settings).expect("store").store;
-        Self { store, next: AtomicU64::new(1), cleared: AtomicU64::new(1) }
+        Self { store, target, next: AtomicU64::new(1), cleared: AtomicU64::new(1) }
     }
 }
 
@@ -201,6 +203,7 @@ impl Side for Stored {
                 traits: Traits::default(),
                 accepted_at: UnixMillis::new(1_790_000_000_000),
             },
+            target: self.target.clone(),
             label: "SET user".into(),
             traceparent: None,
             note: None,

@@ -28,10 +28,11 @@
 //! | the answer | the same |
 //!
 //! If the core does not take them, what it has taken is given back, and the file is written as it was: then the answer
-//! is that nothing has changed. A crash before that leaves the new settings, which nobody knows of.
+//! is that nothing has changed. So it is if the file cannot be replaced, as the new one may be in its place for all
+//! that. A crash before that leaves the new settings, which nobody knows of.
 //!
 //! A change whose time is over is dropped when it is read, so that one that ran out while no daemon ran is not in
-//! effect again. A file that cannot be read, or a change in it, is left out with a warning, and shown for as long as
+//! effect again. One that was made for a time lasts no longer than that, wherever the wall clock is set ([`timed`]). A file that cannot be read, or a change in it, is left out with a warning, and shown for as long as
 //! the daemon runs ([`Config::left_out`]); a change that no longer fits is dropped with a warning. None of that stops a
 //! start.
 
@@ -39,6 +40,7 @@ pub(crate) mod edit;
 pub(crate) mod file;
 #[cfg(test)]
 mod tests;
+pub(crate) mod timed;
 
 use std::time::SystemTime;
 

@@ -1,5 +1,6 @@
 //! What every kind's connections are made of: dialling, TLS, HTTP/1, gRPC.
 
+pub(crate) mod address;
 pub(crate) mod browser;
 pub(crate) mod dial;
 pub(crate) mod endpoint;

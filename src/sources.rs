@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use crate::{
-    changes::{self, edit::Refusal, file::Found},
+    changes::{self, edit::Refusal, file::Found, timed::of_earlier_run},
     config::{Change, Config, ConfigErrors, Environment, Flags},
     kinds,
 };
@@ -53,13 +53,18 @@ fn load(flags: &Flags, env: &Environment, changes: &[Change]) -> Result<Config, 
     let told = |why: &String| format!("changes at run time are left out: {why}");
     let mut told: Vec<String> = left_out.iter().map(told).collect();
     let lasting = changes.iter().filter(|change| !change.persisted).cloned();
-    let all: Vec<Change> = found.changes.into_iter().chain(lasting).collect();
+    let now = SystemTime::now();
+    // Those that this run knows have their times already.
+    let timed = |change: Change| {
+        if changes.contains(&change) { change } else { of_earlier_run(change, now) }
+    };
+    let all: Vec<Change> = found.changes.into_iter().map(timed).chain(lasting).collect();
     if all.is_empty() {
         let warnings = [base.warnings, told].concat();
         return Ok(Config { warnings, left_out, ..base });
     }
     let with = |changes: &[Change]| base.with(flags, env, changes, &sections);
-    let (config, dropped) = changes::settle(&base, with, all, SystemTime::now());
+    let (config, dropped) = changes::settle(&base, with, all, now);
     told.extend(dropped);
     let warnings = [base.warnings, told].concat();
     Ok(Config { warnings, left_out, ..config })

@@ -188,12 +188,18 @@ impl StateDir {
         answer
     }
 
-    /// Takes what an operator has decided, once it is written down.
+    /// Takes what an operator has decided, once it is written down. If it cannot be, the file is as it was, or the error
+    /// says that it may not be.
     fn accept<T>(&self, decide: impl FnOnce(&mut Origin) -> T) -> std::io::Result<T> {
         let mut kept = self.kept.lock();
         let mut accepted = kept.origin.clone();
         let answer = decide(&mut accepted);
-        origin::write(&self.path, &accepted)?;
+        if let Err(error) = origin::write(&self.path, &accepted) {
+            // It may be in its place for all that.
+            let Err(again) = origin::write(&self.path, &kept.origin) else { return Err(error) };
+            let more = "and it could not be undone, so it may be in effect after a restart";
+            return Err(std::io::Error::other(format!("{error}; {more}: {again}")));
+        }
         kept.origin = accepted;
         Ok(answer)
     }

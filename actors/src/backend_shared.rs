@@ -42,6 +42,8 @@ pub struct BackendShared {
     pub(crate) kept_is_loaded: AtomicBool,
     /// Held while what is cached is written down.
     pub(crate) saving: Mutex<()>,
+    /// Held while the breaker's memory is read and handed to the store.
+    pub(crate) remembering: Mutex<()>,
     /// [`Cache::outlasting`] when that file was written.
     pub(crate) start_up_saved: AtomicU64,
     /// The connector.
@@ -91,17 +93,20 @@ impl BackendShared {
 
     /// Writes the breaker's memory; `then` runs once it is synced, or with the reason why it cannot be.
     pub(crate) fn remember(&self, then: impl FnOnce(Result<(), String>) + Send + 'static) {
+        // Whoever comes later has read later, and so writes over what is older.
+        let _later = self.remembering.lock();
+        let store = match self.queue.store() {
+            Ok(store) => store,
+            Err(error) => return then(Err(error.to_string())),
+        };
         let circuit = &self.circuit;
         let mut memory = circuit.breaker.memory(circuit.clock.now(), circuit.clock.unix());
         memory.offline = circuit.holds().operator;
-        match self.queue.store() {
-            Ok(store) => store.put_fact(
-                BREAKER_FACT,
-                memory.encode(),
-                Box::new(move |result| then(result.map_err(|error| error.to_string()))),
-            ),
-            Err(error) => then(Err(error.to_string())),
-        }
+        store.put_fact(
+            BREAKER_FACT,
+            memory.encode(),
+            Box::new(move |result| then(result.map_err(|error| error.to_string()))),
+        );
     }
 
     /// Drops what is cached of `lanes`, before a write to them is sent and when it ends.

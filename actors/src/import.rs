@@ -15,7 +15,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use fusebox_state::{
-    LaneId, Lanes, OpId, SpanRef, UnixMillis,
+    LaneId, Lanes, OpId, SpanRef, Target, UnixMillis,
     queue::Refusal,
     store::{CallHeader, DeadMark, DeadReason, StoreError, TokenKind, Traits},
     write::{Repeat, WriteState},
@@ -164,7 +164,7 @@ impl Backend {
             if ahead.meets(&lanes) && !ahead.synced(&mut results).await {
                 break;
             }
-            match self.begin_import(import, known, force, is_for_us) {
+            match self.begin_import(import, known, force, connector.target(), is_for_us) {
                 Ok((result, synced)) => {
                     if let Some(synced) = synced {
                         ahead.add(results.len(), lanes, synced);
@@ -214,6 +214,7 @@ impl Backend {
         import: Import,
         known: Known,
         force: bool,
+        target: Target,
         is_for_us: impl Fn() -> bool,
     ) -> Result<(Imported, Option<oneshot::Receiver<Result<(), StoreError>>>), String> {
         let queue = &self.entry.shared.queue;
@@ -252,6 +253,7 @@ impl Backend {
                 traits: known.traits.due().map_or(known.traits, |_| Traits::default()),
                 accepted_at: import.accepted_at,
             },
+            target,
             label: import.label.into(),
             state: WriteState::restored(repeat, in_doubt),
             own_name,

@@ -49,6 +49,7 @@ mod freed;
 mod notes;
 mod opening;
 mod removal;
+mod target;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -56,7 +57,6 @@ mod upload;
 mod waiting;
 
 pub(crate) use folding::Overlaid;
-pub(crate) use opening::{ACCEPTED_FACT, accepted};
 
 /// The alert while [`QueueIndex::dead_letters_block`] holds.
 const DEAD_FULL: &str = "the dead letters are full: lanes with rejected calls are blocked until some are \
@@ -66,6 +66,8 @@ const DEAD_FULL: &str = "the dead letters are full: lanes with rejected calls ar
 pub struct NewWrite {
     /// What the store is to hold of it.
     pub header: CallHeader,
+    /// The address of the connector that planned it.
+    pub target: Target,
     /// Its lanes for people.
     pub label: Box<str>,
     /// What may be done next: live attempts may have been made.
@@ -332,6 +334,7 @@ impl Queue {
         let call = NewCall {
             seq,
             header: write.header,
+            target: write.target,
             label: write.label,
             traceparent: Some(write.span.to_string()),
             note,
@@ -441,24 +444,6 @@ impl Queue {
         self.store.get().map(|store| &**store).ok_or_else(|| {
             AppendError::NoStore(self.closed.lock().clone().unwrap_or_else(|| "closed".into()))
         })
-    }
-
-    /// Records that the store is filled for another target from now on, if no calls or dead letters are left. Whether it
-    /// did. Which `target` that is is asked under the order lock: of two that do this at once, the later one records the
-    /// later target.
-    pub(crate) fn retarget_if_empty(&self, target: impl FnOnce() -> Target) -> bool {
-        let Ok(store) = self.store() else { return false };
-        let ordered = self.order.lock();
-        let is_empty = {
-            let index = self.index.lock();
-            index.is_empty() && index.dead().0 == 0
-        };
-        if is_empty {
-            // If this fails the next start finds an empty queue and tries again.
-            store.set_target(&target(), Box::new(|_| ()));
-        }
-        drop(ordered);
-        is_empty
     }
 
     /// Why the store did not open, if it was tried in vain and may hold calls: nobody knows which lanes are

@@ -356,7 +356,7 @@ fn queued_view(
         attempts: entry.attempts(),
         enqueued_at: entry.header.accepted_at,
         age_ms: u64::try_from(now.since(entry.header.accepted_at).as_millis()).unwrap_or(u64::MAX),
-        bytes: entry.bytes.into(),
+        bytes: entry.size(),
         last_error: entry.details().last_error.clone(),
         uid: entry.header.uid,
         traceparent: None,

@@ -71,6 +71,7 @@ pub(crate) fn lend(
         start_up_file: OnceLock::new(),
         kept_is_loaded: AtomicBool::new(false),
         saving: Mutex::default(),
+        remembering: Mutex::default(),
         start_up_saved: AtomicU64::new(0),
         connector: ArcSwap::from_pointee(connector),
         system: flags.clone(),
@@ -104,6 +105,8 @@ pub(crate) async fn open(shared: &Arc<BackendShared>, state_dir: &Path) {
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         open_first(&shared, dir).await;
+        // What was found, and ordered, meanwhile.
+        shared.remember(|_| ());
         shared.circuit.hold(|holds| holds.opening = false);
         let is_open = shared.queue.store().is_ok();
         tracing::info!(backend = shared.circuit.name, is_open, "the queue was opened");

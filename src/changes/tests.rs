@@ -88,7 +88,7 @@ fn what_the_file_names_is_not_looked_at_again_for_a_change() {
     let file = "http = { listen = '127.0.0.1:1', token_file = 'DIR/token' }\n\
         [backends.redis]\nurl = 'rediss://h'\npassword_file = 'DIR/password'\ntls.ca_file = 'DIR/authority'\n\
         queue.dir = 'DIR/queue'\n\
-        [backends.firestore]\nurl = 'https://h'\ncredentials_file = 'DIR/credentials'\n\
+        [backends.firestore]\nurl = 'https://h'\nproject = 'p'\ncredentials_file = 'DIR/credentials'\n\
         [[doors]]\nbackend = 'redis'\nlisten = '127.0.0.1:2'\ncallers_file = 'DIR/callers'";
     for (name, text) in [("callers", callers), ("file", file)] {
         let text = text.replace("DIR", dir.path().to_str().unwrap());

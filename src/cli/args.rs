@@ -463,13 +463,13 @@ pub(crate) enum QueueCommand {
         /// The dead letter's `op_id`, as `fusebox queue ls --dead` shows it
         #[arg(required_unless_present = "from", conflicts_with = "from")]
         op_id: Option<fusebox_state::OpId>,
-        /// Requeue the call even if its lane has been written since
+        /// Requeue the call even if its lane was, or may have been, written since
         #[arg(long)]
         force: bool,
         /// You have checked that the call was not applied: send it as a new call
         #[arg(long, conflicts_with = "from")]
         not_applied: bool,
-        /// Send the calls of an export or repair as new writes; `-` reads standard input
+        /// The same as `fusebox queue import FILE`
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         from: Option<PathBuf>,
     },

@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::Bytes;
-use fusebox_state::{LaneId, Lanes, Target};
+use fusebox_state::{LaneId, Lanes};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
-use crate::{ingress::gate::COPIES, kinds, terminal::failure::Failure};
+use crate::{ingress::gate::COPIES, terminal::failure::Failure};
 
 /// The longest line that a daemon with so many `calls.bytes` has room for, in bytes.
 pub(super) fn line_max(calls_bytes: u64) -> u64 {
@@ -46,24 +44,6 @@ pub(super) fn name_of(line: &str) -> String {
 /// Whether a line names no backend.
 pub(super) fn unnamed(text: &str) -> bool {
     text.lines().any(|line| !line.trim().is_empty() && name_of(line).is_empty())
-}
-
-/// The call of a line as JSON, if it has one. That of a large call is only in its body.
-pub(super) fn call_of(line: &Value) -> Option<Value> {
-    let call = line.get("call");
-    let shown = call.filter(|call| !call.is_null()).cloned();
-    shown.or_else(|| from_body(line)).or_else(|| call.cloned())
-}
-
-fn from_body(line: &Value) -> Option<Value> {
-    #[derive(Deserialize)]
-    struct Body {
-        base64: String,
-    }
-    let target = Target::deserialize(line.get("target")?).ok()?;
-    let Body { base64 } = Body::deserialize(line.get("body")?).ok()?;
-    let body = Bytes::from(STANDARD.decode(base64).ok()?);
-    Some(kinds::find(target.kind())?.body_to_json(&body))
 }
 
 /// What a line says of its place in the order of calls.

@@ -1,6 +1,6 @@
 //! `fusebox queue`, as far as it asks the daemon.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use fusebox_actors::view::{QueueView, ResilienceView};
 use hyper::Method;
@@ -8,14 +8,13 @@ use serde_json::{Value, json};
 
 use super::{
     args::{QueueArgs, QueueCommand},
-    backends::{meant, only_backend},
-    export_lines::{call_of, name_of, read_lines, unnamed},
+    backends::meant,
     queue_import::{self, Wanted},
 };
 use crate::{
     config::size,
     terminal::{
-        client::{Client, segment},
+        client::Client,
         failure::{Done, Failure},
         print::{complain, on_terminal, say, say_json},
         progress,
@@ -37,8 +36,16 @@ impl QueueCommand {
 /// `fusebox queue`
 pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
     let QueueArgs { backend, command } = queue;
-    if let QueueCommand::Import { file, force, retarget, output } = &command {
-        let wanted = Wanted { force: *force, retarget: *retarget, json: output.json };
+    let wanted = match &command {
+        QueueCommand::Import { file, force, retarget, output } => {
+            Some((file, Wanted { force: *force, retarget: *retarget, json: output.json }))
+        }
+        QueueCommand::Requeue { from: Some(file), force, .. } => {
+            Some((file, Wanted { force: *force, retarget: false, json: false }))
+        }
+        _ => None,
+    };
+    if let Some((file, wanted)) = wanted {
         return queue_import::run(client, backend, file, &wanted).await;
     }
     let named = match &command {
@@ -58,8 +65,7 @@ pub(crate) async fn run(client: &Client, queue: QueueArgs) -> Done {
         }
         QueueCommand::Replay { .. } => replay(client, named).await,
         QueueCommand::Compact { purge, .. } => compact(client, named, purge).await,
-        QueueCommand::Requeue { from: Some(file), .. } => requeue_from(client, named, &file).await,
-        QueueCommand::Requeue { op_id: Some(op_id), force, not_applied, from: None } => {
+        QueueCommand::Requeue { op_id: Some(op_id), force, not_applied, .. } => {
             let (backend, _) = find(client, named, op_id, Shown::WithoutBody).await?;
             let body = json!({ "force": force, "not_applied": not_applied });
             let path = format!("/admin/backends/{backend}/queue/{op_id}/requeue");
@@ -239,45 +245,6 @@ async fn compact(client: &Client, named: Option<String>, purge: bool) -> Done {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Sends the calls of an export as new writes under their old names: what is still in the queue is
-/// recognised, all else is written now, over whatever was written since.
-async fn requeue_from(client: &Client, named: Option<String>, file: &Path) -> Done {
-    let (shown, text) = (file.display(), read_lines(file)?);
-    // A line of an export names its backend; one of a repair does not.
-    let usual = match named {
-        Some(name) => name,
-        None if unnamed(&text) => only_backend(client).await?,
-        None => String::new(),
-    };
-    let (mut sent, mut refused) = (0, 0);
-    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-        let exported: Value = serde_json::from_str(line)
-            .map_err(|error| Failure::failed(format!("{shown}, line {number}: {error}")))?;
-        let (Some(call), Some(op_id)) = (call_of(&exported), exported.get("op_id")) else {
-            let what = "an exported call has \"call\" and \"op_id\"";
-            return Err(Failure::failed(format!("{shown}, line {number}: {what}")));
-        };
-        let body = json!({
-            "command": call,
-            "options": { "op_id": op_id, "min_ack": "durable" },
-        });
-        let backend = match (usual.as_str(), name_of(line)) {
-            ("", own) => own,
-            (usual, _) => usual.to_owned(),
-        };
-        let path = format!("/v1/backends/{}/call", segment(&backend)?);
-        let (status, answer) = client.exchange(Method::POST, &path, Some(&body)).await?;
-        if (200..300).contains(&status) {
-            sent += 1;
-        } else {
-            refused += 1;
-            complain(&format!("line {number}: {}", read::<ProblemView>(&answer)?.detail));
-        }
-    }
-    say(&format!("{sent} calls sent, {refused} refused\n"))?;
-    Ok(ExitCode::from(u8::from(refused > 0)))
 }
 
 fn page_text(page: &Listing, several: bool, terminal: bool) -> String {

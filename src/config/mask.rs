@@ -1,17 +1,21 @@
 //! Addresses that may hold a password, as they may be shown.
 
-/// `url` with its password, and whatever in its query looks like one, masked.
+use crate::net::address::Parts;
+
+/// `url` with its password, and whatever in its query looks like one, masked. All of it is, if nobody can tell where the
+/// password ends.
 pub(crate) fn mask_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    // A password may hold an unescaped `/`, `?` or `@`: everything up to the last `@` is masked.
-    let (user, rest) = match rest.rsplit_once('@') {
-        Some((credentials, rest)) => {
-            let user = credentials.split_once(':').map(|(user, _)| format!("{user}:"));
-            (format!("{}***@", user.unwrap_or_default()), rest)
-        }
-        None => (String::new(), rest),
+    let Some(parts) = Parts::of(url) else {
+        return if url.contains('@') { "***".to_owned() } else { url.to_owned() };
     };
-    let (place, query) = rest.split_once('?').map_or((rest, None), |(rest, q)| (rest, Some(q)));
+    let Parts { scheme, credentials, place, query } = parts;
+    if parts.is_ambiguous() {
+        return format!("{scheme}://***");
+    }
+    let user = credentials.map_or_else(String::new, |credentials| {
+        let user = credentials.split_once(':').map(|(user, _)| format!("{user}:"));
+        format!("{}***@", user.unwrap_or_default())
+    });
     let query = query.map_or_else(String::new, |query| {
         let parts: Vec<String> = query
             .split('&')
@@ -39,7 +43,9 @@ mod tests {
             ("redis://:s3cret@host", "redis://:***@host"),
             ("redis://s3cret@host", "redis://***@host"),
             ("redis://a:b/c@d@host/0", "redis://a:***@host/0"),
-            ("redis://a:b?c@d@host/0", "redis://a:***@host/0"),
+            ("redis://a:b?c@d@host/0", "redis://***"),
+            ("http://host/?user=a@b&password=c@d", "http://***"),
+            ("a:b@host", "***"),
             ("unix:///run/redis.sock?db=1&password=x", "unix:///run/redis.sock?db=1&password=***"),
             ("nonsense", "nonsense"),
         ] {

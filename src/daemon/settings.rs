@@ -3,7 +3,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use fusebox_actors::{AdminError, Clock, EventKind, KeyChange};
@@ -18,6 +18,7 @@ use crate::{
     changes::{
         self,
         edit::{Edit, Refusal, holds_what_waits},
+        timed::Timed,
     },
     config::{Change, Config},
 };
@@ -118,7 +119,9 @@ impl Daemon {
                 Err(error) if why.is_some() => {
                     tracing::warn!(%error, "a change whose time is over could not be removed from the disk");
                 }
-                other => other.map_err(|error| Refusal::Failed(error.to_string()))?,
+                // It may be in its place for all that.
+                Err(error) => return Err(give_back(alone, old, is_written, &error).await),
+                Ok(()) => {}
             }
         }
         let system = next.system(self.identity.load().instance.clone());
@@ -200,16 +203,15 @@ impl Daemon {
         self.fusebox.set_config_left_out(config.left_out.len());
     }
 
-    /// Takes back the changes whose time is over.
-    async fn take_back(self: &Arc<Self>) -> Result<(), Refusal> {
+    /// Takes back the changes whose time is `over`.
+    async fn take_back(self: &Arc<Self>, over: &[Change]) -> Result<(), Refusal> {
         let alone = self.reloading.lock().await;
         let old = self.config.load_full();
-        let now = SystemTime::now();
-        let is_over = |until: Option<SystemTime>| until.is_some_and(|until| until <= now);
+        let is_over = |change: &&Change| over.contains(change);
         // A change that does not fit without one whose time is over goes with it.
         let mut next = self.sources.with(&old, Vec::new())?;
         let mut kept = Vec::new();
-        for change in old.changes.iter().filter(|change| !is_over(change.until)) {
+        for change in old.changes.iter().filter(|change| !is_over(change)) {
             kept.push(change.clone());
             match self.sources.with(&old, kept.clone()) {
                 Ok(fitting) => next = fitting,
@@ -220,7 +222,7 @@ impl Daemon {
             }
         }
         self.take(&alone, &old, next, "fusebox", Some("its time is over")).await?;
-        for change in old.changes.iter().filter(|change| is_over(change.until)) {
+        for change in old.changes.iter().filter(is_over) {
             let backend = change.path.strip_prefix("backends.").and_then(|it| it.split('.').next());
             self.fusebox.count_config_change(backend, "reverted");
         }
@@ -234,13 +236,14 @@ async fn write(_: &Alone, config: &Config) -> Result<(), AdminError> {
     blocking(move || changes::file::write(&dir, &changes)).await
 }
 
-/// The core takes nothing of a change from `old`: the disk is as before again. Returns what its caller gets.
+/// A change from `old` could not be written down, or the core takes nothing of it: the disk is as before again. Returns
+/// what its caller gets.
 async fn give_back(alone: &Alone, old: &Config, is_written: bool, why: &AdminError) -> Refusal {
     let written = if is_written { write(alone, old).await } else { Ok(()) };
     Refusal::Failed(match written {
         Ok(()) => format!("nothing was changed: {why}"),
         Err(error) => format!(
-            "{why}; and the change could not be removed from the state directory ({error}): it will be in effect \
+            "{why}; and the change could not be removed from the state directory ({error}): it may be in effect \
              after a restart"
         ),
     })
@@ -248,16 +251,18 @@ async fn give_back(alone: &Alone, old: &Config, is_written: bool, why: &AdminErr
 
 /// Takes back changes that were made for a time, when that is over.
 pub(crate) async fn take_back_in_time(daemon: Arc<Daemon>) {
-    /// The wall clock may be set: how far off a change may then be taken back.
+    /// The wall clock may be set forward: how far off a change may then be taken back.
     const LOOK: Duration = Duration::from_secs(60);
+    let mut timed = Timed::default();
     loop {
         let changed = daemon.edited.notified();
-        let first = daemon.config.load().changes.iter().filter_map(|change| change.until).min();
-        let Some(first) = first else {
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        timed.look(&daemon.config.load().changes, now, wall);
+        let Some(rest) = timed.first(now, wall) else {
             changed.await;
             continue;
         };
-        if let Ok(rest) = first.duration_since(SystemTime::now()) {
+        if !rest.is_zero() {
             tokio::select! {
                 biased;
                 () = changed => {}
@@ -265,7 +270,7 @@ pub(crate) async fn take_back_in_time(daemon: Arc<Daemon>) {
             }
             continue;
         }
-        if let Err(error) = daemon.take_back().await {
+        if let Err(error) = daemon.take_back(&timed.over(now, wall)).await {
             tracing::error!(%error, "a change of settings whose time is over could not be undone");
             tokio::time::sleep(Duration::from_secs(5)).await;
         }

@@ -21,11 +21,15 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Calls that are on their way at once.
 const AT_ONCE: u64 = 16;
 
+fn target() -> Target {
+    Target::new("selftest", "here", "")
+}
+
 /// The store's settings.
 pub(super) fn settings(dir: &Path) -> StoreSettings {
     StoreSettings {
         dir: dir.to_owned(),
-        target: Target::new("selftest", "here", ""),
+        target: target(),
         disk_floor: 0,
         unix_now: Arc::new(|| UnixMillis::new(0)),
         on_event: Arc::new(|_| {}),
@@ -52,8 +56,8 @@ fn call(seq: u64) -> NewCall {
         traits: Traits::default(),
         accepted_at: UnixMillis::new(0),
     };
-    let label = "SET selftest".into();
-    NewCall { seq, header, label, traceparent: None, note: None, body: Bytes::from(body(seq)) }
+    let (label, body) = ("SET selftest".into(), Bytes::from(body(seq)));
+    NewCall { seq, header, target: target(), label, traceparent: None, note: None, body }
 }
 
 /// Fills the store in `dir` until it is killed.

@@ -51,6 +51,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
+use fusebox_state::store::check;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -190,7 +191,12 @@ pub(super) fn write(dir: &Path, origin: &Origin) -> std::io::Result<()> {
 }
 
 /// Replaces the file `name` in `dir`, synced; only its owner may read it.
+///
+/// # Errors
+/// What the file system says. The new file may be in its place if the last step failed, which is to sync the folder.
 pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    // Opened before the rename: afterwards nothing may fail for want of a file descriptor.
+    let folder = File::open(dir)?;
     let next = dir.join(format!("{name}.next"));
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
@@ -198,17 +204,21 @@ pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<(
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(&next, dir.join(name))?;
-    File::open(dir)?.sync_all()
+    folder.sync_all()
 }
 
-/// Whether there is a store in `dir`. A folder that cannot be read is taken for one: opening it says what is wrong.
+/// Whether there is a store in `dir`. One that was set aside is none. A folder that cannot be read is taken for one:
+/// opening it says what is wrong.
 pub(super) fn has_store(dir: &Path) -> bool {
     match std::fs::read_dir(dir) {
-        Ok(entries) => entries.filter_map(Result::ok).any(|entry| {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            name == "mark" || name == "suspect" || name == "db" || name.starts_with("db.")
-        }),
+        Ok(entries) => {
+            let asides = check::asides(dir);
+            entries.filter_map(Result::ok).any(|entry| {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let is_part = name == "mark" || name == "suspect" || name == "db";
+                is_part || name.starts_with("db.") && !asides.contains(&name)
+            })
+        }
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,
     }
 }

@@ -15,7 +15,8 @@
 //! would bring it back.
 //!
 //! **Order.** One call per lane is on the wire at a time. An absolute call may follow one in REMOVING
-//! (were that to come back, so would this one, behind it); any other waits until it is gone.
+//! (were that to come back, so would this one, behind it); any other waits until it is gone. One that an operator
+//! discards comes back alone if the store refuses its removal: it is SENDING meanwhile, and nothing follows it.
 //!
 //! **What may be sent again** is [`WriteState`]'s to say, which every call has. A call that replay has given up
 //! on and that cannot become a dead letter yet keeps its *verdict*, and is not sent again meanwhile.
@@ -213,9 +214,9 @@ impl QueueIndex {
     pub fn restore(&mut self, seq: u64, entry: Entry, dead: bool, holds_lane: bool) {
         self.next_seq = self.next_seq.max(seq + 1);
         let op_id = entry.header.op_id;
-        let mut entry = Entry { phase: Phase::Waiting, ..entry };
+        let mut entry = Entry { phase: Phase::Waiting, from_earlier_run: true, ..entry };
         if dead {
-            self.dead_bytes += u64::from(entry.bytes);
+            self.dead_bytes += entry.size();
             entry.details_mut().written_since = true;
             self.calls.dead.insert(seq, entry);
             if holds_lane {
@@ -225,7 +226,7 @@ impl QueueIndex {
             self.name(op_id, seq);
             return;
         }
-        self.bytes += u64::from(entry.bytes);
+        self.bytes += entry.size();
         self.calls.entries.insert(seq, entry);
         self.line_up(seq);
         self.name(op_id, seq);
@@ -277,7 +278,7 @@ impl QueueIndex {
         if let Some(refusal) = self.known(entry.header.op_id, entry.header.digest) {
             return Err(refusal);
         }
-        let bytes = u64::from(entry.bytes);
+        let bytes = entry.size();
         if let Err(refusal) = self.room(claim, bytes) {
             // One oversized call does not close the queue to all others.
             self.full |= self.taken(claim).0 >= u64::from(self.limits.items)
@@ -354,7 +355,7 @@ impl QueueIndex {
         }
     }
 
-    /// Keeps `seq`, which waits, from being taken until it is [put back](QueueIndex::put_back) or replaced.
+    /// Keeps `seq`, which waits, from being taken until it is [put back](QueueIndex::put_back), replaced or gone.
     pub fn hold(&mut self, seq: u64) {
         let waits = |entry: &Entry| matches!(entry.phase, Phase::Waiting | Phase::BackingOff);
         if self.calls.entries.get(seq).is_some_and(waits) {
@@ -362,7 +363,7 @@ impl QueueIndex {
         }
     }
 
-    /// `seq` was applied, or is discarded, and its removal handed to the committer.
+    /// `seq` was applied, or may have been discarded, and is removed until the store says that it is gone.
     pub fn applied(&mut self, seq: u64) {
         self.becomes(seq, Phase::Removing);
     }
@@ -373,9 +374,10 @@ impl QueueIndex {
         // While it has the traits that it was ready with.
         self.unready(seq);
         let Some(entry) = self.calls.entries.get_mut(seq) else { return };
-        self.bytes -= u64::from(entry.bytes);
-        entry.bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.bytes += u64::from(entry.bytes);
+        self.bytes -= entry.size();
+        entry.resize(bytes);
+        self.bytes += entry.size();
+        entry.from_earlier_run = false;
         entry.header.traits = Traits::residue(due);
         entry.header.token = TokenKind::Absolute;
         entry.state = WriteState::fresh(TokenKind::Absolute.repeat());
@@ -429,9 +431,9 @@ impl QueueIndex {
         self.touched(seq, &lanes);
         self.step_out(seq);
         if let Some(entry) = self.calls.entries.remove(seq) {
-            self.bytes -= u64::from(entry.bytes);
+            self.bytes -= entry.size();
         } else if let Some(entry) = self.calls.dead.remove(seq) {
-            self.dead_bytes -= u64::from(entry.bytes);
+            self.dead_bytes -= entry.size();
             self.count_out(&entry);
         }
         self.leave_group(seq, group);

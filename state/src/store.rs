@@ -63,7 +63,7 @@
 //! | before the header's insert | chunks without a header: swept. The call was not acknowledged |
 //! | before `flush` and `sync_data` returned | the call or nothing of it; it was not acknowledged |
 //! | between the sync and the mark | a store ahead of its mark: fine |
-//! | within a removal | the call, to be replayed again; or its chunks and marks alone: swept |
+//! | within a removal | the call, to be replayed again; or its chunks and marks alone: swept, and in no head until then |
 //! | within a burial, a revival, the taking back of a note, a replacement | what was before, or what is after |
 //! | within a group's notes and removals | see `note.rs` |
 //! | within a requeue | the dead letter, or both: then the new one stays and the old one is swept |

@@ -13,11 +13,12 @@ mod written {
     const CALLERS: u64 = 64;
     const ROUNDS: u64 = 100;
     const BODY: usize = 256;
+    const TARGET: &str = "redis://test:6379/0";
 
     fn open(dir: &Path, packed: bool) -> Store {
         let settings = StoreSettings {
             dir: dir.to_owned(),
-            target: "redis://test:6379/0".into(),
+            target: TARGET.into(),
             disk_floor: 0,
             unix_now: Arc::new(|| UnixMillis::new(1_790_000_000_000)),
             on_event: Arc::new(|_| ()),
@@ -40,7 +41,8 @@ mod written {
         };
         let body = Bytes::from(vec![b'v'; BODY]);
         let label = format!("SET {key}").into();
-        NewCall { seq, header, label, traceparent: None, note: None, body }
+        let target = TARGET.into();
+        NewCall { seq, header, target, label, traceparent: None, note: None, body }
     }
 
     /// Bytes that this process has written by system calls.

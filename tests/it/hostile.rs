@@ -524,7 +524,7 @@ fusebox: 8 problems in the configuration
   backends.redis.breaker.failure_rate must be between 0 and 1, got 1.5
   backends.redis.queue.bytes must be at least 1 MiB, got 9.8 KiB
   backends.db.kind \"postgres\" is not supported by this release, which supports: clickhouse, firestore, redis
-  backends.redis.url is not usable: port must be a number from 1 to 65535, got \"port\"
+  backends.redis.url is not usable: port must be a number from 1 to 65535
   http.listen must be an address such as 127.0.0.1:9180, got \"here\"
 ";
     let output = run(folder.path(), text, &["run"]);

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::daemon::{Client, Daemon, Reply};
 use crate::support::outage::{begin_outage, operated, recover};
+use crate::support::raw::call_raw;
 use crate::support::redis::RedisServer;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -144,6 +145,23 @@ fn a_call_that_is_too_large_to_be_shown_is_described_and_discarded_all_the_same(
     let discarded = daemon.fusebox(&["queue", "discard", &large]);
     assert_eq!(discarded.status.code(), Some(0), "{discarded:?}");
     assert_eq!(daemon.queued("redis", "pending"), 1);
+}
+
+#[test]
+fn a_command_has_no_more_arguments_than_a_redis_takes() {
+    const COUNT: usize = (1 << 20) + 1;
+    let redis = RedisServer::start();
+    let daemon = operated(&redis.url()).start();
+    let mut command = vec!["DEL"];
+    command.resize(COUNT, "1");
+    let refused = daemon.redis(&command);
+    assert_eq!(refused.status, 400, "{}", refused.body);
+    let detail = refused.body["detail"].as_str().unwrap();
+    assert!(detail.contains("at most 1048576 arguments, got 1048577"), "{detail}");
+    let raw = format!("*{COUNT}\r\n$3\r\nDEL\r\n{}", "$1\r\n1\r\n".repeat(COUNT - 1));
+    let refused = call_raw(&daemon, "redis", &[], raw.as_bytes(), 1);
+    assert_eq!(refused.status, 400, "{}", refused.beginning);
+    assert!(refused.beginning.contains("at most 1,048,576 arguments"), "{}", refused.beginning);
 }
 
 /// Connections over which requests are sent before earlier ones are answered.

@@ -350,6 +350,25 @@ fn a_reload_is_told_with_who_wanted_it_and_what_came_of_it() {
     assert!(said.contains("a reload by SIGHUP was refused: "), "{said}");
 }
 
+#[test]
+fn no_part_of_a_password_is_told_when_a_reload_refuses_its_address() {
+    let redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    for url in ["redis://app:hunter2?x@db:6379", "redis://app:6380?hunter2@db:6379"] {
+        daemon.set("backends.redis.url", url);
+        let refused = daemon.fusebox(&["config", "reload"]);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains("percent-encoded") && !said.contains("hunter2"), "{said}");
+    }
+    let (_, history) = daemon.get("/v1/history?limit=1000");
+    daemon.terminate();
+    let journal = fs::read_to_string(daemon.state_dir().join("events.jsonl")).unwrap();
+    for told in [history.to_string(), daemon.log_text(), journal] {
+        assert!(told.contains("percent-encoded") && !told.contains("hunter2"), "{told}");
+    }
+}
+
 /// Who has used an administrative command is in the log: each time, and without what the command said.
 #[test]
 fn each_administrative_command_is_logged_with_its_caller() {

@@ -442,6 +442,28 @@ fn what_was_salvaged_is_told_as_such() {
 }
 
 #[test]
+fn a_requeue_from_a_file_is_an_import_whatever_the_kind() {
+    let made = || Builder::default().set("backends.clickhouse.url", "http://127.0.0.1:1").start();
+    let mut old = made();
+    old.order("/admin/backends/clickhouse/offline");
+    let insert = json!({
+        "query": "INSERT INTO t FORMAT JSONEachRow", "data": "{\"id\":1}",
+        "options": { "min_ack": "durable" },
+    });
+    old.call("clickhouse", insert).assert_queued();
+    old.kill_9();
+    let lines = export(&old);
+    let new = made();
+    new.order("/admin/backends/clickhouse/offline");
+    let said = new.fusebox_with_stdin(&["queue", "requeue", "--from", "-"], &lines);
+    assert_eq!(said.status.code(), Some(0), "{said:?}");
+    assert!(out(&said).starts_with("1 calls wait (0 of them may have been applied)"), "{said:?}");
+    let again = new.fusebox_with_stdin(&["queue", "import", "-"], &lines);
+    assert!(out(&again).contains("1 were already there"), "{again:?}");
+    assert_eq!(new.queued("clickhouse", "pending"), 1);
+}
+
+#[test]
 fn calls_for_another_database_are_moved_by_an_import_and_keep_their_order() {
     let redis = RedisServer::start();
     let mut daemon = operated(&redis.url()).start();

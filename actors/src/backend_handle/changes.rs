@@ -8,7 +8,6 @@ use super::{AdminError, Backend, failed};
 use crate::{
     alert::Alert,
     connector::SharedConnector,
-    queue,
     settings::BackendSettings,
     start::{BackendSpec, retarget_alert},
 };
@@ -33,15 +32,8 @@ impl Backend {
             )));
         }
         self.keeps_its_lanes().await?;
-        let store = shared.queue.store().map_err(|error| AdminError::Failed(error.to_string()))?;
-        let (sender, synced) = tokio::sync::oneshot::channel();
-        // Before the target itself: a crash in between leaves the question open.
-        let accepted = queue::accepted(shared.queue.index().last_seq(), &self.connector().target());
-        store.put_fact(queue::ACCEPTED_FACT, accepted, Box::new(|_| ()));
-        store.set_target(
-            &self.connector().target(),
-            Box::new(move |result| drop(sender.send(result))),
-        );
+        let accepted = shared.queue.accept_target(|| self.connector().target());
+        let synced = accepted.map_err(|error| AdminError::Failed(error.to_string()))?;
         match synced.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(AdminError::Failed(error.to_string())),

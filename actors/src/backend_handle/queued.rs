@@ -88,7 +88,16 @@ impl Backend {
         let synced = queue.discard(seq).ok_or_else(|| {
             AdminError::Conflict(format!("{op_id} is on the wire or being stored: try again"))
         })?;
-        synced.await.map_err(|_| failed("the store refuses the removal"))?;
+        match synced.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if error.outcome_unknown() => {
+                return Err(AdminError::Failed(format!(
+                    "it is not certain whether {op_id} is removed: {error}"
+                )));
+            }
+            Ok(Err(error)) => return Err(AdminError::Failed(error.to_string())),
+            Err(_) => return Err(failed("the store was closed")),
+        }
         tracing::warn!(backend = self.name(), %op_id, "a queued call was discarded by an operator");
         Ok(())
     }

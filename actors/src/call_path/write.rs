@@ -355,6 +355,7 @@ impl BackendShared {
                 traits,
                 accepted_at: context.accepted_at,
             },
+            target: context.connector.target(),
             label: context.plan.label.as_str().into(),
             state,
             own_name,

@@ -25,7 +25,7 @@ impl Queue {
         let Some(entry) = index.get_mut(seq) else { return true };
         let (attempts, op_id) = (entry.attempts(), entry.header.op_id);
         let seqs = index.sent_with(seq);
-        let bytes = seqs.iter().filter_map(|it| Some(u64::from(index.get(*it)?.bytes))).sum();
+        let bytes = seqs.iter().filter_map(|it| Some(index.get(*it)?.size())).sum();
         if index.dead_full(bytes) {
             index.sentence(seq, reason, detail);
             self.count(&index);
@@ -156,25 +156,19 @@ impl Queue {
             let old = index.get(seq)?.clone();
             if let Some(id) = old.details().group {
                 let members = index.revive(id)?;
-                if forget_doubt {
-                    index.dissolve_group(id, false);
-                    for entry in &members {
-                        if let Some(entry) = index.get_mut(*entry) {
-                            entry.state.cleared();
-                            entry.details_mut().noted = None;
-                        }
-                    }
-                    store.take_back_note(id, Box::new(|_| ()));
-                }
                 self.count(&index);
                 drop(index);
                 let (this, why) = (Arc::clone(self), old.details().last_error.clone());
-                let revived = members.clone();
+                let revived = Revived { id, members: members.clone(), why, forget_doubt };
                 let done = Box::new(move |result: Result<(), StoreError>| {
-                    this.revived(&revived, why.as_ref(), &result);
+                    this.revived(&revived, &result);
                     drop(sender.send(result));
                 });
-                store.revive(&members, done);
+                if forget_doubt {
+                    store.revive_unsent(&members, id, done);
+                } else {
+                    store.revive(&members, done);
+                }
                 return Some(synced);
             }
             let new = index.requeue(seq, forget_doubt)?;
@@ -198,17 +192,28 @@ impl Queue {
 
     /// The revival of calls that were sent as one has ended. If its outcome is unknown, they wait once the store is
     /// open again, which holds them either way.
-    fn revived(&self, members: &[u64], why: Option<&Words>, result: &Result<(), StoreError>) {
-        if result.as_ref().is_err_and(StoreError::outcome_unknown) {
-            return;
-        }
+    fn revived(&self, group: &Revived, result: &Result<(), StoreError>) {
+        let Revived { id, members, why, forget_doubt } = group;
+        let is_unknown = result.as_ref().is_err_and(StoreError::outcome_unknown);
         let holds = self.dead_blocks.load(Ordering::Relaxed);
         let mut index = self.index.lock();
+        // As long as the store may refuse that, they are in doubt, and belong together.
+        if *forget_doubt && (result.is_ok() || is_unknown) {
+            index.dissolve_group(*id, false);
+            for seq in members {
+                if let Some(entry) = index.get_mut(*seq) {
+                    entry.cleared();
+                }
+            }
+        }
+        if is_unknown {
+            return;
+        }
         for seq in members {
             if result.is_ok() {
                 index.committed(*seq);
-            } else {
-                index.buried(*seq, why.cloned().unwrap_or("".into()), holds);
+            } else if index.get(*seq).is_some_and(|it| it.phase == Phase::Committing) {
+                index.buried(*seq, why.clone().unwrap_or("".into()), holds);
             }
         }
         self.count(&index);
@@ -244,8 +249,12 @@ impl Queue {
     }
 
     /// Discards a call or dead letter that is not on the wire, with all that were sent with it as one; resolves
-    /// once that is synced. `None` if it is on the wire or gone.
-    pub fn discard(self: &Arc<Self>, seq: u64) -> Option<oneshot::Receiver<()>> {
+    /// once that is synced. `None` if it is on the wire or gone. One whose removal the store refuses goes on waiting, so
+    /// nothing passes it before the removal is synced.
+    pub fn discard(
+        self: &Arc<Self>,
+        seq: u64,
+    ) -> Option<oneshot::Receiver<Result<(), StoreError>>> {
         let (sender, synced) = oneshot::channel();
         let ordered = self.order.lock();
         let mut index = self.index.lock();
@@ -257,13 +266,20 @@ impl Queue {
         if busy {
             return None;
         }
-        index.applied(seq);
+        for seq in &seqs {
+            index.hold(*seq);
+        }
         drop(index);
-        let discarded = self.metrics.discarded.clone();
-        let then = move || {
-            discarded.inc();
+        let (this, held) = (Arc::clone(self), seqs.clone());
+        let then = move |result: Result<(), StoreError>| {
+            match &result {
+                Ok(()) => {
+                    this.metrics.discarded.inc();
+                }
+                Err(error) => this.not_discarded(&held, error),
+            }
             // Who asked may have left.
-            sender.send(()).ok();
+            sender.send(result).ok();
         };
         if seqs.len() > 1 {
             self.remove_group_in_order(&seqs, then);
@@ -273,6 +289,31 @@ impl Queue {
         drop(ordered);
         Some(synced)
     }
+
+    /// The removal of calls that are held to be discarded has failed. They wait again, but if it is unknown whether they
+    /// are gone, the store tells that once it is open again, and those that are left are removed.
+    fn not_discarded(&self, seqs: &[u64], error: &StoreError) {
+        let mut index = self.index.lock();
+        for seq in seqs {
+            if error.outcome_unknown() {
+                index.applied(*seq);
+            } else {
+                index.put_back(*seq);
+            }
+        }
+        drop(index);
+        self.work.notify_one();
+    }
+}
+
+/// A group whose dead letters are to wait again.
+struct Revived {
+    id: u64,
+    members: Vec<u64>,
+    /// Why they were dead letters.
+    why: Option<Words>,
+    /// An operator has checked that they were not applied.
+    forget_doubt: bool,
 }
 
 /// Why a dead letter is one.

@@ -1,12 +1,15 @@
 //! What is noted of calls on their way: that they are sent, that they were applied, what is left of them.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use fusebox_state::{
     Lanes, OpId, UnixMillis,
     queue::{Entry, Noted},
-    store::{CallHeader, GroupNote, NewCall, Note, StoreError, TokenKind, Traits},
+    store::{CallHeader, GroupNote, NewCall, Note, StoreError, StoredCall, TokenKind, Traits},
 };
 use tokio::sync::oneshot;
 
@@ -84,32 +87,46 @@ impl Queue {
             }
         }
         let ordered = self.order.lock();
-        self.remove_group_in_order(seqs, || ());
+        {
+            let mut index = self.index.lock();
+            for seq in seqs {
+                index.applied(*seq);
+            }
+        }
+        self.remove_group_in_order(seqs, |_| ());
         drop(ordered);
         self.work.notify_one();
     }
 
-    /// Takes the calls of a group out for good, under the order lock. `then` runs once that is synced.
+    /// Takes the calls of a group out for good, under the order lock. `then` hears how that has ended: with the note that
+    /// goes before the removal, the next open removes them, so a removal without that note alone is refused for certain.
     pub(super) fn remove_group_in_order(
         self: &Arc<Self>,
         seqs: &[u64],
-        then: impl FnOnce() + Send + 'static,
+        then: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
         let (Ok(store), Some(first)) = (self.store(), seqs.first().copied()) else { return };
-        let note = {
-            let mut index = self.index.lock();
-            let note = applied_note(&index, first);
-            for seq in seqs {
-                index.applied(*seq);
-            }
-            note
-        };
+        let is_noted = Arc::new(AtomicBool::new(false));
+        let note = applied_note(&self.index.lock(), first);
         if let Some(note) = note {
-            store.note_sending(first, &note, Box::new(|_| ()));
+            let is_noted = Arc::clone(&is_noted);
+            let done = move |result: Result<(), StoreError>| {
+                let is_refused = result.is_err_and(|error| !error.outcome_unknown());
+                is_noted.store(!is_refused, Ordering::Release);
+            };
+            store.note_sending(first, &note, Box::new(done));
         }
         // The one beside which the note is stored goes last.
         let first_last: Vec<u64> = seqs.iter().skip(1).copied().chain([first]).collect();
-        self.remove_in_order(first_last, then);
+        self.remove_in_order(first_last, move |result| {
+            then(result.map_err(|error| {
+                if is_noted.load(Ordering::Acquire) {
+                    StoreError::Failed { unknown: true, detail: error.to_string().into() }
+                } else {
+                    error
+                }
+            }));
+        });
     }
 
     /// `seq` was applied, and `residue` is left to do of it: takes its place in the store and in the line.
@@ -129,13 +146,18 @@ impl Queue {
         let ordered = self.order.lock();
         let Residue { body, lanes, due } = residue;
         // It was read to be sent.
-        let label = store.call(seq).map(|call| call.label).unwrap_or_default();
+        let Ok(stored) = store.call(seq) else {
+            // So it cannot be replaced either: it waits as it was; applied again it leaves the same.
+            self.index.lock().put_back(seq);
+            self.work.notify_one();
+            return;
+        };
         let call = {
             let mut index = self.index.lock();
             // What replaces it can be read before that is synced: nobody takes it until then.
             index.hold(seq);
             let Some(entry) = index.get(seq) else { return };
-            NewCall { label, ..residue_call(seq, entry, body, &lanes, due) }
+            residue_call(stored, entry, body, &lanes, due)
         };
         let bytes = call.body.len() as u64;
         let this = Arc::clone(self);
@@ -166,16 +188,23 @@ impl Queue {
     }
 }
 
-fn residue_call(seq: u64, entry: &Entry, body: Bytes, lanes: &Lanes, due: UnixMillis) -> NewCall {
+fn residue_call(
+    stored: StoredCall,
+    entry: &Entry,
+    body: Bytes,
+    lanes: &Lanes,
+    due: UnixMillis,
+) -> NewCall {
     NewCall {
-        seq,
+        seq: stored.seq,
         header: CallHeader {
             lanes: lanes.clone(),
             token: TokenKind::Absolute,
             traits: Traits::residue(due),
             ..entry.header.clone()
         },
-        label: Box::default(),
+        target: stored.target,
+        label: stored.label,
         traceparent: entry.details().origin.map(|span| span.to_string()),
         note: None,
         body,

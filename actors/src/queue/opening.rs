@@ -15,7 +15,7 @@ use fusebox_state::{
     write::WriteState,
 };
 
-use super::{Queue, dead_letters::said};
+use super::{Queue, dead_letters::said, target::accepted_up_to};
 use crate::{alert::Alert, event::EventKind, ground::OpenedStore};
 
 /// Calls whose room is given back at once.
@@ -74,11 +74,7 @@ impl Queue {
         before: impl FnOnce(&dyn CallStore, Option<&Target>),
     ) {
         // Calls have the target that they were accepted for, also if the store's own is the same.
-        let accepted_up_to = opened
-            .store
-            .fact(ACCEPTED_FACT)
-            .filter(|fact| *fact == accepted(seq_of(fact), target))
-            .map_or(0, |fact| seq_of(&fact));
+        let accepted_up_to = accepted_up_to(&*opened.store, target);
         let stray = |call: &&FoundCall| call.target != *target && call.seq > accepted_up_to;
         let other = opened.calls.iter().find(stray).map(|call| call.target.clone());
         // A large queue takes seconds, in which the index can be asked.
@@ -234,7 +230,7 @@ impl Queue {
         // The calls that have the notes of groups go last.
         again.sort_by_key(|seq| notes.iter().any(|(first, _)| first == seq));
         if !again.is_empty() {
-            self.remove_in_order(again, || ());
+            self.remove_in_order(again, |_| ());
         }
         // One that is there no more, or marked after all, loses nothing by it.
         for (seq, mark) in std::mem::take(&mut *self.unmarked.lock()) {
@@ -294,9 +290,8 @@ fn unsent_notes(index: &QueueIndex, held: &BTreeMap<u64, FoundCall>) -> BTreeSet
 fn replaced(index: &mut QueueIndex, stored: FoundCall) {
     let FoundCall { seq, header, body_len, .. } = stored;
     let Some(due) = header.traits.due() else { return };
-    let is_other = index
-        .get(seq)
-        .is_some_and(|entry| entry.header != header || u64::from(entry.bytes) != body_len);
+    let is_other =
+        index.get(seq).is_some_and(|entry| entry.header != header || entry.size() != body_len);
     if is_other {
         index.became_residue(seq, header.lanes, due, body_len);
     }
@@ -315,18 +310,6 @@ pub(super) fn applied_note(index: &QueueIndex, seq: u64) -> Option<Note> {
             applied: true,
         }),
     })
-}
-
-/// The fact that says up to which sequence calls of other targets may go to the present one.
-pub(crate) const ACCEPTED_FACT: &str = "accepted";
-
-/// The value of [`ACCEPTED_FACT`].
-pub(crate) fn accepted(last_seq: u64, target: &Target) -> Vec<u8> {
-    [&last_seq.to_be_bytes(), target.as_str().as_bytes()].concat()
-}
-
-fn seq_of(accepted: &[u8]) -> u64 {
-    accepted.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
 /// The span that queued a call, if it was recorded.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use fusebox_state::store::StoreError;
+
 use super::{Applied, Queue};
 
 impl Queue {
@@ -42,27 +44,31 @@ impl Queue {
                 index.applied(*seq);
             }
         }
-        self.remove_in_order(seqs, then);
+        self.remove_in_order(seqs, move |result| {
+            if result.is_ok() {
+                then();
+            }
+        });
         drop(ordered);
         self.work.notify_one();
     }
 
-    /// Takes calls or dead letters out for good, under the order lock. `then` runs once that is synced.
+    /// Takes calls or dead letters out for good, under the order lock. `then` hears how that has ended: after a failure
+    /// the store tells what it holds, and what is REMOVING is removed again.
     pub(super) fn remove_in_order(
         self: &Arc<Self>,
         seqs: Vec<u64>,
-        then: impl FnOnce() + Send + 'static,
+        then: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
         let Ok(store) = self.store() else { return };
         let (this, gone) = (Arc::clone(self), seqs.clone());
         store.remove(
             seqs,
             Box::new(move |result| {
-                // After a failure the store tells what it holds, and the removal is sent again.
                 if result.is_ok() {
                     this.forget(&gone);
-                    then();
                 }
+                then(result);
             }),
         );
     }

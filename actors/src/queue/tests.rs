@@ -1,11 +1,14 @@
 //! The queue over a store in memory, whose syncs fail when a test says so.
 
+use std::path::PathBuf;
+
 use fusebox_state::{
     LaneId, OpId, UnixMillis,
     store::{
-        FoundCall, Marks, OpenError, StoreSettings, TokenKind, Traits,
+        DeadReason, FoundCall, Marks, OpenError, StoreSettings, TokenKind, Traits,
         memory::{MemoryCommitter, MemoryDisk},
     },
+    write::End,
 };
 
 use super::*;
@@ -45,15 +48,29 @@ struct Bench {
     queue: Arc<Queue>,
 }
 
+/// The queue of a run that begins, and the other address for which it finds calls.
+fn run(stores: &Arc<Stores>) -> (Arc<Queue>, Option<Target>) {
+    let clock = Clock::system();
+    let opens: Arc<dyn OpensStores> = stores.clone();
+    let metrics = Arc::new(Metrics::new(clock).backend("one"));
+    let ground = Ground::simulated(clock, opens);
+    let queue = Queue::new(&settings("one"), metrics, ground, EventBus::default());
+    let mut other = None;
+    let before = |_: &dyn CallStore, previous: Option<&Target>| other = previous.cloned();
+    queue.open(PathBuf::new(), &HERE.into(), 0, before).unwrap();
+    (queue, other)
+}
+
 impl Bench {
     fn new() -> Self {
-        let (stores, clock) = (Arc::new(Stores::default()), Clock::system());
-        let opens: Arc<dyn OpensStores> = stores.clone();
-        let metrics = Arc::new(Metrics::new(clock).backend("one"));
-        let ground = Ground::simulated(clock, opens);
-        let queue = Queue::new(&settings("one"), metrics, ground, EventBus::default());
-        queue.open(std::path::PathBuf::new(), &HERE.into(), 0, |_, _| ()).unwrap();
+        let stores = Arc::default();
+        let (queue, _) = run(&stores);
         Self { stores, queue }
+    }
+
+    /// The next run over the same disk. What is sent from now on is sent to its store.
+    fn next_run(&self) -> (Arc<Queue>, Option<Target>) {
+        run(&self.stores)
     }
 
     /// Commits whatever was sent.
@@ -61,13 +78,22 @@ impl Bench {
         self.stores.committer.lock().as_mut().unwrap().settle();
     }
 
-    /// The next sync fails, although the disk has what was to be synced. The store serves again at once.
-    fn fails_and_serves_again(&self) {
+    /// The next sync fails, although the disk has what was to be synced. The store refuses everything from then on.
+    fn fails(&self) {
+        let mut committer = self.stores.committer.lock();
+        self.queue.on_store_event(committer.as_mut().unwrap().fail(true, "a sync failed"));
+    }
+
+    fn serves_again(&self) {
         let mut committer = self.stores.committer.lock();
         let committer = committer.as_mut().unwrap();
-        self.queue.on_store_event(committer.fail(true, "a sync failed"));
         self.queue.on_store_event(committer.reopen().unwrap().unwrap());
         committer.settle();
+    }
+
+    fn fails_and_serves_again(&self) {
+        self.fails();
+        self.serves_again();
     }
 
     /// What the next run would find.
@@ -94,6 +120,7 @@ fn write(op: u128, repeat: Repeat) -> NewWrite {
             traits: Traits::default(),
             accepted_at: UnixMillis::new(5),
         },
+        target: HERE.into(),
         label: "k".into(),
         state: WriteState::fresh(repeat),
         own_name: false,
@@ -164,4 +191,108 @@ fn a_write_for_another_address_is_refused_as_long_as_the_order_lock_is_held() {
         assert!(queue.order.try_lock().is_none(), "an earlier one would be recorded last");
         "there".into()
     }));
+}
+
+#[test]
+fn a_call_for_another_address_than_the_stores_goes_nowhere_without_being_asked_for() {
+    let bench = Bench::new();
+    let there = |op| NewWrite { target: "there".into(), ..write(op, Repeat::Absolute) };
+    // Accepted there while calls for the former address waited, so that the store's own is still that one.
+    bench.queue.append(there(1), || true).unwrap();
+    bench.commits();
+    let (queue, asked) = bench.next_run();
+    assert_eq!(asked, Some("there".into()));
+    let accepted = queue.accept_target(|| {
+        assert!(queue.order.try_lock().is_none(), "nothing gets a place meanwhile");
+        HERE.into()
+    });
+    bench.commits();
+    assert!(matches!(accepted.unwrap().try_recv(), Ok(Ok(()))));
+    let (queue, asked) = bench.next_run();
+    assert_eq!(asked, None, "an operator has said that it may go here");
+    queue.append(there(2), || true).unwrap();
+    bench.commits();
+    assert_eq!(bench.next_run().1, Some("there".into()), "that was not said of this one");
+}
+
+#[test]
+fn what_is_left_of_a_call_is_for_the_address_that_the_call_was_for() {
+    let bench = Bench::new();
+    let queue = &bench.queue;
+    let there = NewWrite { target: "there".into(), ..write(1, Repeat::Absolute) };
+    let seq = queue.append(there, || true).unwrap().seq;
+    bench.commits();
+    assert_eq!(queue.index().take(queue.clock.now()), Some(seq));
+    let (body, due) = (Bytes::from_static(b"END k"), UnixMillis::new(800));
+    queue.replace(seq, Residue { body, lanes: Lanes::One(LaneId(1)), due }, None, || ());
+    bench.commits();
+    let stored = bench.stored();
+    let [left] = stored.as_slice() else { panic!("{stored:?}") };
+    assert_eq!((left.header.traits.due(), left.target.as_str()), (Some(due), "there"));
+}
+
+#[test]
+fn a_call_whose_removal_the_store_refuses_waits_on_and_nothing_has_passed_it() {
+    let bench = Bench::new();
+    let queue = &bench.queue;
+    let [first, second] = [1, 2].map(|op| bench.queued(op, Repeat::Absolute));
+    bench.fails();
+    let mut discarded = queue.discard(first).unwrap();
+    assert_eq!(queue.index().take(queue.clock.now()), None, "it may come back");
+    bench.commits();
+    let refused = discarded.try_recv().unwrap().unwrap_err();
+    assert!(!refused.outcome_unknown(), "{refused}");
+    bench.serves_again();
+    assert_eq!(bench.stored().len(), 2, "nobody has removed it since");
+    assert_eq!(queue.index().take(queue.clock.now()), Some(first));
+    // If the outcome is unknown, the store knows it.
+    let mut discarded = queue.discard(second).unwrap();
+    bench.fails_and_serves_again();
+    let unknown = discarded.try_recv().unwrap().unwrap_err();
+    assert!(unknown.outcome_unknown() && queue.index().get(second).is_none(), "{unknown}");
+}
+
+#[test]
+fn calls_that_were_sent_as_one_stay_in_doubt_until_it_is_stored_that_they_were_not_applied() {
+    let bench = Bench::new();
+    let queue = &bench.queue;
+    let both = [1, 2].map(|op| bench.queued(op, Repeat::Token));
+    drop(queue.note_sending(&both, OpId::from_u128(9), Bytes::from_static(b"before")));
+    bench.commits();
+    for seq in both {
+        let mut index = queue.index();
+        let state = &mut index.get_mut(seq).unwrap().state;
+        state.sent();
+        state.end(End::Unknown);
+    }
+    assert!(queue.bury(both[0], DeadReason::Ambiguous, &"nobody knows".into()));
+    bench.commits();
+    let is_in_doubt = |entry: &Entry| {
+        let details = entry.details();
+        entry.state.is_in_doubt() && details.noted.is_some() && details.group == Some(both[0])
+    };
+    let are_in_doubt = |queue: &Queue| {
+        let index = queue.index();
+        both.iter().all(|seq| index.get(*seq).is_some_and(is_in_doubt)) && index.dead().0 == 1
+    };
+    bench.fails();
+    let mut refused = queue.requeue(both[1], true).unwrap();
+    bench.commits();
+    assert!(matches!(refused.try_recv(), Ok(Err(_))));
+    bench.serves_again();
+    assert!(are_in_doubt(queue));
+    let (queue, _) = bench.next_run();
+    assert!(are_in_doubt(&queue));
+    let mut cleared = queue.requeue(both[1], true).unwrap();
+    assert!(queue.requeue(both[0], true).is_none(), "they are no dead letters any more");
+    bench.commits();
+    assert!(matches!(cleared.try_recv(), Ok(Ok(()))));
+    let is_fresh = |seq: &u64| {
+        let index = queue.index();
+        let entry = index.get(*seq).unwrap();
+        !entry.state.is_in_doubt() && entry.details().group.is_none()
+    };
+    assert!(both.iter().all(is_fresh) && queue.index().dead().0 == 0);
+    let stored = bench.stored();
+    assert!(stored.iter().all(|call| *call.marks() == Marks::default()), "{stored:?}");
 }

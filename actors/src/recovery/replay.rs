@@ -248,8 +248,7 @@ impl Replay {
                 continue;
             }
             let Turn { seqs, overtaken, .. } = index.turn(first, calls, group_bytes);
-            let size: u64 =
-                seqs.iter().filter_map(|seq| Some(u64::from(index.get(*seq)?.bytes))).sum();
+            let size: u64 = seqs.iter().filter_map(|seq| Some(index.get(*seq)?.size())).sum();
             bytes += size;
             let is_group = seqs.len() > 1;
             if !jobs.is_empty() && (bytes > BATCH_BYTES || is_group) {

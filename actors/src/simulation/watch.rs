@@ -156,11 +156,11 @@ impl Watch {
         let queue = &shared(backend).queue;
         let name = backend.name();
         let index = queue.index();
-        let (calls, bytes) = index.page(false, 0).fold((0_u64, 0), |(calls, bytes), (_, entry)| {
-            (calls + 1, bytes + u64::from(entry.bytes))
-        });
+        let (calls, bytes) = index
+            .page(false, 0)
+            .fold((0_u64, 0), |(calls, bytes), (_, entry)| (calls + 1, bytes + entry.size()));
         // Calls that were sent as one are one dead letter.
-        let dead_bytes: u64 = index.page(true, 0).map(|(_, entry)| u64::from(entry.bytes)).sum();
+        let dead_bytes: u64 = index.page(true, 0).map(|(_, entry)| entry.size()).sum();
         let counted = (index.len() as u64, index.bytes(), index.dead().1);
         let waiting = queue.waiting();
         if counted != (calls, bytes, dead_bytes) || waiting != calls {

@@ -3,9 +3,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use fusebox_state::{queue::Phase, store::Finding};
+use fusebox_state::{breaker::BreakerMemory, queue::Phase, store::Finding};
 
 use super::*;
+use crate::backend_shared::BREAKER_FACT;
 
 /// Puts `body`, which the backend refuses, among the dead letters.
 async fn bury(world: &World, body: &str) {
@@ -275,8 +276,15 @@ async fn a_large_store_is_opened_behind_the_doors_and_its_backend_takes_no_calls
     let other = world.fusebox.backends()[1].clone();
     let reply = call(&other, "SET a 2", CallOptions::default()).await.unwrap();
     assert_eq!(reply.source, Source::Live);
+    // An order that cannot be remembered yet.
+    drop(world.backend().force(false, "meanwhile".into(), None).await);
     world.until("it is open", |world| world.backend().view().queue.store_refuses.is_none()).await;
     assert_eq!(world.backend().view().queue.calls, 41);
+    let forced = |world: &World| {
+        let open = world.fusebox.0.entries[0].shared.queue.store().unwrap();
+        BreakerMemory::decode(&open.fact(BREAKER_FACT)?)?.force
+    };
+    world.until("the order is remembered", |world| forced(world).is_some()).await;
     let holds = || world.fusebox.0.entries[0].shared.circuit.holds();
     world.until("it is ready", |world| world.fusebox.is_ready()).await;
     assert!(holds().operator, "what an operator ordered before");

@@ -422,6 +422,24 @@ async fn what_a_write_was_sent_in_place_of_does_not_come_back_over_it_when_it_is
 }
 
 #[tokio::test]
+async fn what_an_earlier_run_may_have_sent_is_not_followed_by_what_it_was_sent_in_place_of() {
+    for restarts in [false, true] {
+        let mut world = World::one().await;
+        world.server().wholes.store(true, Ordering::Relaxed);
+        world.backend().set_offline(true).await.unwrap();
+        queued(&world, ["SET k 0", "SET k 1 refused"].map(str::to_owned)).await;
+        if restarts {
+            world = world.restart(vec![settings("one")]).await;
+        }
+        world.backend().set_offline(false).await.unwrap();
+        world.drained().await;
+        let dead = world.backend().view().queue.dead_letters;
+        let expected = if restarts { (2, 0) } else { (1, 1) };
+        assert_eq!((dead, times(&world, "SET k 0")), expected, "{restarts}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_left_to_do_of_a_write_is_done_when_its_time_has_come_in_its_lane() {
     // What each is accepted with: all within the 300 ms of the first.
     for (after, ends_as) in [

@@ -81,6 +81,7 @@ fn commands_are_read() {
         "fusebox queue replay redis",
         "fusebox queue requeue 01ARZ3NDEKTSV4RRFFQ69G5FAV --force",
         "fusebox queue requeue 01ARZ3NDEKTSV4RRFFQ69G5FAV --not-applied --force",
+        "fusebox queue requeue --from calls.jsonl --force",
         "fusebox queue export --state-dir /s",
         "fusebox queue export /d --backend redis",
         "fusebox queue check --state-dir /s --json",

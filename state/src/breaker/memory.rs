@@ -66,12 +66,14 @@ fn to_moment(at: u64, now: Moment, unix_now: UnixMillis, most: Duration) -> Mome
     now.plus(UnixMillis::new(at).since(unix_now).min(most))
 }
 
+/// A force for a time gets no more than it had when it was remembered, so that a clock set back cannot make it last.
 fn taken_up(force: &ForceMemory, now: Moment, unix_now: UnixMillis) -> Force {
+    let most = |until: u64| Duration::from_millis(until.saturating_sub(force.since));
     Force {
         open: force.open,
         reason: force.reason.clone(),
         since: now,
-        until: force.until.map(|until| to_moment(until, now, unix_now, Duration::MAX)),
+        until: force.until.map(|until| to_moment(until, now, unix_now, most(until))),
     }
 }
 

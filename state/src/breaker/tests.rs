@@ -319,6 +319,22 @@ fn a_clock_set_back_cannot_keep_it_open_for_ever() {
 }
 
 #[test]
+fn a_clock_set_back_gives_a_force_no_more_time_than_it_had() {
+    let force =
+        ForceMemory { open: true, reason: "why".into(), since: 9_400_000, until: Some(10_000_000) };
+    let memory = BreakerMemory { force: Some(force), ..BreakerMemory::default() };
+    let first = breaker();
+    first.restore(&memory, at(0), UnixMillis::new(0));
+    assert_eq!(first.next_tick(), Some(at(600_000)));
+    // A later run has the rest.
+    let memory = first.memory(at(200_000), UnixMillis::new(200_000));
+    let second = breaker();
+    second.restore(&memory, at(0), UnixMillis::new(300_000));
+    assert_eq!(second.next_tick(), Some(at(300_000)));
+    assert_eq!(second.tick(at(300_000)).map(|told| told.to), Some(State::HalfOpen));
+}
+
+#[test]
 fn an_open_cap_shortens_a_wait_under_way() {
     let (breaker, mut now) = (breaker(), 0);
     timeline(&breaker, &mut now, &format!("{TRIP} 30s F"));

@@ -21,8 +21,8 @@ impl QueueIndex {
         if let Some(until) = entry.backs_off_until() {
             self.backing_off.remove(&(until, seq));
         }
-        self.bytes -= u64::from(entry.bytes);
-        self.dead_bytes += u64::from(entry.bytes);
+        self.bytes -= entry.size();
+        self.dead_bytes += entry.size();
         if entry.state.known() == Known::OnWire {
             entry.state.end(End::Unknown);
         }
@@ -51,7 +51,7 @@ impl QueueIndex {
     /// which go on the wire only with that one, wait again.
     pub fn sentence(&mut self, seq: u64, reason: DeadReason, detail: impl Into<Words>) {
         let all = self.sent_with(seq);
-        let size = |seq: &u64| self.get(*seq).map_or(0, |entry| u64::from(entry.bytes));
+        let size = |seq: &u64| self.get(*seq).map_or(0, Entry::size);
         let bytes: u64 = all.iter().map(size).sum();
         let mut calls = all.into_iter().filter(|it| self.calls.entries.get(*it).is_some());
         let Some(first) = calls.next() else { return };
@@ -93,17 +93,16 @@ impl QueueIndex {
         self.unname(entry.header.op_id, seq);
         entry.state.asked_again();
         if forget_doubt {
-            entry.state.cleared();
-            entry.details_mut().noted = None;
+            entry.cleared();
         }
-        self.dead_bytes -= u64::from(entry.bytes);
+        self.dead_bytes -= entry.size();
         if self.lanes.stands(seq) {
             self.calls.claims.insert(seq, entry.header.lanes.clone());
             self.lanes.set_opaque(seq, false, &self.calls);
         }
         let new = self.next_seq;
         self.next_seq += 1;
-        self.bytes += u64::from(entry.bytes);
+        self.bytes += entry.size();
         let op_id = entry.header.op_id;
         entry.begins_again();
         self.calls.entries.insert(new, Entry { phase: Phase::Committing, ..entry });
@@ -115,7 +114,7 @@ impl QueueIndex {
     /// The requeue of the dead letter `seq` was not stored, and its new place is given up: it is what it was,
     /// `entry`, and goes on holding its lane if it held it.
     pub fn not_requeued(&mut self, seq: u64, entry: Entry) {
-        self.dead_bytes += u64::from(entry.bytes);
+        self.dead_bytes += entry.size();
         let op_id = entry.header.op_id;
         self.calls.dead.insert(seq, entry);
         self.calls.claims.remove(&seq);

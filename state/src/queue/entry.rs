@@ -30,14 +30,16 @@ pub enum Phase {
 pub struct Entry {
     /// What the store holds of it.
     pub header: CallHeader,
-    /// Bytes of its body; of one above 4 GiB as many.
-    pub bytes: u32,
+    /// Bytes of its body, unless [`Details::large`] says them.
+    pub(super) bytes: u32,
     /// The digest of its label: calls to the same object have the same.
     pub object: u32,
     /// What may be done next.
     pub state: WriteState,
     /// Whether its name is the caller's own: then its marker, if it has one, outlives it.
     pub own_name: bool,
+    /// It was in the store when this run began: an earlier one may have sent it.
+    pub(super) from_earlier_run: bool,
     /// Its position; of no meaning for a dead letter.
     pub phase: Phase,
     pub(super) details: Option<Box<Details>>,
@@ -52,6 +54,8 @@ pub struct Details {
     pub group: Option<u64>,
     /// The most calls that it may be sent with as one.
     pub group_max: u32,
+    /// Bytes of a body of 4 GiB and more.
+    pub(super) large: Option<u64>,
     /// Why replay has given up on it, if it could not become a dead letter yet.
     pub verdict: Option<(DeadReason, Words)>,
     /// Attempts of this run that have ended.
@@ -75,6 +79,7 @@ impl Details {
         noted: None,
         group: None,
         group_max: u32::MAX,
+        large: None,
         verdict: None,
         attempts: 0,
         unclassified: 0,
@@ -97,9 +102,39 @@ impl Entry {
         own_name: bool,
         bytes: u64,
     ) -> Self {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let phase = Phase::Committing;
-        Self { header, bytes, object, state, own_name, phase, details: None }
+        let (phase, from_earlier_run) = (Phase::Committing, false);
+        let mut entry = Self {
+            header,
+            bytes: 0,
+            object,
+            state,
+            own_name,
+            from_earlier_run,
+            phase,
+            details: None,
+        };
+        entry.resize(bytes);
+        entry
+    }
+
+    /// Bytes of its body.
+    pub fn size(&self) -> u64 {
+        self.details().large.unwrap_or_else(|| self.bytes.into())
+    }
+
+    /// It has a body of so many bytes from now on.
+    pub(super) fn resize(&mut self, bytes: u64) {
+        let small = u32::try_from(bytes).ok();
+        self.bytes = small.unwrap_or(u32::MAX);
+        if small.is_none() || self.details.is_some() {
+            self.details_mut().large = small.is_none().then_some(bytes);
+        }
+    }
+
+    /// Whether it may have been applied without this run having heard so. Of an absolute call it is not noted that it is
+    /// sent.
+    pub fn may_be_applied(&self) -> bool {
+        self.state.is_in_doubt() || self.from_earlier_run && self.is_absolute()
     }
 
     /// What few calls have.
@@ -122,6 +157,15 @@ impl Entry {
     pub fn set_attempts(&mut self, attempts: u32) {
         if attempts > 0 || self.details.is_some() {
             self.details_mut().attempts = attempts;
+        }
+    }
+
+    /// An operator has checked that it was not applied.
+    pub fn cleared(&mut self) {
+        self.state.cleared();
+        self.from_earlier_run = false;
+        if let Some(details) = &mut self.details {
+            details.noted = None;
         }
     }
 

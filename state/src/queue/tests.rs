@@ -245,7 +245,7 @@ proptest! {
                 4 => if let Some(seq) = sending.pop() { index.retry(seq, at(now + 500), "x"); },
                 _ => { now += 300; for seq in removing.drain(..) { index.removed(seq); } }
             }
-            let bytes: u64 = index.page(false, 0).map(|(_, entry)| u64::from(entry.bytes)).sum();
+            let bytes: u64 = index.page(false, 0).map(|(_, entry)| entry.size()).sum();
             prop_assert_eq!(index.bytes(), bytes);
         }
         for _ in 0..2_000 {

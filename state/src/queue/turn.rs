@@ -12,7 +12,7 @@
 //! sent: the others make no difference. They are removed after it was applied, oldest first and the one that was
 //! sent last, so that a crash in between leaves a line whose last write is the same. At most a thousand or so are
 //! overtaken in one turn. If the later one becomes a dead letter, the others are sent after all, unless it may have been
-//! applied: then they would come back over it, and become dead letters before it does.
+//! applied, by an earlier run perhaps: then they would come back over it, and become dead letters before it does.
 
 use super::{Entry, Group, Phase, QueueIndex};
 use crate::{
@@ -95,15 +95,16 @@ impl QueueIndex {
         self.groups.get(&id)
     }
 
-    /// A group of dead letters waits again; returns its calls. `None` if there is no such group. They are
-    /// COMMITTING until that is stored ([`QueueIndex::committed`]); if it is not, [bury](QueueIndex::buried) them.
+    /// The dead letters of a group wait again; returns them. `None` if there are none. They are COMMITTING until that is
+    /// stored ([`QueueIndex::committed`]); if it is not, [bury](QueueIndex::buried) those that still are.
     pub fn revive(&mut self, id: u64) -> Option<Vec<u64>> {
-        let members = self.groups.get(&id)?.members.clone();
-        for seq in &members {
+        let members = self.groups.get(&id)?.members.iter().copied();
+        let dead: Vec<u64> = members.filter(|seq| self.calls.dead.contains_key(seq)).collect();
+        for seq in &dead {
             let Some(mut entry) = self.calls.dead.remove(*seq) else { continue };
-            self.dead_bytes -= u64::from(entry.bytes);
+            self.dead_bytes -= entry.size();
             self.count_out(&entry);
-            self.bytes += u64::from(entry.bytes);
+            self.bytes += entry.size();
             entry.begins_again();
             entry.state.asked_again();
             self.calls.entries.insert(*seq, Entry { phase: Phase::Committing, ..entry });
@@ -111,7 +112,7 @@ impl QueueIndex {
             self.lanes.set_opaque(*seq, false, &self.calls);
             self.changed(*seq);
         }
-        Some(members)
+        (!dead.is_empty()).then_some(dead)
     }
 
     /// The call, and those that it was sent with as one, ascending.
@@ -174,7 +175,7 @@ impl QueueIndex {
     /// `seq` and what may be sent with it as one, ascending.
     fn gather(&self, seq: u64, gather: u64, calls: usize, bytes: u64) -> Vec<u64> {
         let Some(first) = self.calls.entries.get(seq) else { return Vec::new() };
-        let (mut seqs, mut held) = (vec![seq], u64::from(first.bytes));
+        let (mut seqs, mut held) = (vec![seq], first.size());
         let mut most = calls.min(first.details().group_max as usize);
         for other in self.ready.gathering(gather) {
             if seqs.len() >= most {
@@ -189,7 +190,7 @@ impl QueueIndex {
                 continue;
             };
             let limit = most.min(entry.details().group_max as usize);
-            let size = u64::from(entry.bytes);
+            let size = entry.size();
             if held + size > bytes || seqs.len() >= limit {
                 continue;
             }

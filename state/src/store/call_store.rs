@@ -55,6 +55,9 @@ pub trait CallStore: fmt::Debug + Send + Sync {
     /// Makes dead letters calls that wait again, in their places and with their notes.
     fn revive(&self, seqs: &[u64], done: Done);
 
+    /// The same of calls that were not applied: the note beside `noted` is taken back in the same commit.
+    fn revive_unsent(&self, seqs: &[u64], noted: u64, done: Done);
+
     /// Puts `call` in the place of the one of its sequence, without that one's note. A crash leaves the one or
     /// the other. Ends with `NotFound` if there is none, with `TooLarge` if it does not fit one value.
     fn replace(&self, call: &NewCall, done: Done);
@@ -99,8 +102,8 @@ pub trait CallStore: fmt::Debug + Send + Sync {
     /// The store's state. Asks the file system for a size, nothing more.
     fn status(&self) -> StoreStatus;
 
-    /// Records the identity that the store is filled for from now on. Calls appended after `Ok` have
-    /// it; those that wait keep theirs.
+    /// Records the identity that the store is filled for from now on. A dead letter that is requeued after `Ok` has
+    /// it; all other calls keep the one that they were [accepted for](NewCall::target).
     fn set_target(&self, target: &Target, done: Done);
 
     /// Writes what is live into new files, which gives back what is dead in the log. The store serves meanwhile, but
@@ -138,7 +141,7 @@ pub(super) trait Backed: fmt::Debug + Send + Sync {
     /// Sends a command to whoever commits.
     fn send(&self, command: Command);
 
-    /// The identity of new calls.
+    /// The identity that it is filled for.
     fn target(&self) -> &RwLock<Target>;
 
     /// Reads; `Failed` while there is nothing to read from.
@@ -156,9 +159,8 @@ pub(super) trait Backed: fmt::Debug + Send + Sync {
 
 impl<B: Backed> CallStore for B {
     fn append(&self, call: NewCall, done: Done) {
-        let target = self.target().read().clone();
         let note = call.note.as_ref().map(|note| note::encode(call.seq, note)).transpose();
-        let encoded = queue::encode(&call, &target).and_then(|encoded| Ok((encoded, note?)));
+        let encoded = queue::encode(&call).and_then(|encoded| Ok((encoded, note?)));
         match encoded {
             Ok((queue::Encoded { seq, header, says, chunked }, note)) => {
                 self.send(Command::Append {
@@ -194,9 +196,15 @@ impl<B: Backed> CallStore for B {
         self.send(Command::TakeBack { keys, ticket: Ticket::new(done) });
     }
 
+    fn revive_unsent(&self, seqs: &[u64], noted: u64, done: Done) {
+        let dead = seqs.iter().map(|seq| keys::key(keys::DEAD, *seq));
+        let keys = dead.chain([keys::key(keys::SENDING, noted)]).collect();
+        self.send(Command::TakeBack { keys, ticket: Ticket::new(done) });
+    }
+
     fn replace(&self, call: &NewCall, done: Done) {
         let ticket = Ticket::new(done);
-        match queue::encode(call, &self.target().read().clone()) {
+        match queue::encode(call) {
             Ok(queue::Encoded { seq, header, says, chunked: None }) => {
                 self.send(Command::Replace { seq, header, says, ticket });
             }
@@ -258,7 +266,7 @@ impl<B: Backed> CallStore for B {
         if let Err(error) = keys::within("target", text.len(), queue::TARGET_MAX) {
             return Ticket::new(done).complete(Err(error));
         }
-        // Calls sent from here on have it. If the fact is not written, the next start asks.
+        // What is requeued from here on has it. If the fact is not written, the next start asks.
         let mut current = self.target().write();
         *current = target.clone();
         put(self, FACT_TARGET, text.as_bytes(), done);
@@ -278,8 +286,7 @@ impl<B: Backed> CallStore for B {
     }
 
     fn append_stored(&self, call: NewCall, body: StoredBody, done: Done) {
-        let target = self.target().read().clone();
-        match queue::encode_stored(&call, body, &target) {
+        match queue::encode_stored(&call, body) {
             Ok(header) => {
                 let ticket = Ticket::new(done);
                 let says = queue::says(call.header.traits);

@@ -169,6 +169,8 @@ pub struct NewCall {
     pub seq: u64,
     /// What is known of it.
     pub header: CallHeader,
+    /// The backend's identity that it was accepted for.
+    pub target: Target,
     /// Its lanes for people (`SET user:7`); the store keeps 256 bytes.
     pub label: Box<str>,
     /// The W3C trace context that it came with; one above 256 bytes is dropped.

@@ -63,6 +63,8 @@ pub fn downgrade(settings: &StoreSettings) -> Result<Downgraded, CheckError> {
     let partial = dir.join("db.partial");
     space::remove_folder(&partial)?;
     let target = open_sled(&partial).map_err(io::Error::other)?.map_err(io::Error::from)?;
+    // Opened before anything is written: see `open::try_open`.
+    let log = File::open(partial.join("db"))?;
     let head = FirstHead { commit: plan.head.commit + 1, last_seq: plan.head.last_seq };
     let mut done = Downgraded::default();
     let again = |value: &[u8]| {
@@ -78,7 +80,7 @@ pub fn downgrade(settings: &StoreSettings) -> Result<Downgraded, CheckError> {
     target.insert(HEAD_KEY, again(&value)?).map_err(io::Error::from)?;
     target.flush().map_err(io::Error::from)?;
     drop(target);
-    File::open(partial.join("db"))?.sync_all()?;
+    log.sync_all()?;
     File::open(partial.join("conf"))?.sync_all()?;
     space::sync_folder(&partial)?;
     // Between the two renames there is no store: whoever comes next takes the old one back from its new place.

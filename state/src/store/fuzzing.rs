@@ -164,6 +164,7 @@ fn make_fixture() -> Option<Fixture> {
                 traits: Traits::default(),
                 accepted_at: UnixMillis::new(seq),
             },
+            target: "redis://localhost:6379/0".into(),
             label: format!("SET key:{seq}").into(),
             traceparent: None,
             note: None,

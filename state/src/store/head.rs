@@ -8,8 +8,8 @@
 //! | --- | --- | --- |
 //! | calls | the sequence | every header that is not removed, dead letters included |
 //! | residues | the sequence | headers that took the place of another of their sequence |
-//! | notes | the sequence | notes of sending that are not taken back |
-//! | dead | the sequence | dead-letter marks that are not taken back |
+//! | notes | the sequence | notes of sending that are not taken back, beside a live call |
+//! | dead | the sequence | dead-letter marks that are not taken back, beside a live call |
 //! | facts | the name and the commit that wrote it | every fact |
 //!
 //! Chunks need no digest: a header says how many its body has, and holds their checksum. History is kept as far as

@@ -3,6 +3,9 @@
 //! Every value that is written or removed passes through here, so that the head's digests, the removal records and
 //! the floor cannot forget one.
 //!
+//! What is beside a call counts with it: a note or a mark that is there without its call, as a commit leaves it that was
+//! cut short, is in no digest. So a head never vouches for what the plan of a raw log (`plan.rs`) does not count.
+//!
 //! # Removal records
 //! A log keeps what was removed until the space is used again. So that a reader of the raw log can tell the removed
 //! from the waiting, a bit in a record of its own (key `g`, one for each 1,024 sequences) says that a call is gone. It
@@ -113,11 +116,31 @@ impl Ledger {
             Class::Dead => &mut self.dead,
         };
         let changed = if present { set.insert(seq) } else { set.remove(seq) };
-        let hash = class.hash(seq);
-        match (changed, present) {
-            (true, true) => self.digests.of_mut(class).add(hash),
-            (true, false) => self.digests.of_mut(class).take(hash),
-            (false, _) => {}
+        if !changed {
+            return;
+        }
+        if class == Class::Calls {
+            self.count(Class::Calls, seq, present);
+            let beside = [
+                (Class::Residues, self.residues.contains(seq)),
+                (Class::Notes, self.notes.contains(seq)),
+                (Class::Dead, self.dead.contains(seq)),
+            ];
+            for (class, _) in beside.into_iter().filter(|(_, is_there)| *is_there) {
+                self.count(class, seq, present);
+            }
+        } else if self.live.contains(seq) {
+            self.count(class, seq, present);
+        }
+    }
+
+    /// Counts a record in its digest, or no more.
+    fn count(&mut self, class: Class, seq: u64, present: bool) {
+        let (digest, hash) = (self.digests.of_mut(class), class.hash(seq));
+        if present {
+            digest.add(hash);
+        } else {
+            digest.take(hash);
         }
     }
 
@@ -212,5 +235,28 @@ impl Ledger {
 
     pub(super) fn digests(&self) -> Digests {
         self.digests
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beside_a_call_counts_with_it_whichever_comes_first() {
+        let [call, note, dead] =
+            [keys::CALLS, keys::SENDING, keys::DEAD].map(|prefix| keys::key(prefix, 7));
+        let mut ledger = Ledger::default();
+        ledger.written(&note, Says::Itself, 1);
+        ledger.written(&dead, Says::Itself, 1);
+        assert_eq!(ledger.digests(), Digests::default(), "they lack their call");
+        ledger.written(&call, Says::Residue, 1);
+        let Digests { calls, residues, notes, dead: marks, .. } = ledger.digests();
+        assert_eq!([calls, residues, notes, marks].map(|sum| sum.count), [1; 4]);
+        ledger.removed(&call);
+        assert_eq!(ledger.digests(), Digests::default());
+        ledger.removed(&note);
+        ledger.written(&dead, Says::Nothing, 2);
+        assert_eq!(ledger.digests(), Digests::default());
     }
 }

@@ -162,7 +162,7 @@ pub struct OpenedMemory {
 }
 
 impl MemoryDisk {
-    /// Opens what was committed. New calls have `target`.
+    /// Opens what was committed, to be filled for `target`.
     ///
     /// # Errors
     /// `Failed` if what is there is not what a store has written.

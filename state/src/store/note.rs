@@ -18,7 +18,8 @@
 //! | before the note is synced | calls without a note: nothing was sent |
 //! | after that | the note and all members: the group is in doubt |
 //! | between the note that it was applied and the last removal | the members that are left, which it removes |
-//! | none, and a member is missing although the note does not say applied | damage: the others are in doubt, and no proof can be had, as their insert cannot be made again |
+//! | within the last removal, if the first member is in a pack | the same, without the first member: its first commit records that the others are gone, since no head has the note any more |
+//! | none, and a member is missing although the note does not say applied | damage: the others are in doubt, and no proof can be had, as their insert cannot be made again. If it is the first one, a rebuild has put the note beside the next |
 //!
 //! A note without a group and without evidence is written as the first release wrote it; the others are of a kind
 //! of their own, which that release refuses without touching anything.

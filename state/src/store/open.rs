@@ -31,7 +31,7 @@ use super::{
     facts,
     guard::{guarded, open_sled},
     head::{AnyHead, FirstHead, Head},
-    keys::{self, FACT_TARGET},
+    keys::FACT_TARGET,
     ledger::{Ledger, Says},
     mark::{self, Mark, Reading},
     plan::{self, Lost, NoPlan, Plan},
@@ -98,7 +98,8 @@ pub(super) fn look(
     if raw.is_empty() {
         match marked {
             Reading::At(head) if head.commit == 0 => return Ok(Look::Nothing),
-            Reading::Absent if raw.bytes == 0 => return Ok(Look::Nothing),
+            // The first start makes the mark durable before it makes the folder.
+            Reading::Absent if !db.try_exists()? => return Ok(Look::Nothing),
             Reading::Absent => {
                 return Ok(Look::Unprovable(raw, "the log contains no records of fusebox".into()));
             }
@@ -270,8 +271,8 @@ impl Opening<'_> {
             raw.read_from(copy).map_err(at(copy))?;
         }
         let why = match try_open(&path, Some(&plan)) {
-            Ok((db, scanned)) => match scanned.differs.clone() {
-                None => return self.seal(db, scanned, &raw, &plan).map(Some),
+            Ok((db, log, scanned)) => match scanned.differs.clone() {
+                None => return self.seal((db, log), scanned, &raw, &plan).map(Some),
                 Some(why) => {
                     rebuild::close(dir, db);
                     why
@@ -351,11 +352,13 @@ impl Opening<'_> {
         let dir = &self.settings.dir;
         let path = dir.join("db");
         space::remove_folder(&path).map_err(at(&path))?;
+        // Nothing is left of what a sync may have failed to keep.
+        rebuild::trust(dir).map_err(at(dir))?;
         if self.marked == Reading::Absent {
             self.remark(0).map_err(at(dir))?;
         }
         let head = self.marked.head().unwrap_or_default();
-        let (db, scanned) = match try_open(&path, None) {
+        let (db, log, scanned) = match try_open(&path, None) {
             Ok(opened) => opened,
             Err(Attempt::Final(error)) => return Err(error),
             Err(Attempt::Broken(why)) => {
@@ -364,7 +367,7 @@ impl Opening<'_> {
         };
         let plan = Plan { head, values: Picked::default(), lost: Lost::default() };
         let raw = Raw::read(&path, &mut |_, _| {}).map_err(at(&path))?;
-        self.seal(db, scanned, &raw, &plan)
+        self.seal((db, log), scanned, &raw, &plan)
     }
 
     /// Brings a store of the first format to this one. Only sled can tell what was removed of it, and only if its
@@ -388,7 +391,7 @@ impl Opening<'_> {
         space::require(self.settings, space::OPEN_BYTES.saturating_add(raw.bytes))?;
         shield::copy_store(&path, &copy).map_err(at(&copy))?;
         let not_now = |why: String| at(&copy)(io::Error::other(why));
-        let (db, scanned) = match try_open(&copy, None) {
+        let (db, _, scanned) = match try_open(&copy, None) {
             Ok(opened) => opened,
             Err(Attempt::Final(error)) => return Err(error),
             Err(Attempt::Broken(why)) => return Err(not_now(why)),
@@ -422,7 +425,7 @@ impl Opening<'_> {
     /// written is written again, or said not to be, under a number of its own: the raw log keeps it.
     fn seal(
         &mut self,
-        db: Db,
+        (db, log): (Db, File),
         mut scanned: Scanned,
         raw: &Raw,
         plan: &Plan,
@@ -433,16 +436,11 @@ impl Opening<'_> {
         let commit = raw.highest_commit().max(plan.head.commit).max(marked.commit) + 1;
         let mut last_seq = plan.head.last_seq.max(marked.last_seq);
         last_seq = last_seq.max(scanned.calls.last().map_or(0, |call| call.seq));
-        // Nor may a new call take the sequence of one that was never completed, or of chunks that wait to be swept.
-        let leftovers = scanned.garbage.iter().filter_map(|key| keys::chunk_of(key));
-        last_seq = leftovers.map(|(seq, _)| seq).fold(last_seq, u64::max);
+        // Nor may a new call take the sequence of one that was never completed, or of what waits to be swept.
         let unsettled = raw.unsettled(plan.head.commit);
-        for key in &unsettled {
-            if let Key::Call(seq) | Key::Chunk(seq, _) = key {
-                last_seq = last_seq.max(*seq);
-            }
-        }
-        let written = guarded(|| -> io::Result<(Head, Mark, File)> {
+        let leftovers = scanned.garbage.iter().filter_map(|key| Key::from_bytes(key)?.seq());
+        last_seq = leftovers.chain(unsettled.iter().filter_map(Key::seq)).fold(last_seq, u64::max);
+        let written = guarded(|| -> io::Result<(Head, Mark)> {
             scanned.ledger.may_pack = self.settings.packed || plan.head.packed;
             let map = Sled::new(db.clone(), scanned.ledger.packs.places.clone());
             let mut settling = Settling { db: &map, ledger: &mut scanned.ledger, commit };
@@ -458,21 +456,23 @@ impl Opening<'_> {
             let head = settling.finish(last_seq)?;
             self.settings.faults.flush()?;
             db.flush().map_err(io::Error::from)?;
-            let log = File::open(path.join("db"))?;
-            self.settings.faults.sync()?;
-            log.sync_all()?;
+            let synced = self.settings.faults.sync().and_then(|()| log.sync_all());
+            // That is final, also if it is said to be for want of room.
+            synced.map_err(|error| io::Error::other(format!("sync failed: {error}")))?;
             File::open(path.join("conf"))?.sync_all()?;
             space::sync_folder(&path)?;
             shield::drop_copy(dir)?;
             mark::replace(dir, &head)?;
             let mark = Mark::create(dir)?;
             sync_parents(dir)?;
-            Ok((head, mark, log))
+            Ok((head, mark))
         });
         let written = written.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-        let (head, mark, log) = match written {
+        let (head, mark) = match written {
             Ok(written) => written,
             Err(error) => {
+                // The kernel may have taken for written what is not: another open would read it all the same.
+                rebuild::suspect_after(dir, &error);
                 rebuild::close(dir, db);
                 return Err(at(dir)(error));
             }
@@ -504,7 +504,10 @@ enum Attempt {
     Final(OpenError),
 }
 
-fn try_open(path: &Path, plan: Option<&Plan>) -> Result<(Db, Scanned), Attempt> {
+/// Also returns the log, to be synced. It was opened before sled wrote to it: if a sync fails, the kernel says so to each
+/// who had the file open by then, and to nobody who opens it later; and sled keeps some errors to itself.
+fn try_open(path: &Path, plan: Option<&Plan>) -> Result<(Db, File, Scanned), Attempt> {
+    let log = File::open(path.join("db")).ok();
     let dir = path.parent().unwrap_or(path);
     let mut patience = 100;
     let db = loop {
@@ -519,15 +522,19 @@ fn try_open(path: &Path, plan: Option<&Plan>) -> Result<(Db, Scanned), Attempt> 
                 return Err(Attempt::Final(OpenError::Locked { path: path.to_owned() }));
             }
             Ok(Err(sled::Error::Io(source))) if !speaks_of_damage(&source) => {
+                rebuild::suspect_after(dir, &source);
                 return Err(Attempt::Final(at(path)(source)));
             }
             Ok(Err(error)) => return Err(Attempt::Broken(error.to_string())),
             Err(panic) => return Err(Attempt::Broken(panic)),
         }
     };
-    let is_large = fs::metadata(path.join("db")).is_ok_and(|it| it.len() >= LARGE_BYTES);
+    // A new one is empty yet.
+    let log = log.map_or_else(|| File::open(path.join("db")), Ok);
+    let log = log.map_err(|error| Attempt::Final(at(path)(error)))?;
+    let is_large = log.metadata().is_ok_and(|it| it.len() >= LARGE_BYTES);
     match scan::scan(&db, plan, is_large) {
-        Ok(scanned) => Ok((db, scanned)),
+        Ok(scanned) => Ok((db, log, scanned)),
         Err(ScanFailure::Newer(found)) => {
             rebuild::close(dir, db);
             Err(Attempt::Final(OpenError::NewerFormat { found, known: KNOWN }))

@@ -12,6 +12,12 @@
 //! *(A head newer than the mark may have been acknowledged within the last 100 ms before a power cut. If a bit of that
 //! commit flips as well, its loss is not reported.)*
 //!
+//! # What is beside a call
+//! A note or a mark counts if its call is live, and only then. That of a group does so, too, though it names other calls:
+//! the first of them goes last, so that what is left of a note without it was taken back or is done with. *(The space of
+//! what took it back may have been used again before its own.)* If the first call of a group is lost, a rebuild puts the
+//! note beside the next one that is left.
+//!
 //! # How a difference is explained
 //! The pool of what may be missing are the sequences between the floor and the last that are neither found nor recorded
 //! as removed; of what may be too much (a removal record is lost), those found. Tried in this order: the whole pool;
@@ -160,7 +166,7 @@ pub(super) fn plan(raw: &Raw, head: Head) -> Result<Plan, NoPlan> {
     .filter(|residues| residues.surplus.is_empty())
     .ok_or_else(|| unprovable(Class::Residues, &found.residues, head.digests.residues))?;
     lost.calls.extend(residues.missing);
-    found.marks(raw, &newest, &live)?;
+    found.marks(&newest, &live);
     let notes = explain(Class::Notes, &found.notes, head.digests.notes, &|| among(&found.notes))
         .ok_or_else(|| unprovable(Class::Notes, &found.notes, head.digests.notes))?;
     let dead = explain(Class::Dead, &found.dead, head.digests.dead, &|| among(&found.dead))
@@ -185,6 +191,7 @@ pub(super) fn plan(raw: &Raw, head: Head) -> Result<Plan, NoPlan> {
         values.extend(chunks.into_iter().flatten());
     }
     found.dead.remove_all(&lost.calls);
+    // What is noted of a group is known of all its calls, also if the first one is lost.
     let mut orphans = BTreeSet::new();
     for seq in lost.calls.iter().filter(|seq| found.notes.contains(**seq)) {
         let Some(value) = newest.get(&Key::Note(*seq)) else { continue };
@@ -217,22 +224,15 @@ struct Found {
 }
 
 impl Found {
-    /// Notes and marks that belong to a live call. The note of a group belongs to all its calls.
-    fn marks(&mut self, raw: &Raw, newest: &Picked, live: &SeqSet) -> io::Result<()> {
-        for Value { key, place, .. } in newest.iter().filter(|value| !value.place.is_void) {
+    /// Notes and marks beside a live call.
+    fn marks(&mut self, newest: &Picked, live: &SeqSet) {
+        for Value { key, .. } in newest.iter().filter(|value| !value.place.is_void) {
             match key {
                 Key::Dead(seq) if live.contains(*seq) => drop(self.dead.insert(*seq)),
-                Key::Note(seq) => {
-                    let belongs = live.contains(*seq)
-                        || members(*seq, &raw.load(*place)?).iter().any(|it| live.contains(*it));
-                    if belongs {
-                        self.notes.insert(*seq);
-                    }
-                }
+                Key::Note(seq) if live.contains(*seq) => drop(self.notes.insert(*seq)),
                 _ => {}
             }
         }
-        Ok(())
     }
 }
 
@@ -361,6 +361,8 @@ pub(super) fn digests(plan: &Plan) -> Digests {
                     digests.residues.add(Class::Residues.hash(*seq));
                 }
             }
+            // Its call is not there: a rebuild puts it beside another.
+            Key::Note(seq) if plan.lost.calls.contains(seq) => {}
             Key::Note(seq) => digests.notes.add(Class::Notes.hash(*seq)),
             Key::Dead(seq) => digests.dead.add(Class::Dead.hash(*seq)),
             Key::Fact(name) => digests.facts.add(fact_hash(name, *commit)),

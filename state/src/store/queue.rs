@@ -61,17 +61,13 @@ pub(super) fn says_of(key: &[u8], value: &[u8]) -> Says {
     }
 }
 
-/// Encodes a call that the backend `target` is to get.
-pub(super) fn encode(call: &NewCall, target: &Target) -> Result<Encoded, StoreError> {
-    seal_call(record_of(call, target), &call.body)
+/// Encodes a call.
+pub(super) fn encode(call: &NewCall) -> Result<Encoded, StoreError> {
+    seal_call(record_of(call), &call.body)
 }
 
 /// Encodes the header of a call whose body is in chunks already.
-pub(super) fn encode_stored(
-    call: &NewCall,
-    body: StoredBody,
-    target: &Target,
-) -> Result<Draft, StoreError> {
+pub(super) fn encode_stored(call: &NewCall, body: StoredBody) -> Result<Draft, StoreError> {
     let too_large =
         || StoreError::TooLarge { what: "call", bytes: body.len, limit: u64::from(u32::MAX) };
     let record = CallRecord {
@@ -79,19 +75,19 @@ pub(super) fn encode_stored(
         body_crc: body.crc,
         chunks: body.chunks().ok_or_else(too_large)?,
         inline: &[],
-        ..record_of(call, target)
+        ..record_of(call)
     };
     record::seal(Kind::Call, &record, 256).ok_or_else(too_large)
 }
 
-fn record_of<'a>(call: &'a NewCall, target: &'a Target) -> CallRecord<'a> {
+fn record_of(call: &NewCall) -> CallRecord<'_> {
     let traceparent = call.traceparent.as_deref().filter(|text| text.len() <= TRACEPARENT_MAX);
     CallRecord {
         body_len: call.body.len() as u64,
         body_crc: crc32fast::hash(&call.body),
         inline: &call.body,
         traceparent,
-        ..header_record(call.seq, &call.header, &call.label, target)
+        ..header_record(call.seq, &call.header, &call.label, &call.target)
     }
 }
 

@@ -25,10 +25,11 @@
 //! What is lost is noted before step 2 (`untold.rs`), with the name that step 3 gives to the old store, so that an open
 //! that goes on there keeps it and tells the loss.
 //!
-//! A process that dies between a failed sync and step 3 leaves a file `suspect`: the next open rebuilds before it
-//! serves, because what it reads may be in the kernel's cache alone.
+//! A failed sync, in service or in an open, leaves a file `suspect` until step 4: each open until then rebuilds before
+//! it serves, because what it reads may be in the kernel's cache alone.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::OpenOptionsExt,
@@ -65,8 +66,14 @@ const FLUSH_BYTES: usize = 1 << 20;
 
 /// Steps 1 and 2 for a plan. After an error only an open goes on, or whoever has the name taken back.
 pub(super) fn from_plan(settings: &StoreSettings, raw: &Raw, plan: &Plan) -> Result<(), OpenError> {
+    let moved = moved(raw, plan).map_err(at(&settings.dir))?;
     write(settings, plan.bytes(), plan.head.commit, plan.head.last_seq, &mut |writer| {
         for Value { key, commit, place } in plan.values.iter() {
+            if let Key::Note(seq) = key
+                && (plan.lost.calls.contains(seq) || moved.contains_key(seq))
+            {
+                continue;
+            }
             let value = raw.load(*place)?;
             let is_it = record::peel(&value).is_ok_and(|sealed| sealed.commit == *commit);
             if !is_it {
@@ -74,6 +81,10 @@ pub(super) fn from_plan(settings: &StoreSettings, raw: &Raw, plan: &Plan) -> Res
             }
             let says = if place.is_residue { Says::Residue } else { Says::Itself };
             writer.insert(&key.to_bytes(), value, says, *commit)?;
+        }
+        for (seq, (commit, note)) in &moved {
+            let value = note::encode(*seq, note).map_err(io::Error::other)?.stamp(*commit);
+            writer.insert(&Key::Note(*seq).to_bytes(), value, Says::Itself, *commit)?;
         }
         for seq in &plan.lost.notes {
             let note = note::encode(*seq, &Note::default()).map_err(io::Error::other)?;
@@ -84,17 +95,44 @@ pub(super) fn from_plan(settings: &StoreSettings, raw: &Raw, plan: &Plan) -> Res
             let value = lost_mark(*seq, settings.unix_now.as_ref()())?.stamp(plan.head.commit);
             writer.insert(&Key::Dead(*seq).to_bytes(), value, Says::Itself, plan.head.commit)?;
         }
-        if writer.ledger.digests() == carried(plan) {
+        if writer.ledger.digests() == carried(plan, &moved) {
             return Ok(());
         }
         Err(io::Error::other("the rebuilt store differs from the plan"))
     })
 }
 
+/// Notes that go beside another call, by that call, each with the commit that wrote it.
+type Moved = BTreeMap<u64, (u64, Note)>;
+
+/// The notes of groups whose first call is lost: each goes beside the next of its calls that is left, in place of an
+/// older one. A newer one says that the group's was taken back (`Scan::settle_groups`).
+fn moved(raw: &Raw, plan: &Plan) -> io::Result<Moved> {
+    let mut moved = Moved::new();
+    for seq in &plan.lost.calls {
+        let Some(Value { commit, place, .. }) = plan.values.get(&Key::Note(*seq)) else { continue };
+        let Ok(note) = note::decode(*seq, &raw.load(*place)?) else { continue };
+        let mut members = note.group.iter().flat_map(|group| &group.members);
+        let is_left = |member: &&u64| plan.values.contains(&Key::Call(**member));
+        let Some(next) = members.find(is_left).copied() else { continue };
+        // If its own note is lost, it is in doubt with all that may have been sent with it.
+        if plan.lost.notes.contains(&next) {
+            continue;
+        }
+        let own = plan.values.get(&Key::Note(next)).map(|own| own.commit);
+        let other = moved.get(&next).map(|(commit, _)| *commit);
+        if own.max(other).is_none_or(|newest| newest < *commit) {
+            moved.insert(next, (*commit, note));
+        }
+    }
+    Ok(moved)
+}
+
 /// What a store that is rebuilt by a plan holds: other notes and marks stand for those that are lost.
-fn carried(plan: &Plan) -> Digests {
+fn carried(plan: &Plan, moved: &Moved) -> Digests {
     let mut carried = plan::digests(plan);
-    for seq in &plan.lost.notes {
+    let has_none = |seq: &&u64| !plan.values.contains(&Key::Note(**seq));
+    for seq in plan.lost.notes.iter().chain(moved.keys().filter(has_none)) {
         carried.notes.add(Class::Notes.hash(*seq));
     }
     for seq in &plan.lost.dead {
@@ -206,6 +244,7 @@ pub(super) struct Writer {
     settings: StoreSettings,
     partial: PathBuf,
     target: Held,
+    log: File,
     ledger: Ledger,
     unsynced: usize,
 }
@@ -216,9 +255,11 @@ impl Writer {
         let partial = settings.dir.join("db.partial");
         remove_folder(&partial)?;
         let target = open_sled(&partial).map_err(io::Error::other)?.map_err(io::Error::from)?;
+        // Opened before anything is written: see `open::try_open`.
+        let log = File::open(partial.join("db"))?;
         let (settings, target) = (settings.clone(), Held::new(target));
         let ledger = Ledger::default();
-        Ok(Self { settings, partial, target, ledger, unsynced: 0 })
+        Ok(Self { settings, partial, target, log, ledger, unsynced: 0 })
     }
 
     /// Writes a value that `commit` wrote.
@@ -274,10 +315,10 @@ impl Writer {
         let value = head::encode(&head).ok_or_else(|| io::Error::other("the head is too large"))?;
         self.target.get()?.insert(HEAD_KEY, value).map_err(io::Error::from)?;
         self.flush()?;
-        let Self { settings, partial, target, .. } = self;
+        let Self { settings, partial, target, log, .. } = self;
         target.close()?;
         settings.faults.sync()?;
-        File::open(partial.join("db"))?.sync_all()?;
+        log.sync_all()?;
         settings.faults.lie(&partial.join("db"))?;
         File::open(partial.join("conf"))?.sync_all()?;
         space::sync_folder(&partial)?;
@@ -382,7 +423,8 @@ fn is_copy_of(db: &Path, marked: Reading, head: &Head) -> io::Result<bool> {
     };
     let is_next = (head.commit, head.last_seq) == (plan.head.commit + 1, plan.head.last_seq);
     // A copy that was made while it served may have what cannot be read of it any more.
-    Ok(is_next && [carried(&plan), plan.head.digests].contains(&head.digests))
+    let carried = carried(&plan, &moved(&raw, &plan)?);
+    Ok(is_next && [carried, plan.head.digests].contains(&head.digests))
 }
 
 /// Continues a rebuild that a crash interrupted.
@@ -442,12 +484,20 @@ pub(super) fn suspect(dir: &Path) {
     }
 }
 
+/// Notes that after an error of the disk, unless all that it says is that there is no room.
+pub(super) fn suspect_after(dir: &Path, error: &io::Error) {
+    if !space::is_full(error) {
+        suspect(dir);
+    }
+}
+
 /// Whether an earlier process noted that.
 pub(super) fn is_suspect(dir: &Path) -> bool {
     dir.join(SUSPECT).try_exists().unwrap_or(true)
 }
 
-fn trust(dir: &Path) -> io::Result<()> {
+/// The files are new ones: what was noted was of others.
+pub(super) fn trust(dir: &Path) -> io::Result<()> {
     match fs::remove_file(dir.join(SUSPECT)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => space::sync_folder(dir),

@@ -420,18 +420,23 @@ impl Scan<'_> {
             if group.applied || present.is_empty() {
                 // What is pushed last is removed first: the note outlives its calls.
                 self.found.garbage.push(IVec::from(&keys::key(keys::SENDING, seq)));
+                // A note that lacks its own call is in no head: its calls are gone with the next one.
+                let is_alone = !self.found.ledger.is_live(seq);
                 for member in present {
+                    if is_alone {
+                        self.found.ledger.removed(&keys::key(keys::CALLS, member));
+                    }
                     self.sweep_call(member);
                 }
                 continue;
             }
-            self.join_group(&note, group, &present);
+            self.join_group(seq, &note, group, &present);
         }
     }
 
-    fn join_group(&mut self, note: &Note, group: &GroupNote, present: &[u64]) {
+    /// `id` is the call that the note is beside.
+    fn join_group(&mut self, id: u64, note: &Note, group: &GroupNote, present: &[u64]) {
         let broken = present.len() < group.members.len();
-        let id = group.members.first().copied().unwrap_or_default();
         // A burial that was cut short is finished: a group is one dead letter.
         let dead = present.iter().find_map(|seq| self.calls.get(*seq)?.marks().dead.clone());
         for seq in present {

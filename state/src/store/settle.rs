@@ -13,17 +13,17 @@ use super::{
     pack, queue,
     raw::Key,
     record::{self, Draft, FORMAT},
-    tree::{Sled, Tree},
+    tree::Tree,
 };
 
 /// Writes the first commit of an open.
-pub(super) struct Settling<'a> {
-    pub(super) db: &'a Sled,
+pub(super) struct Settling<'a, T> {
+    pub(super) db: &'a T,
     pub(super) ledger: &'a mut Ledger,
     pub(super) commit: u64,
 }
 
-impl Settling<'_> {
+impl<T: Tree> Settling<'_, T> {
     /// What sled shows under a key that a commit above the head has written is what counts from now on.
     pub(super) fn settle(&mut self, key: &Key) -> io::Result<()> {
         let bytes = key.to_bytes();

@@ -135,13 +135,19 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     folder.map_or(Ok(()), |folder| folder.sync_all())
 }
 
+/// Whether an error says only that there is no room.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// The error of a file operation on `path`.
 pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> OpenError {
-    move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+    move |source| {
+        if is_full(&source) {
             OpenError::DiskFull { free: 0, needed: OPEN_BYTES }
+        } else {
+            OpenError::Io { path: path.to_owned(), source }
         }
-        _ => OpenError::Io { path: path.to_owned(), source },
     }
 }
 

@@ -84,6 +84,7 @@ fn call(seq: u64, body: &[u8]) -> NewCall {
             traits: Traits::default(),
             accepted_at: UnixMillis::new(1_790_000_000_000 + seq),
         },
+        target: "redis://localhost:6379/0".into(),
         label: format!("SET key:{seq}").into(),
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
         note: None,
@@ -155,6 +156,25 @@ fn tamper(dir: &Path, change: impl FnOnce(&Db)) {
     db.flush().unwrap();
 }
 
+/// The number of the next commit of a closed store.
+fn next_commit(dir: &Path) -> u64 {
+    super::mark::read(&dir.join("store")).unwrap().head().unwrap().commit + 1
+}
+
+/// Records that these calls of the first block are gone, which a removal does before it removes anything.
+fn record_gone(db: &Db, seqs: &[u64], commit: u64) {
+    let bits = seqs.iter().copied().collect::<crate::seqs::SeqSet>().bits(0);
+    let record = super::record::GoneRecord { block: 0, bits };
+    let value = super::record::seal(super::record::Kind::Gone, &record, 192).unwrap();
+    db.insert(keys::key(keys::GONE, 0), value.stamp(commit)).unwrap();
+}
+
+/// Opens a store, and is killed behind the first commit, before anything is swept.
+fn killed_once_open(settings: &StoreSettings) {
+    let ready = open::open(settings).unwrap();
+    rebuild::close(&settings.dir, ready.db);
+}
+
 /// Flips a bit in every copy of a value that the raw log holds.
 fn flip_everywhere(dir: &Path, value: &[u8]) {
     let log = dir.join("store/db/db");
@@ -170,7 +190,7 @@ fn flip_everywhere(dir: &Path, value: &[u8]) {
 #[test]
 fn a_time_to_live_in_a_record_is_passed_over() {
     let sent = call(4, b"payload");
-    let value = super::queue::encode(&sent, &"target".into()).unwrap().header.stamp(1);
+    let value = super::queue::encode(&sent).unwrap().header.stamp(1);
     let mut plain = super::queue::decode_call(4, &value).unwrap();
     let sealed = super::record::open(super::record::Kind::Call, &value).unwrap();
     let mut record = super::queue::header(4, &sealed).unwrap();
@@ -383,7 +403,8 @@ fn another_target_is_told_until_it_is_accepted() {
     assert_eq!(opened.previous_target, Some("redis://localhost:6379/0".into()));
     wait(|done| opened.store.set_target(&"redis://other:6379/0".into(), done)).unwrap();
     append(&opened.store, 1, b"one");
-    assert_eq!(opened.store.call(1).unwrap().target.as_str(), "redis://other:6379/0");
+    let kept = opened.store.call(1).unwrap().target;
+    assert_eq!(kept.as_str(), "redis://localhost:6379/0", "the one that it was accepted for");
     drop(opened);
     assert_eq!(Store::open(other).unwrap().previous_target, None);
 }

@@ -487,7 +487,7 @@ fn read(
     let Ok(store) = shared.queue.store() else {
         return jobs.iter().map(|_| Err(NotSent::Barred)).collect();
     };
-    let is_small = |job: &&Job| job.entry.bytes as usize <= HEAD_MAX;
+    let is_small = |job: &&Job| job.entry.size() <= HEAD_MAX as u64;
     let small: Vec<u64> = jobs.iter().filter(is_small).map(|job| job.taken.seq).collect();
     let mut bodies = store.bodies(&small).into_iter();
     let read = |job| match is_small(&job).then(|| bodies.next()).flatten() {

@@ -389,12 +389,12 @@ impl Replay {
         self.shared.queue.lanes_stopped(&job.entry.header.lanes);
     }
 
-    /// Makes the call a dead letter; those in whose place it was sent wait again. If it may have been applied, they
-    /// would come back over it: then they become dead letters, too, and do so before it.
+    /// Makes the call a dead letter; those in whose place it was sent wait again. If it may have been applied, now or by
+    /// an earlier run, they would come back over it: then they become dead letters, too, and do so before it.
     pub(super) fn bury(&self, job: &Job, reason: DeadReason, detail: &Words) {
         let queue = &self.shared.queue;
         let seq = job.taken.seq;
-        let in_doubt = queue.index().get(seq).is_some_and(|entry| entry.state.is_in_doubt());
+        let in_doubt = queue.index().get(seq).is_some_and(Entry::may_be_applied);
         let are_out_of_its_way = !in_doubt || {
             let why = Words::from(OVERTAKEN);
             let bury = |taken: &Taken| queue.bury(taken.seq, DeadReason::Ambiguous, &why);

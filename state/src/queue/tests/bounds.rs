@@ -107,6 +107,27 @@ fn dead_letters_have_room_up_to_their_limits() {
 }
 
 #[test]
+fn a_call_above_four_gibibytes_counts_for_all_that_it_has_and_the_others_take_no_more_for_it() {
+    let mut index =
+        QueueIndex::new(QueueLimits { bytes: 10 << 30, dead_bytes: 10 << 30, ..LIMITS }, 0);
+    let huge = |op| {
+        let Entry { header, object, state, .. } = entry(op, op, true);
+        Entry::new(header, object, state, false, 6 << 30)
+    };
+    let seq = admit(&mut index, huge(1)).unwrap();
+    assert_eq!(index.bytes(), 6 << 30);
+    assert!(admit(&mut index, huge(2)).is_none(), "twelve of ten");
+    index.buried(seq, "rejected", false);
+    assert_eq!((index.dead(), index.bytes()), ((1, 6 << 30), 0));
+    let again = index.requeue(seq, false).unwrap();
+    assert_eq!((index.dead(), index.bytes()), ((0, 0), 6 << 30));
+    index.became_residue(again, Lanes::One(LaneId(1)), UnixMillis::new(9), 40);
+    assert_eq!(index.bytes(), 40);
+    index.removed(again);
+    assert_eq!((index.bytes(), size_of::<Entry>()), (0, 88));
+}
+
+#[test]
 fn sequences_go_on_above_whatever_was_seen() {
     let mut index = index();
     assert_eq!(index.last_seq(), 0);

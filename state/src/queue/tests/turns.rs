@@ -269,6 +269,24 @@ fn a_write_that_matters_is_never_skipped() {
 }
 
 #[test]
+fn a_group_waits_again_once_however_often_it_is_asked_to() {
+    let mut index = many();
+    let rows: Vec<u64> = (0..3).map(|op| row(&mut index, op)).collect();
+    index.form_group(rows.clone(), OpId::from_u128(9), false);
+    assert_eq!(index.revive(rows[0]), None, "it waits");
+    for seq in &rows {
+        index.buried(*seq, "ambiguous", false);
+    }
+    assert_eq!(index.revive(rows[0]), Some(rows.clone()));
+    assert_eq!(index.revive(rows[0]), None, "that is being stored");
+    for seq in &rows {
+        index.committed(*seq);
+    }
+    assert_eq!(index.revive(rows[0]), None);
+    assert_eq!((index.dead(), index.len()), ((0, 0), 3));
+}
+
+#[test]
 fn a_call_that_could_move_waits_for_a_group_that_takes_its_old_place() {
     let mut index = many();
     let (first, behind) = (push(&mut index, 1, 1, false), push(&mut index, 2, 1, false));

@@ -48,6 +48,14 @@ impl Key {
             _ => return None,
         })
     }
+
+    /// The call that it is of.
+    pub(in crate::store) fn seq(&self) -> Option<u64> {
+        match self {
+            Self::Chunk(seq, _) | Self::Dead(seq) | Self::Call(seq) | Self::Note(seq) => Some(*seq),
+            Self::Fact(_) | Self::Gone(_) | Self::History(_) => None,
+        }
+    }
 }
 
 /// The place of a value, and what it says.

@@ -96,12 +96,8 @@ impl<'a> Witness<'a> {
         }
         let unseen = self.plan.values.iter().zip(&self.seen).filter(|(_, seen)| !**seen);
         let missing = unseen.map(|(value, _)| &value.key).find(|key| {
-            let seq = match key {
-                Key::Call(seq) | Key::Note(seq) | Key::Dead(seq) | Key::Chunk(seq, _) => Some(*seq),
-                Key::Fact(_) | Key::Gone(_) | Key::History(_) => None,
-            };
-            let was_removed = seq.is_some_and(|seq| ledger.is_gone(seq) && !ledger.is_live(seq));
-            !was_removed && !self.above.contains(*key)
+            let was_removed = |seq| ledger.is_gone(seq) && !ledger.is_live(seq);
+            !key.seq().is_some_and(was_removed) && !self.above.contains(*key)
         });
         missing.map(|key| format!("sled does not return {key:?}"))
     }

@@ -63,6 +63,58 @@ fn chunks_and_marks_without_a_header_are_swept() {
     assert!(contents(dir.path()).keys().all(|key| !key[1..].starts_with(&nine)));
 }
 
+/// What a commit has left that was cut short, the calls that wait then, and the last sequence.
+type Torn = (fn(&Db, u64), &'static [u64], u64);
+
+#[test]
+fn what_an_open_vouches_for_is_proven_by_the_next_one_though_nothing_was_swept_in_between() {
+    let torn: [Torn; 3] = [
+        // Within a removal: the call is gone, and what was beside it is not.
+        (
+            |db, commit| {
+                record_gone(db, &[1], commit);
+                db.remove(keys::key(b'q', 1)).unwrap();
+            },
+            &[2],
+            2,
+        ),
+        (
+            |db, commit| {
+                record_gone(db, &[1], commit);
+                db.remove(keys::key(b'q', 1)).unwrap();
+                db.remove(keys::key(b's', 1)).unwrap();
+            },
+            &[2],
+            2,
+        ),
+        // Before the header of a call that keeps its note.
+        (
+            |db, commit| {
+                let note = note::encode(3, &noted(9)).unwrap().stamp(commit);
+                db.insert(keys::key(b's', 3), note).unwrap();
+            },
+            &[1, 2],
+            3,
+        ),
+    ];
+    for (round, (tear, left, last_seq)) in torn.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path(), 2);
+        let opened = open(dir.path());
+        wait(|done| opened.store.note_sending(1, &noted(9), done)).unwrap();
+        wait(|done| opened.store.bury(1, mark(DeadReason::Rejected), done)).unwrap();
+        drop(opened);
+        let commit = next_commit(dir.path());
+        tamper(dir.path(), |db| tear(db, commit));
+        killed_once_open(&settings(dir.path()));
+        let opened = open(dir.path());
+        assert_eq!(opened.findings, [], "{round}");
+        assert_eq!((seqs(&opened), opened.last_seq), (left.to_vec(), last_seq), "{round}");
+        drop(opened);
+        serves(dir.path());
+    }
+}
+
 /// What an open lost.
 fn lost(opened: &Opened) -> Option<&Finding> {
     opened.findings.iter().find(|finding| matches!(finding, Finding::Lost { .. }))
@@ -238,6 +290,25 @@ fn an_empty_log_beside_a_mark_is_a_lost_tail_and_not_a_fresh_store() {
     assert_eq!((seqs(&opened), opened.last_seq), (vec![], 5));
     drop(opened);
     serves(dir.path());
+}
+
+#[test]
+fn an_empty_log_without_a_mark_is_set_aside_and_no_first_start() {
+    let damages: [fn(&Path); 2] =
+        [|log| fs::write(log, b"").unwrap(), |log| fs::remove_file(log).unwrap()];
+    for damage in damages {
+        let dir = tempfile::tempdir().unwrap();
+        filled(dir.path(), 2);
+        let store = dir.path().join("store");
+        fs::remove_file(store.join("mark")).unwrap();
+        damage(&log(dir.path()));
+        assert_eq!(check(&store, &mut |_, _| {}).verdict, CheckVerdict::Damaged);
+        let opened = open(dir.path());
+        assert!(matches!(opened.findings[..], [Finding::SetAside { .. }]), "{:?}", opened.findings);
+        assert_eq!(named(dir.path(), "db.damaged-").len(), 1);
+        drop(opened);
+        serves(dir.path());
+    }
 }
 
 #[test]

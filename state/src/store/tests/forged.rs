@@ -9,7 +9,7 @@ use crate::store::{
 /// A body with a value of a newer format, a head that makes all calls gone, and another call in place of the second.
 fn forged() -> Vec<u8> {
     let head = Head { commit: 1 << 40, last_seq: 9, floor: 1 << 50, ..Head::default() };
-    let other = queue::encode(&call(2, b"FLUSHALL"), &"target".into()).unwrap();
+    let other = queue::encode(&call(2, b"FLUSHALL")).unwrap();
     [
         b"SET k ".to_vec(),
         record::seal_as_newer(b"future"),

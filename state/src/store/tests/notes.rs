@@ -157,6 +157,60 @@ fn a_group_with_a_member_missing_is_in_doubt_for_ever() {
 }
 
 #[test]
+fn a_group_whose_first_call_is_lost_is_in_doubt_until_the_last_of_it_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = store_of(dir.path(), 4);
+    wait(|done| opened.store.note_sending(1, &group(&[1, 2, 3], false), done)).unwrap();
+    opened.store.close();
+    drop(opened);
+    let first = contents(dir.path()).remove(&keys::key(keys::CALLS, 1)[..]).unwrap();
+    flip_everywhere(dir.path(), &first);
+    let in_doubt = |opened: &Opened| -> Vec<(u64, bool)> {
+        let judged = opened.calls.iter().map(|call| {
+            let is_broken = call.marks().group.as_ref().is_some_and(|group| group.broken);
+            assert_eq!(call.marks().first_sent_at.is_some(), is_broken, "{call:?}");
+            (call.seq, is_broken)
+        });
+        judged.collect()
+    };
+    let opened = Store::open(settings(dir.path())).unwrap();
+    let lost = matches!(&opened.findings[..], [Finding::Lost { calls, .. }] if *calls == [1]);
+    assert!(lost, "{:?}", opened.findings);
+    assert_eq!(in_doubt(&opened), [(2, true), (3, true), (4, false)]);
+    let opened = reopen(opened, dir.path());
+    assert_eq!(in_doubt(&opened), [(2, true), (3, true), (4, false)]);
+    // As those of any group are: the first of them last.
+    wait(|done| opened.store.remove(vec![3, 2], done)).unwrap();
+    let opened = reopen(opened, dir.path());
+    assert_eq!(in_doubt(&opened), [(4, false)]);
+}
+
+/// sled may use the space of what took a note back before that of the note.
+#[test]
+fn a_note_whose_call_is_gone_says_nothing_though_it_names_others() {
+    let (mut ledger, mut log) = (ledger::Ledger::default(), Vec::new());
+    for seq in [2, 4, 6, 9] {
+        let encoded = queue::encode(&gathered(seq)).unwrap();
+        ledger.written(&keys::key(keys::CALLS, seq), encoded.says, 1);
+        log.push(encoded.header.stamp(1));
+    }
+    for seq in [1, 3, 5] {
+        ledger.never_was(seq);
+        log.push(note::encode(seq, &group(&[seq, 9], false)).unwrap().stamp(1));
+    }
+    ledger.written(&keys::key(keys::SENDING, 4), ledger::Says::Itself, 1);
+    log.push(note::encode(4, &noted(9)).unwrap().stamp(1));
+    log.extend(ledger.take_touched(2).into_iter().map(|(_, value)| value));
+    let head = ledger.head(2, 9, None);
+    log.push(head::encode(&head).unwrap());
+    let raw = raw::Raw::of(log.into_iter());
+    let plan = plan::plan(&raw, head).unwrap();
+    assert!(plan.is_exact(), "{:?}", plan.lost);
+    let is_noted = |seq: &u64| plan.values.contains(&raw::Key::Note(*seq));
+    assert_eq!((1..=9).filter(is_noted).collect::<Vec<u64>>(), [4]);
+}
+
+#[test]
 fn a_group_is_one_dead_letter_and_revived_as_one() {
     let dir = tempfile::tempdir().unwrap();
     let opened = store_of(dir.path(), 3);

@@ -70,6 +70,29 @@ fn nothing_is_acknowledged_while_syncs_fail() {
 }
 
 #[test]
+fn a_sync_that_fails_while_a_store_opens_is_as_final_as_any() {
+    use std::os::unix::fs::MetadataExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open(dir.path());
+    append(&opened.store, 1, b"one");
+    append(&opened.store, 2, b"two");
+    drop(opened);
+    let inode = || std::fs::metadata(dir.path().join("store/db/db")).unwrap().ino();
+    let (before, faults) = (inode(), Faults::armed());
+    faults.fail_sync(1);
+    let settings = StoreSettings { faults, ..settings(dir.path()) };
+    let refused = Store::open(settings.clone());
+    assert!(matches!(refused, Err(OpenError::Io { .. })), "{refused:?}");
+    let opened = Store::open(settings).unwrap();
+    assert_eq!(opened.findings, [Finding::RebuildFinished]);
+    assert_eq!(seqs(&opened), [1, 2]);
+    assert_ne!(inode(), before, "what the kernel took for written is in new files");
+    drop(opened);
+    assert_eq!(open(dir.path()).findings, []);
+}
+
+#[test]
 fn whatever_panics_on_the_committing_thread_ends_in_an_open() {
     let dir = tempfile::tempdir().unwrap();
     let (sender, events) = mpsc::channel();

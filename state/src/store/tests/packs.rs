@@ -144,6 +144,34 @@ fn several_are_read_as_each_is_alone() {
     reads(&open_packed(dir.path()).store);
 }
 
+/// The removal of a group that was applied was cut short behind its record: its calls in packs are gone, the others are
+/// not.
+#[test]
+fn what_is_left_of_a_group_without_its_first_call_does_not_come_back() {
+    for is_rebuilt in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = open_packed(dir.path());
+        append_at_once(&opened.store, 1..=2, 50);
+        append(&opened.store, 3, &body(3, 9_000));
+        let members = vec![1, 2, 3];
+        let group = GroupNote { token: OpId::from_u128(7), members, applied: true };
+        let note = Note { group: Some(group), ..noted(9) };
+        wait(|done| opened.store.note_sending(1, &note, done)).unwrap();
+        drop(opened);
+        let commit = next_commit(dir.path());
+        tamper(dir.path(), |db| record_gone(db, &[1, 2, 3], commit));
+        let settings = StoreSettings { packed: true, ..settings(dir.path()) };
+        killed_once_open(&settings);
+        if is_rebuilt {
+            rebuild::suspect(&settings.dir);
+        }
+        let opened = Store::open(settings).unwrap();
+        assert_eq!(seqs(&opened), [0; 0], "{is_rebuilt}");
+        let is_damaged = opened.findings.iter().any(Finding::is_damage);
+        assert!(!is_damaged, "{is_rebuilt}: {:?}", opened.findings);
+    }
+}
+
 /// sled shows a removal record that is older than the one in the raw log: nothing removed comes back.
 #[test]
 fn a_removal_record_that_sled_has_lost_brings_no_call_back() {

@@ -142,12 +142,14 @@ fn in_a_rebuild_and_a_compaction() {
 #[test]
 fn after_a_failed_sync() {
     let template = Template::filled("fill");
-    // Each is a run of its own with all its cuts.
+    // Each is a run of its own with all its cuts. An open syncs everything, files and folders.
     let (last, step) = if everything() { (24, 3) } else { (11, 5) };
     for nth in (1..=last).step_by(step) {
-        for call in ["fdatasync", "sync_file_range"] {
+        for (part, call) in
+            [("serve", "fdatasync"), ("serve", "sync_file_range"), ("open", "fsync")]
+        {
             let fault = format!("inject={call}:error=EIO:when={nth}");
-            cut_with(&format!("failed {call} {nth}"), "serve", &template, &["-e", &fault]);
+            cut_with(&format!("failed {call} {nth}"), part, &template, &["-e", &fault]);
         }
     }
 }

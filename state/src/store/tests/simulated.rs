@@ -15,6 +15,8 @@ use crate::store::{
     places::Places,
     plan::{self, Plan},
     raw::{Key, Raw, Value},
+    scan,
+    settle::Settling,
     tree::Tree,
 };
 
@@ -38,6 +40,8 @@ enum End {
     Crashed(u64),
     /// As a crash, but the process knows: a failed sync.
     Failed(u64),
+    /// sled shows the first of its changes. An open goes on from them, and is killed before it sweeps anything.
+    Torn(usize),
     /// After it was synced, this one of the values that the log holds is not what was written.
     Flipped(usize),
 }
@@ -62,6 +66,7 @@ fn end() -> impl Strategy<Value = End> {
         2 => any::<u64>().prop_map(End::Crashed),
         1 => Just(End::Crashed(u64::MAX)),
         1 => any::<u64>().prop_map(End::Failed),
+        2 => any::<usize>().prop_map(End::Torn),
         2 => any::<usize>().prop_map(End::Flipped),
     ]
 }
@@ -81,12 +86,45 @@ struct Model {
     facts: BTreeMap<String, u64>,
 }
 
+/// A key, what was under it, and how long the log was.
+type Change = (Vec<u8>, Option<IVec>, usize);
+
 /// A map that remembers every value that was written.
 #[derive(Default)]
 struct Memory {
     map: RefCell<BTreeMap<Vec<u8>, IVec>>,
     log: RefCell<Vec<Vec<u8>>>,
+    /// What was changed since the last sync.
+    changes: RefCell<Vec<Change>>,
     places: Places,
+}
+
+impl Memory {
+    /// Changes what is under a key; returns what was.
+    fn change(&self, key: &[u8], logged: usize, value: Option<IVec>) -> Option<IVec> {
+        let mut map = self.map.borrow_mut();
+        let before = match value {
+            Some(value) => map.insert(key.to_vec(), value),
+            None => map.remove(key),
+        };
+        self.changes.borrow_mut().push((key.to_vec(), before.clone(), logged));
+        before
+    }
+
+    /// Takes back all but the first changes since the last sync.
+    fn tear(&self, kept: usize) {
+        let mut changes = std::mem::take(&mut *self.changes.borrow_mut());
+        let kept = kept % (changes.len() + 1);
+        for (key, before, logged) in changes.drain(kept..).rev() {
+            self.log.borrow_mut().truncate(logged);
+            self.change(&key, logged, before);
+        }
+        self.changes.borrow_mut().clear();
+    }
+
+    fn raw(&self) -> Raw {
+        Raw::of(self.log.borrow().clone().into_iter())
+    }
 }
 
 impl Tree for Memory {
@@ -95,6 +133,7 @@ impl Tree for Memory {
     }
 
     fn insert(&self, key: &[u8], value: Vec<u8>) -> sled::Result<Option<IVec>> {
+        let logged = self.log.borrow().len();
         if key.first() == Some(&keys::PACKS) {
             // A reader of the raw log finds each of its calls for itself.
             let calls = pack::entries(&value).map(|call| call.unwrap().1.to_vec());
@@ -102,11 +141,12 @@ impl Tree for Memory {
         } else {
             self.log.borrow_mut().push(value.clone());
         }
-        Ok(self.map.borrow_mut().insert(key.to_vec(), value.into()))
+        Ok(self.change(key, logged, Some(value.into())))
     }
 
     fn remove(&self, key: &[u8]) -> sled::Result<Option<IVec>> {
-        Ok(self.map.borrow_mut().remove(key))
+        let logged = self.log.borrow().len();
+        Ok(self.change(key, logged, None))
     }
 
     fn pack_of(&self, seq: u64) -> Option<u64> {
@@ -173,7 +213,7 @@ impl Run {
                 let seq = self.next;
                 self.next += 1;
                 let body = body(seq, if chunks == 0 { 20 } else { 4_000 * chunks + 200 });
-                let encoded = queue::encode(&call(seq, &body), &"t".into()).unwrap();
+                let encoded = queue::encode(&call(seq, &body)).unwrap();
                 self.apply(Command::Append {
                     seq,
                     header: encoded.header,
@@ -237,7 +277,7 @@ impl Run {
                 let traits = Traits::residue(UnixMillis::new(9));
                 let mut residue = call_with(seq, traits, b"what is left");
                 residue.header.op_id = call(op, b"").header.op_id;
-                let encoded = queue::encode(&residue, &"t".into()).unwrap();
+                let encoded = queue::encode(&residue).unwrap();
                 let (header, says) = (encoded.header, encoded.says);
                 if self.apply(Command::Replace { seq, header, says, ticket: ticket() }) {
                     let residue = Kept { residue: true, noted: false, ..model.calls[&seq] };
@@ -270,11 +310,16 @@ impl Run {
                 self.applier.head = head;
                 self.mark = head;
                 self.synced = all;
+                self.memory.changes.borrow_mut().clear();
                 self.acknowledged = model;
                 self.applier.group = Group::default();
                 if let End::Flipped(at) = *end {
                     self.flip(at);
                 }
+            }
+            End::Torn(kept) => {
+                self.memory.tear(kept);
+                self.reopen(&model);
             }
             End::Crashed(kept) | End::Failed(kept) => {
                 let bit = |at: usize| kept & 1 << ((at - self.synced) % 64) != 0;
@@ -299,6 +344,39 @@ impl Run {
                 self.rebuild(&raw, &plan);
             }
         }
+    }
+
+    /// Opens what is there, as sled shows it. What the first commit of that vouches for is what the next open finds.
+    fn reopen(&mut self, model: &Model) {
+        let raw = self.memory.raw();
+        let plan = plan::choose(&raw, Some(self.mark)).unwrap();
+        assert!(plan.is_exact(), "{:?}", plan.lost);
+        let map = self.memory.map.borrow().clone();
+        let values = map.into_iter().map(|(key, value)| Ok((key, value.to_vec())));
+        let mut scanned = scan::scan_values(values).unwrap();
+        self.memory.places = scanned.ledger.packs.places.clone();
+        let commit = raw.highest_commit().max(plan.head.commit) + 1;
+        let mut settling = Settling { db: &self.memory, ledger: &mut scanned.ledger, commit };
+        for key in raw.unsettled(plan.head.commit) {
+            settling.settle(&key).unwrap();
+        }
+        self.mark = settling.finish(self.next - 1).unwrap();
+        let raw = self.memory.raw();
+        let plan = plan::choose(&raw, Some(self.mark)).unwrap();
+        assert!(plan.is_exact(), "{:?}", plan.lost);
+        let found = shown(&raw, &plan);
+        for call in &scanned.calls {
+            let op = u64::try_from(call.header.op_id.to_u128() >> 64).unwrap();
+            let residue = call.header.traits.due().is_some();
+            let (noted, dead) = (call.marks().first_sent_at.is_some(), call.marks().dead.is_some());
+            let kept = Kept { op, residue, noted, dead };
+            assert_eq!(found.calls.get(&call.seq), Some(&kept), "{}", call.seq);
+        }
+        for seq in self.acknowledged.calls.keys().filter(|seq| model.calls.contains_key(*seq)) {
+            assert!(found.calls.contains_key(seq), "{seq} is lost");
+        }
+        self.acknowledged = found;
+        self.rebuild(&raw, &plan);
     }
 
     /// One value of the log is not what was written: it is reported, or it made no difference.
@@ -346,6 +424,7 @@ impl Run {
         // A call of the last commit that was not completed is never given out again.
         self.applier =
             applier(Head { last_seq: self.next - 1, ..head }, ledger, self.applier.packs);
+        memory.changes.borrow_mut().clear();
         self.synced = memory.log.borrow().len();
         self.mark = head;
         self.memory = memory;

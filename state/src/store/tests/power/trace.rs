@@ -17,6 +17,8 @@ pub(super) const CALLS: &str = "trace=openat,close,dup,fcntl,pwrite64,write,writ
 struct Open {
     node: Node,
     position: usize,
+    /// It was opened behind so many steps, or has heard of what failed before these.
+    knows: usize,
 }
 
 /// A child's doings.
@@ -108,6 +110,10 @@ struct Reader<'a> {
     root: &'a str,
     disk: Disk,
     files: HashMap<i64, Open>,
+    /// The step in which a sync of each failed.
+    failed: HashMap<Node, usize>,
+    /// A sync succeeded that the kernel would have failed: it tells each who has the file open, and strace but one.
+    is_over: bool,
     record: Record,
 }
 
@@ -115,9 +121,19 @@ struct Reader<'a> {
 pub(super) fn read(text: &str, root: &Path, initial: Disk) -> Record {
     let record = Record { initial: initial.clone(), steps: Vec::new() };
     let root = root.to_str().unwrap();
-    let mut reader = Reader { root, disk: initial, files: HashMap::new(), record };
+    let mut reader = Reader {
+        root,
+        disk: initial,
+        files: HashMap::new(),
+        failed: HashMap::new(),
+        is_over: false,
+        record,
+    };
     let mut unfinished: HashMap<&str, (String, usize)> = HashMap::new();
     for line in text.lines() {
+        if reader.is_over {
+            break;
+        }
         let Some((thread, call)) = line.split_once(' ') else { continue };
         let call = call.trim_start();
         if let Some(begin) = call.strip_suffix(" <unfinished ...>") {
@@ -185,13 +201,19 @@ impl Reader<'_> {
                 }
             }
             _ if result < 0 => {
-                if let Some(open) = self.files.get(&first()).copied() {
-                    self.step(Step::Failed { node: open.node, since });
+                if let Some(open) = self.files.get_mut(&first()) {
+                    let node = open.node;
+                    self.failed.insert(node, self.record.steps.len());
+                    open.knows = self.record.steps.len() + 1;
+                    self.step(Step::Failed { node, since });
                 }
             }
             "fsync" | "fdatasync" => {
                 if let Some(open) = self.files.get(&first()).copied() {
-                    self.step(Step::Sync { node: open.node, since });
+                    self.is_over = self.failed.get(&open.node).is_some_and(|at| open.knows <= *at);
+                    if !self.is_over {
+                        self.step(Step::Sync { node: open.node, since });
+                    }
                 }
             }
             "rename" => self.rename(&text_of(word(0)), &text_of(word(1))),
@@ -246,7 +268,8 @@ impl Reader<'_> {
             self.step(Step::Truncate { node, length: 0 });
         }
         let position = if flags.contains("O_APPEND") { self.disk.length(node) } else { 0 };
-        self.files.insert(result, Open { node, position });
+        let knows = self.record.steps.len();
+        self.files.insert(result, Open { node, position, knows });
     }
 
     fn rename(&mut self, from: &str, to: &str) {
