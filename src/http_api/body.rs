@@ -65,13 +65,22 @@ impl Admitted {
         Self { account: Arc::clone(account), bytes, fault: None }
     }
 
-    /// The call as it goes on: `body` is what the body that was read has become, and has its weight from now on.
-    pub(crate) fn counted(&mut self, body: Bytes) -> Bytes {
+    /// The call as it goes on: `body` is what the body that was read has become. It has the weight of the larger of the
+    /// two from now on.
+    ///
+    /// # Errors
+    /// 429 if too many bytes are in flight, 413 if so many may never be.
+    pub(crate) fn counted(&mut self, body: Bytes) -> Result<Bytes, Problem> {
+        let (length, limit) = (body.len() as u64, self.account.body_max());
+        if length > limit {
+            return Err(Problem::too_large(limit));
+        }
+        self.bytes.hold_body(length)?;
         let part = std::mem::replace(&mut self.bytes, self.account.nothing(Pooled::Bytes));
         if part.is_nothing() {
-            return body;
+            return Ok(body);
         }
-        Bytes::from_owner(Counted { bytes: body, _part: part })
+        Ok(Bytes::from_owner(Counted { bytes: body, _part: part }))
     }
 
     /// The reply as it is written. One that is not small weighs until the caller has taken it.
@@ -323,7 +332,7 @@ mod tests {
     async fn read(gate: &Gate, body: Body, limit: u64) -> Result<Bytes, u16> {
         let mut call = call(gate);
         let read = call.read(body, limit).await;
-        read.map(|body| call.counted(body)).map_err(|problem| problem.status().as_u16())
+        read.and_then(|body| call.counted(body)).map_err(|problem| problem.status().as_u16())
     }
 
     fn chunks(count: usize, size: usize) -> Body {
@@ -401,6 +410,25 @@ mod tests {
         drop(held);
         assert_eq!(bytes_used(&gate), 8 << 10);
         drop(sliced);
+        assert_eq!(bytes_used(&gate), 0);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_has_become_larger_weighs_as_much() {
+        let gate = Gate::new(64 << 10);
+        let becomes = async |size: usize| {
+            let mut call = call(&gate);
+            drop(call.read(chunks(4, 1_024), 1 << 20).await.unwrap());
+            call.counted(Bytes::from(vec![0; size])).map_err(|problem| problem.status().as_u16())
+        };
+        let held = becomes(16 << 10).await.unwrap();
+        assert_eq!((held.len(), bytes_used(&gate)), (16 << 10, 32 << 10));
+        assert_eq!(becomes(15 << 10).await, Err(429));
+        assert_eq!(becomes(33 << 10).await, Err(413), "it would never fit");
+        drop(held);
+        let held = becomes(1).await.unwrap();
+        assert_eq!(bytes_used(&gate), 8 << 10, "what was read");
+        drop(held);
         assert_eq!(bytes_used(&gate), 0);
     }
 

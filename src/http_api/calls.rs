@@ -75,7 +75,7 @@ pub(crate) async fn call(
     let options = parsed.options.checked().map_err(malformed)?;
     let trace = trace_headers::of(&headers, JSON_ROUTE);
     let trace_id = crate::agreed::trace_id(trace.parent.trace_id);
-    let body = place.counted(parsed.body);
+    let body = place.counted(parsed.body).map_err(|problem| problem.of(&name))?;
     let call = Asked { body, options, who, trace, streams: false, upload: None };
     let reply = carry(&backend, call, &trace_id).await?;
     Ok(json_reply(&reply, kind, &trace_id, place))
@@ -102,7 +102,8 @@ pub(crate) async fn call_raw(
         place.read(body, limit).await.map(|body| (body, None))
     };
     let (body, upload) = read.map_err(|problem| problem.of(&name))?;
-    let body = place.counted(kind.call_from_raw(&headers, body).map_err(malformed)?);
+    let body = kind.call_from_raw(&headers, body).map_err(malformed)?;
+    let body = place.counted(body).map_err(|problem| problem.of(&name))?;
     let trace = trace_headers::of(&headers, RAW_ROUTE);
     let trace_id = crate::agreed::trace_id(trace.parent.trace_id);
     let call = Asked { body, options, who, trace, streams: true, upload };

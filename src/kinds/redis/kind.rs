@@ -251,7 +251,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::Url;
+    use crate::{config::Url, kinds::redis::protocol::resp};
 
     fn made(endpoint: Endpoint) -> Result<RedisSettings, Complaint> {
         with(endpoint, "")
@@ -294,6 +294,21 @@ mod tests {
         assert!(why("http://h", None).starts_with("must begin with redis://"));
         assert!(why("redis://h:x", None).starts_with("is not usable: port must be"));
         assert!(why("redis://h", Some("/ca")).starts_with("must begin with rediss://"));
+    }
+
+    #[test]
+    fn a_call_has_no_more_arguments_than_a_server_takes() {
+        let call = |count: usize| {
+            let json = format!(r#"{{"command":["DEL"{}]}}"#, ",1".repeat(count - 1));
+            let of_json = Redis.call_from_json(json.as_bytes(), &HeaderMap::new());
+            of_json.map(|call| resp::arguments(&call.body).map(|args| args.len()))
+        };
+        assert_eq!(call(1 << 20), Ok(Ok(1 << 20)));
+        for count in [(1 << 20) + 1, 1_100_000] {
+            let why = call(count).unwrap_err();
+            let expected = format!("command must have at most 1048576 arguments, got {count}");
+            assert!(why.starts_with(&expected), "{why}");
+        }
     }
 
     /// Every text that is a number in JSON.

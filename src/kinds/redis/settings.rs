@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 pub use crate::net::secret::Secret;
 use crate::{
     kinds::{former::Former, twins::Twins},
-    net::percent::decoded,
+    net::{address::Parts, percent::decoded},
 };
 
 /// The socket on which a server listens.
@@ -120,31 +120,33 @@ pub struct RedisUrl {
     pub database: u32,
 }
 
-/// A URL that is none of Redis's. Names the part that is wrong, never a password.
+/// A URL that is none of Redis's. Names the part that is wrong, and repeats nothing but a scheme: any other part may be
+/// one of a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RedisUrlError {
-    /// The scheme is missing or another's.
+    /// There is no scheme.
+    #[error("url must begin with redis://, rediss://, unix:// or redis+unix://")]
+    NoScheme,
+    /// The scheme is another's.
     #[error("url must begin with redis://, rediss://, unix:// or redis+unix://, got scheme {0:?}")]
     Scheme(String),
     /// There is no host.
     #[error("url must name a host, such as redis://127.0.0.1:6379")]
     NoHost,
     /// The port is not a port.
-    #[error("port must be a number from 1 to 65535, got {0:?}")]
-    Port(String),
+    #[error("port must be a number from 1 to 65535")]
+    Port,
     /// The database is not a number.
-    #[error("database must be a number such as 0, got {0:?}")]
-    Database(String),
+    #[error("database must be a number such as 0")]
+    Database,
     /// The path of the socket does not begin with a slash.
-    #[error(
-        "path of a Unix socket must be absolute, such as unix:///run/redis/redis.sock, got {0:?}"
-    )]
-    Path(String),
+    #[error("path of a Unix socket must be absolute, such as unix:///run/redis/redis.sock")]
+    Path,
     /// A parameter that is not known.
-    #[error("parameter must be db=N, got {0:?}")]
-    Parameter(String),
-    /// A `%` without two hexadecimal digits, or what is not UTF-8 behind it.
-    #[error("user and password must be percent-encoded UTF-8 (%40 for @)")]
+    #[error("parameter must be db=N")]
+    Parameter,
+    /// A `%` without two hexadecimal digits, or what is not UTF-8 behind it; or an `@` behind a `?`.
+    #[error("user and password must be percent-encoded UTF-8 (%40 for @, %3F for ?)")]
     Encoding,
 }
 
@@ -152,26 +154,27 @@ impl FromStr for RedisUrl {
     type Err = RedisUrlError;
 
     fn from_str(url: &str) -> Result<Self, RedisUrlError> {
-        let (scheme, rest) =
-            url.split_once("://").ok_or_else(|| RedisUrlError::Scheme(scheme_of(url)))?;
-        let (rest, parameters) = rest.split_once('?').map_or((rest, None), |(a, b)| (a, Some(b)));
-        let (credentials, rest) = rest.rsplit_once('@').map_or((None, rest), |(a, b)| (Some(a), b));
-        let mut read = match scheme {
-            "redis" | "rediss" => tcp(rest, scheme == "rediss")?,
-            "unix" | "redis+unix" => unix(rest)?,
-            other => return Err(RedisUrlError::Scheme(other.to_owned())),
+        let parts = Parts::of(url).ok_or(RedisUrlError::NoScheme)?;
+        let Parts { scheme, credentials, place, query } = parts;
+        let is_unix = match scheme {
+            "redis" | "rediss" => false,
+            "unix" | "redis+unix" => true,
+            other => return Err(RedisUrlError::Scheme(other.chars().take(16).collect())),
         };
+        // No parameter has an `@`, so it is one of a password.
+        if parts.is_ambiguous() {
+            return Err(RedisUrlError::Encoding);
+        }
+        let mut read = if is_unix { unix(place)? } else { tcp(place, scheme == "rediss")? };
         if let Some(credentials) = credentials {
             let (user, password) =
                 credentials.split_once(':').map_or((credentials, None), |(a, b)| (a, Some(b)));
             read.username = Some(percent(user)?).filter(|user| !user.is_empty());
             read.password = password.map(percent).transpose()?.map(Secret::new);
         }
-        for parameter in parameters.into_iter().flat_map(|all| all.split('&')) {
+        for parameter in query.into_iter().flat_map(|all| all.split('&')) {
             let Some(("db", number)) = parameter.split_once('=') else {
-                // Only the name is shown: the value may be a secret.
-                let name = parameter.split('=').next().unwrap_or_default();
-                return Err(RedisUrlError::Parameter(name.to_owned()));
+                return Err(RedisUrlError::Parameter);
             };
             read.database = database(number)?;
         }
@@ -179,12 +182,8 @@ impl FromStr for RedisUrl {
     }
 }
 
-fn scheme_of(url: &str) -> String {
-    url.split(':').next().unwrap_or_default().chars().take(16).collect()
-}
-
-fn tcp(rest: &str, tls: bool) -> Result<RedisUrl, RedisUrlError> {
-    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+fn tcp(place: &str, tls: bool) -> Result<RedisUrl, RedisUrlError> {
+    let (authority, path) = place.split_once('/').unwrap_or((place, ""));
     let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, port)) => (host, port.strip_prefix(':')),
         None => authority.split_once(':').map_or((authority, None), |(a, b)| (a, Some(b))),
@@ -194,7 +193,7 @@ fn tcp(rest: &str, tls: bool) -> Result<RedisUrl, RedisUrlError> {
     }
     let port = port.map_or(Ok(6379), |port| match port.parse() {
         Ok(number) if number > 0 => Ok(number),
-        _ => Err(RedisUrlError::Port(port.to_owned())),
+        _ => Err(RedisUrlError::Port),
     })?;
     let database = if path.is_empty() { 0 } else { database(path)? };
     let endpoint = Endpoint::Tcp { host: host.to_owned(), port };
@@ -203,14 +202,14 @@ fn tcp(rest: &str, tls: bool) -> Result<RedisUrl, RedisUrlError> {
 
 fn unix(path: &str) -> Result<RedisUrl, RedisUrlError> {
     if !path.starts_with('/') {
-        return Err(RedisUrlError::Path(path.to_owned()));
+        return Err(RedisUrlError::Path);
     }
     let endpoint = Endpoint::Unix(percent(path)?.into());
     Ok(RedisUrl { endpoint, tls: false, username: None, password: None, database: 0 })
 }
 
 fn database(text: &str) -> Result<u32, RedisUrlError> {
-    text.parse().map_err(|_| RedisUrlError::Database(text.to_owned()))
+    text.parse().map_err(|_| RedisUrlError::Database)
 }
 
 fn percent(text: &str) -> Result<String, RedisUrlError> {
@@ -266,12 +265,41 @@ mod tests {
         assert!(error("127.0.0.1:6379").contains("redis://"));
         assert!(error("http://h").contains("got scheme \"http\""));
         assert!(error("redis://").contains("name a host"));
-        assert!(error("redis://h:0").contains("1 to 65535, got \"0\""));
-        assert!(error("redis://h:x").contains("got \"x\""));
-        assert!(error("redis://h/x").contains("database must be a number such as 0, got \"x\""));
+        assert!(error("redis://h:0").contains("1 to 65535"));
+        assert!(error("redis://h:x").contains("1 to 65535"));
+        assert!(error("redis://h/x").contains("database must be a number such as 0"));
         assert!(error("unix://run/x").contains("must be absolute"));
         assert!(error("redis://h?password=hush").contains("db=N"));
         assert!(error("redis://a%4@h").contains("percent-encoded"));
+        assert!(error("redis://ada:p?w@h").contains("%3F for ?"));
+    }
+
+    #[test]
+    fn no_error_repeats_any_piece_of_the_credentials() {
+        for wrong in [
+            "redis://app:hunter2?x@db:6379",
+            "redis://app:hunter2?x@db",
+            "redis://app:6380?hunter2@db:6379",
+            "redis://app:6380?db=hunter2@db:6379",
+            "redis://app:6380/hunter2?x@db",
+            "redis://a:b?hunter2@d@host/0",
+            "redis://app:hunter2",
+            "redis://app:x@db/hunter2",
+            "redis://app:x@db?hunter2",
+            "redis://app:hunter2%4@db",
+            "unix://app:hunter2@run/x",
+            "unix:///run/redis.sock?db=1&hunter2=x",
+            "http://app:hunter2@db",
+            "app:hunter2@db",
+            "hunter2@db",
+            "app:hunter2://x@db",
+        ] {
+            let error = wrong.parse::<RedisUrl>().unwrap_err();
+            let shown = format!("{error} {error:?}");
+            for piece in ["hunter2", "app", "6380"] {
+                assert!(!shown.contains(piece), "{wrong}: {shown}");
+            }
+        }
     }
 
     #[test]

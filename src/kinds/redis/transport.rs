@@ -5,6 +5,7 @@ pub(crate) mod driver;
 pub(crate) mod fence;
 pub(crate) mod handshake;
 pub(crate) mod link;
+pub(crate) mod live;
 pub(crate) mod multi;
 pub(crate) mod open;
 pub(crate) mod scripts;

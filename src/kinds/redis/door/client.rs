@@ -155,8 +155,8 @@ pub(super) struct Inner {
     struck: Option<Strike>,
     /// What was not carried out, so that what follows is refused; and since when all before that was answered.
     barred: Option<(Barred, Option<Instant>)>,
-    /// A SELECT is under way.
-    selecting: bool,
+    /// A SELECT or a MULTI is under way.
+    deciding: bool,
     /// The generation of the configured database that it knows.
     generation: u64,
     pub(super) pinned: Option<PinnedTo>,
@@ -199,7 +199,7 @@ impl Client {
             stuck_since: None,
             struck: None,
             barred: None,
-            selecting: false,
+            deciding: false,
             generation: core.generation(),
             pinned: None,
             last: telling::Told::default(),

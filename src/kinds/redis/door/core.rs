@@ -16,7 +16,7 @@ use fusebox_actors::{
     Backend, Fills, Outcome,
     connector::{Access, Connector, Read, Slot},
 };
-use fusebox_state::{LaneId, Lanes, Moment};
+use fusebox_state::{LaneId, Moment};
 use tokio::{
     runtime::Handle,
     time::{Instant, sleep, timeout, timeout_at},
@@ -29,7 +29,7 @@ use super::{
     settings::Settings,
     slow::Asker,
     telling::{self, Answer, Protocol},
-    upstream::{Entry, Note, Turn, Unsettled, Upstream},
+    upstream::{Entry, Note, Turn, Upstream},
     whole::Whole,
 };
 use crate::{
@@ -37,7 +37,7 @@ use crate::{
     kinds::redis::{
         connector::RedisConnector,
         protocol::{outcome, resp},
-        transport::{carry::Noting, handshake::Protocol as Spoken},
+        transport::{handshake::Protocol as Spoken, live::Noting},
     },
 };
 
@@ -474,14 +474,17 @@ impl Core {
         Some(self.backend.now().plus(left))
     }
 
-    /// What is to be noted of a write that is about to be sent.
-    pub(super) fn note(&self, request: &[u8]) -> Note {
-        let connector = self.connector.borrow();
+    /// What is to be noted of a write that is about to be sent over that connection.
+    pub(super) fn begins(&self, request: &[u8], link: &Upstream) -> Noting {
         let now = self.backend.steady_unix();
-        match connector.links().begins(request, now, now) {
-            Noting::Nothing => Note::None,
-            Noting::Anything => Note::Writes(Unsettled::new(Arc::clone(&connector), Lanes::All)),
-            Noting::Keys(begun) => Note::Deadlines(Box::new(begun)),
+        self.connector.borrow().links().begins(request, (now, now), Some(link.way()))
+    }
+
+    /// The same, as it is kept until the write has ended.
+    pub(super) fn note(&self, request: &[u8], link: &Upstream) -> Note {
+        match self.begins(request, link) {
+            Noting::Nothing(on_wire) => Note::Counted(on_wire),
+            Noting::Keys(begun, on_wire) => Note::Deadlines(Box::new((begun, on_wire))),
         }
     }
 

@@ -30,7 +30,8 @@
 //!    of a client are not the connection's. One that others have aimed at, by its number at the server, is closed
 //!    instead: what comes late must not meet the next client.
 //! 8. If a MULTI, a WATCH or a SELECT was not carried out, what follows would mean something else: it is refused until
-//!    the transaction ends, or a database is selected ([`Barred`]).
+//!    the transaction ends, or a database is selected ([`Barred`]). A client is in a transaction once the server has
+//!    said so: nothing is sent behind a MULTI before, and one that the server refuses was not carried out.
 //! 9. While something is watched, what is read is the server's own answer or an error: a client that decides by an
 //!    older value would have its transaction run all the same.
 
@@ -238,7 +239,7 @@ impl PinnedTo {
         self.database = database;
     }
 
-    /// MULTI was sent.
+    /// The server has taken MULTI.
     pub(super) fn begin(&mut self) {
         self.state = Pinning::Within;
     }

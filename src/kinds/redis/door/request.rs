@@ -9,7 +9,7 @@ use bytes::{BufMut, BytesMut};
 
 /// The longest line: an inline request, or a declared size.
 const LINE_MAX: usize = 64 << 10;
-/// The most arguments of a request.
+/// The most arguments of a request ([`ARGUMENTS_MAX`](crate::kinds::redis::protocol::resp::ARGUMENTS_MAX)).
 const ARGS_MAX: i64 = 1 << 20;
 /// The longest argument (`proto-max-bulk-len` as a server has it by default).
 const ARG_MAX: i64 = 512 << 20;

@@ -205,6 +205,11 @@ impl Upstream {
         takes
     }
 
+    /// What tells it from other connections: what it takes, the server applies in that order.
+    pub(super) fn way(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// Whether it is connected.
     pub(super) fn is_up(&self) -> bool {
         matches!(&self.inner.borrow().state, State::Up(_))

@@ -6,8 +6,9 @@
 //! ([`super::internal`]), and this map knows it.
 //!
 //! ```text
-//!  live write ── begin ──▶ the key's entry is its own, without a deadline
-//!       │ answered         └──▶ the deadline, if the entry is still this write's
+//!  live write ── hold, begin ──▶ the key's entry is its own, without a deadline
+//!       │ answered             └──▶ the deadline, if the entry is still this write's
+//!       │ ended                └──▶ an entry without a deadline goes
 //!  queued write ── stored ──▶ the deadline that it inherits; else the entry is its own
 //!       │ replayed, answered  └──▶ the deadline, if the entry is still this write's
 //! ```
@@ -16,17 +17,26 @@
 //! forgets: an unknown outcome, a command that is not in [`super::ttl`]'s table, one that may have emptied the
 //! key. What is forgotten is not inherited; a key is never ended by a deadline that it may not have.
 //!
-//! A write whose commands are not read one by one, a script say, forgets all of its lanes, when it is sent
-//! and when it ends ([`Deadlines::forget`]).
+//! **A write holds its keys as long as it is on the wire** ([`OnWire`]). The server applies writes in the order in which
+//! they were begun only if they go by the same connection. If two overlap otherwise, nothing is known of the key until
+//! none of them is on the wire, and another write has settled it. A write whose commands are not read one by one, a
+//! script say, holds all of its lanes.
 //!
-//! It holds 65,536 keys, each in the place of its lane and recognised by a keyed 64-bit hash, so that keys whose lanes
+//! Some writes hold nothing and are counted instead: those that may settle any key, or very many; and all of them until
+//! the first write that sets a deadline, as there is nothing to know before. No deadline that is set while one of them
+//! is on the wire is known.
+//!
+//! It knows 65,536 keys, each in the place of its lane and recognised by a keyed 64-bit hash, so that keys whose lanes
 //! collide forget each other; when it is full, what has passed goes first, and then the half with the nearest
 //! deadlines. It is empty after a start.
 
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -40,6 +50,25 @@ use super::{
 };
 
 const KEYS_MAX: usize = 65_536;
+/// A write that settles more keys than this, or a transaction that does, holds none of them.
+const HELD_MAX: usize = 1_024;
+
+/// By which connection a write goes. By one and the same, the server applies writes in the order in which they were
+/// begun; `None` if that is not known of this write.
+pub(crate) type Way = Option<usize>;
+
+/// Whose an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// The live write's of this number.
+    Live(u64),
+    /// The queued write's of this hash, which settles the key once it is replayed.
+    Queued(u64),
+}
+
+impl Owner {
+    const NOBODY: Self = Self::Live(0);
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -47,8 +76,44 @@ struct Entry {
     key: u64,
     /// When the key ends, in milliseconds since the epoch; `None` while that is not known.
     at: Option<u64>,
-    /// Whose the entry is.
-    owner: u64,
+    owner: Owner,
+    /// How many writes hold it, and by which way the last of them goes.
+    held: u32,
+    way: Way,
+    /// In which order these are applied is not known.
+    is_mixed: bool,
+}
+
+impl Entry {
+    const NEW: Self =
+        Self { key: 0, at: None, owner: Owner::NOBODY, held: 0, way: None, is_mixed: false };
+
+    /// A write holds it that goes by that way. `is_mixed` if others may settle it now that do not hold it.
+    fn hold(&mut self, way: Way, is_mixed: bool) {
+        let follows = self.held == 0 || way.is_some() && self.way == way;
+        self.is_mixed |= is_mixed || !follows;
+        (self.held, self.way) = (self.held.saturating_add(1), way);
+        if self.is_mixed {
+            self.at = None;
+        }
+    }
+
+    /// A write that held it has ended.
+    fn release(&mut self) {
+        self.held = self.held.saturating_sub(1);
+        self.is_mixed &= self.held > 0;
+    }
+
+    /// Nothing is known of it, nor will be by what holds it now.
+    fn forget(&mut self) {
+        (self.at, self.owner) = (None, Owner::NOBODY);
+        self.is_mixed = self.held > 0;
+    }
+
+    /// Whether it says anything, or will.
+    fn is_needed(&self) -> bool {
+        self.held > 0 || self.at.is_some() || matches!(self.owner, Owner::Queued(_))
+    }
 }
 
 /// A key's place in the map.
@@ -69,6 +134,17 @@ impl Entries {
     fn get_mut(&mut self, place: Place) -> Option<&mut Entry> {
         self.0.get_mut(&place.lane).filter(|entry| entry.key == place.key)
     }
+
+    /// Changes the entry of a lane, if there is one. It goes if it is not needed any more.
+    fn change(&mut self, lane: LaneId, change: impl FnOnce(&mut Entry)) {
+        let is_needed = self.0.get_mut(&lane).is_none_or(|entry| {
+            change(entry);
+            entry.is_needed()
+        });
+        if !is_needed {
+            self.0.remove(&lane);
+        }
+    }
 }
 
 /// The map.
@@ -78,6 +154,10 @@ pub(crate) struct Deadlines {
     /// The database's number, as it is part of lanes.
     namespace: String,
     count: AtomicUsize,
+    /// A write has set a deadline: from then on writes hold their keys.
+    holds: AtomicBool,
+    /// How many writes are on the wire that hold no keys, and may settle any.
+    counted: AtomicUsize,
     hasher: RandomState,
     next: AtomicU64,
     /// The core's clock, as the difference to the time since `base`; 0 before it was set.
@@ -103,10 +183,59 @@ impl<'w, 'a> Written<'w, 'a> {
 }
 
 /// What is to be known once a write has been answered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Begun {
-    owner: u64,
-    deadlines: Vec<(Place, u64)>,
+    owner: Owner,
+    deadlines: Vec<Settled>,
+}
+
+impl Begun {
+    /// Whether the answer tells anything.
+    pub(crate) fn awaits_answer(&self) -> bool {
+        !self.deadlines.is_empty()
+    }
+}
+
+/// A deadline that a key has by a write.
+#[derive(Debug)]
+struct Settled {
+    place: Place,
+    at: u64,
+    /// The lane of the key that had it before.
+    source: Option<LaneId>,
+}
+
+/// A write, or a transaction, that is on the wire until this is dropped.
+#[derive(Debug)]
+pub(crate) struct OnWire {
+    map: Arc<Deadlines>,
+    /// What it holds; `None` if it is only counted.
+    lanes: Option<Box<[LaneId]>>,
+}
+
+impl OnWire {
+    /// Whether it holds its keys: only then something is to be known of them.
+    pub(crate) fn holds(&self) -> bool {
+        self.lanes.is_some()
+    }
+}
+
+impl Drop for OnWire {
+    fn drop(&mut self) {
+        match &self.lanes {
+            None => {
+                self.map.counted.fetch_sub(1, Ordering::SeqCst);
+            }
+            Some(lanes) if lanes.is_empty() => {}
+            Some(lanes) => {
+                let mut entries = self.map.entries.lock();
+                for lane in lanes {
+                    entries.change(*lane, Entry::release);
+                }
+                self.map.counts(&entries);
+            }
+        }
+    }
 }
 
 impl Deadlines {
@@ -116,8 +245,10 @@ impl Deadlines {
             entries: Mutex::default(),
             namespace: namespace.to_owned(),
             count: AtomicUsize::new(0),
+            holds: AtomicBool::new(false),
+            counted: AtomicUsize::new(0),
             hasher: RandomState::new(),
-            // Apart from the hashes of bodies, as far as that can be.
+            // 0 is nobody's.
             next: AtomicU64::new(1),
             offset: AtomicI64::new(0),
             base: Instant::now(),
@@ -129,21 +260,93 @@ impl Deadlines {
         self.count.load(Ordering::Acquire) == 0
     }
 
-    /// Nothing is known any more of the keys in `lanes`, or of any.
-    pub(crate) fn forget(&self, lanes: Option<&[LaneId]>) {
-        if self.is_empty() {
-            return;
+    fn counts(&self, entries: &Entries) {
+        self.count.store(entries.0.len(), Ordering::Release);
+    }
+
+    /// A write is about to be sent. It is counted if no deadline was set yet, and `None` is returned if one was.
+    pub(crate) fn unheld(self: &Arc<Self>) -> Option<OnWire> {
+        if self.holds.load(Ordering::Acquire) {
+            return None;
         }
-        let mut entries = self.entries.lock();
+        self.counted.fetch_add(1, Ordering::SeqCst);
+        let on_wire = OnWire { map: Arc::clone(self), lanes: None };
+        // Who sets the first deadline meanwhile either sees that it is counted, or is seen here.
+        (!self.holds.load(Ordering::SeqCst)).then_some(on_wire)
+    }
+
+    /// Writes are about to be sent that way: one, or those of a transaction, which nothing comes between.
+    pub(crate) fn hold(self: &Arc<Self>, writes: &[Written<'_, '_>], way: Way) -> OnWire {
+        let sets = |it: &Written<'_, '_>| ttl::carried(it.name, it.args, 0).is_some();
+        if !writes.iter().any(sets)
+            && let Some(counted) = self.unheld()
+        {
+            return counted;
+        }
+        let mut lanes = Vec::new();
+        for written in writes {
+            for (key, touch) in written.touches() {
+                let source = match touch.fate {
+                    Fate::Keeps | Fate::Inherits => continue,
+                    // What it has taken along is known only if nobody settles that meanwhile.
+                    Fate::Takes(from) => written.args.get(from).copied(),
+                    _ => None,
+                };
+                lanes.push(self.place(key).lane);
+                lanes.extend(source.map(|source| self.place(source).lane));
+            }
+        }
+        self.hold_lanes(lanes, way, false)
+    }
+
+    /// A write is about to be sent that way whose commands are not read one by one: it may settle the keys in `lanes`,
+    /// or any. Nothing is known of those any more.
+    pub(crate) fn begin_unread(self: &Arc<Self>, lanes: Option<&[LaneId]>, way: Way) -> OnWire {
+        if let Some(counted) = self.unheld() {
+            return counted;
+        }
         match lanes {
-            None => entries.0.clear(),
+            Some(lanes) => self.hold_lanes(lanes.to_vec(), way, true),
+            None => self.count_one(&mut self.entries.lock(), None),
+        }
+    }
+
+    fn hold_lanes(self: &Arc<Self>, mut lanes: Vec<LaneId>, way: Way, forgets: bool) -> OnWire {
+        lanes.sort_unstable();
+        lanes.dedup();
+        self.holds.store(true, Ordering::SeqCst);
+        let mut entries = self.entries.lock();
+        if lanes.len() > HELD_MAX || !self.make_room(&mut entries, lanes.len()) {
+            return self.count_one(&mut entries, Some(&lanes));
+        }
+        let is_mixed = self.counted.load(Ordering::SeqCst) > 0;
+        for lane in &lanes {
+            let entry = entries.0.entry(*lane).or_insert(Entry::NEW);
+            entry.hold(way, is_mixed);
+            if forgets {
+                (entry.at, entry.owner) = (None, Owner::NOBODY);
+            }
+        }
+        self.counts(&entries);
+        OnWire { map: Arc::clone(self), lanes: Some(lanes.into_boxed_slice()) }
+    }
+
+    /// Counts a write that may settle the keys in `lanes`, or any, and holds none of them.
+    fn count_one(self: &Arc<Self>, entries: &mut Entries, lanes: Option<&[LaneId]>) -> OnWire {
+        self.counted.fetch_add(1, Ordering::SeqCst);
+        match lanes {
+            None => entries.0.retain(|_, entry| {
+                entry.forget();
+                entry.is_needed()
+            }),
             Some(lanes) => {
                 for lane in lanes {
-                    entries.0.remove(lane);
+                    entries.change(*lane, Entry::forget);
                 }
             }
         }
-        self.count.store(entries.0.len(), Ordering::Release);
+        self.counts(entries);
+        OnWire { map: Arc::clone(self), lanes: None }
     }
 
     fn place(&self, key: &[u8]) -> Place {
@@ -164,14 +367,13 @@ impl Deadlines {
         u64::try_from(self.offset.load(Ordering::Relaxed).saturating_add(since)).unwrap_or(0)
     }
 
-    /// A live write is about to be sent, which was accepted at `accepted`.
+    /// A live write is about to be sent, which was accepted at `accepted` and [holds](Self::hold) its keys.
     pub(crate) fn begin(&self, written: Written<'_, '_>, accepted: UnixMillis) -> Begun {
-        let owner = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut begun = Begun { owner, deadlines: Vec::new() };
+        let owner = Owner::Live(self.next.fetch_add(1, Ordering::Relaxed));
         let mut entries = self.entries.lock();
-        begun.deadlines = self.settled(&entries, written, accepted.get());
+        let deadlines = self.settled(&entries, written, accepted.get());
         self.own(&mut entries, written, owner);
-        begun
+        Begun { owner, deadlines }
     }
 
     /// Whose a command of a queued call is: the call as its caller sent it, and the command's place in it.
@@ -179,7 +381,7 @@ impl Deadlines {
         self.hasher.hash_one((original, place))
     }
 
-    /// A queued write is about to be sent that sets its key's deadline on the server.
+    /// A queued write is about to be sent that sets its key's deadline on the server, and holds its keys.
     pub(crate) fn replay(
         &self,
         written: Written<'_, '_>,
@@ -187,18 +389,22 @@ impl Deadlines {
         accepted: UnixMillis,
     ) -> Begun {
         let deadlines = self.settled(&self.entries.lock(), written, accepted.get());
-        Begun { owner, deadlines }
+        Begun { owner: Owner::Queued(owner), deadlines }
     }
 
-    /// The write was answered with `reply`.
+    /// The write was answered with `reply`. It still holds its keys.
     pub(crate) fn answered(&self, written: Written<'_, '_>, begun: &Begun, reply: &[u8]) {
-        if begun.deadlines.is_empty() || work_done(written, reply) != Some(true) {
+        if !begun.awaits_answer() || work_done(written, reply) != Some(true) {
             return;
         }
         let mut entries = self.entries.lock();
-        for (place, at) in &begun.deadlines {
-            if let Some(entry) = entries.get_mut(*place)
+        for Settled { place, at, source } in &begun.deadlines {
+            let had_it =
+                source.is_none_or(|lane| entries.0.get(&lane).is_some_and(|entry| !entry.is_mixed));
+            if had_it
+                && let Some(entry) = entries.get_mut(*place)
                 && entry.owner == begun.owner
+                && !entry.is_mixed
             {
                 entry.at = Some(*at);
             }
@@ -222,9 +428,11 @@ impl Deadlines {
             }
         }
         let taken = self.taken(&entries, written, now);
-        self.own(&mut entries, written, owner);
-        for (place, at) in taken {
-            if let Some(entry) = entries.get_mut(place) {
+        self.own(&mut entries, written, Owner::Queued(owner));
+        for Settled { place, at, .. } in taken {
+            if let Some(entry) = entries.get_mut(place)
+                && entry.held == 0
+            {
                 entry.at = Some(at);
             }
         }
@@ -256,29 +464,25 @@ impl Deadlines {
     }
 
     /// The deadlines that the write's keys have after it.
-    fn settled(
-        &self,
-        entries: &Entries,
-        written: Written<'_, '_>,
-        accepted: u64,
-    ) -> Vec<(Place, u64)> {
+    fn settled(&self, entries: &Entries, written: Written<'_, '_>, accepted: u64) -> Vec<Settled> {
         let mut settled = self.taken(entries, written, self.now());
         for (key, touch) in written.touches() {
             if let Fate::Sets(expiry) = touch.fate
                 && let Some(at) = ttl::deadline(expiry, accepted)
             {
-                settled.push((self.place(key), at));
+                settled.push(Settled { place: self.place(key), at, source: None });
             }
         }
         settled
     }
 
     /// The deadlines that keys take over from others.
-    fn taken(&self, entries: &Entries, written: Written<'_, '_>, now: u64) -> Vec<(Place, u64)> {
+    fn taken(&self, entries: &Entries, written: Written<'_, '_>, now: u64) -> Vec<Settled> {
         let taken = written.touches().filter_map(|(key, touch)| match touch.fate {
             Fate::Takes(from) if touch.sure || ttl::replaces(written.args) => {
-                let at = self.alive(entries, written.args.get(from)?, now)?;
-                Some((self.place(key), at))
+                let source = *written.args.get(from)?;
+                let at = self.alive(entries, source, now)?;
+                Some(Settled { place: self.place(key), at, source: Some(self.place(source).lane) })
             }
             _ => None,
         });
@@ -286,36 +490,44 @@ impl Deadlines {
     }
 
     /// Makes the entries `owner`'s that the write settles, and forgets what it may have ended.
-    fn own(&self, entries: &mut Entries, written: Written<'_, '_>, owner: u64) {
+    fn own(&self, entries: &mut Entries, written: Written<'_, '_>, owner: Owner) {
+        let is_queued = matches!(owner, Owner::Queued(_));
         for (key, touch) in written.touches() {
+            let sets = match touch.fate {
+                Fate::Keeps | Fate::Inherits => continue,
+                Fate::Sets(_) | Fate::Takes(_) => true,
+                Fate::Shrinks | Fate::Clears | Fate::Leaves(_) | Fate::Unknown => false,
+            };
             let Place { lane, key } = self.place(key);
-            match touch.fate {
-                Fate::Keeps | Fate::Inherits => {}
-                Fate::Sets(_) | Fate::Takes(_) => {
-                    self.make_room(entries);
-                    entries.0.insert(lane, Entry { key, at: None, owner });
-                }
-                Fate::Shrinks | Fate::Clears | Fate::Leaves(_) | Fate::Unknown => {
-                    entries.0.remove(&lane);
-                }
+            if is_queued && sets && self.make_room(entries, 1) {
+                self.holds.store(true, Ordering::SeqCst);
+                entries.0.entry(lane).or_insert(Entry::NEW);
             }
+            entries.change(lane, |entry| {
+                // What is on the wire is applied before a queued write, or after it.
+                entry.is_mixed |= is_queued && entry.held > 0;
+                (entry.key, entry.at) = (key, None);
+                entry.owner = if sets { owner } else { Owner::NOBODY };
+            });
         }
-        self.count.store(entries.0.len(), Ordering::Release);
+        self.counts(entries);
     }
 
-    fn make_room(&self, Entries(entries): &mut Entries) {
-        if entries.len() < KEYS_MAX {
-            return;
+    /// Whether there is room for so many entries more.
+    fn make_room(&self, Entries(entries): &mut Entries, more: usize) -> bool {
+        if entries.len() + more <= KEYS_MAX {
+            return true;
         }
         let now = self.now();
-        entries.retain(|_, entry| entry.at.is_some_and(|at| at > now));
-        if entries.len() >= KEYS_MAX / 2 {
-            let mut times: Vec<u64> = entries.values().filter_map(|entry| entry.at).collect();
+        entries.retain(|_, entry| entry.held > 0 || entry.at.is_some_and(|at| at > now));
+        let mut times: Vec<u64> = entries.values().filter_map(|entry| entry.at).collect();
+        if entries.len() >= KEYS_MAX / 2 && !times.is_empty() {
             let middle = times.len() / 2;
             let (_, median, _) = times.select_nth_unstable(middle);
             let median = *median;
-            entries.retain(|_, entry| entry.at.is_some_and(|at| at > median));
+            entries.retain(|_, entry| entry.held > 0 || entry.at.is_some_and(|at| at > median));
         }
+        entries.len() + more <= KEYS_MAX
     }
 }
 
@@ -331,16 +543,25 @@ pub(crate) fn work_done(written: Written<'_, '_>, reply: &[u8]) -> Option<bool> 
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::super::{commands::Commands, resp};
     use super::*;
 
     const NOW: u64 = 1_000_000;
 
-    struct Map(Deadlines);
+    struct Map(Arc<Deadlines>);
+
+    /// A write on the wire.
+    struct Sent {
+        command: &'static str,
+        begun: Begun,
+        on_wire: OnWire,
+    }
 
     impl Map {
         fn new() -> Self {
-            let map = Self(Deadlines::new("0"));
+            let map = Self(Arc::new(Deadlines::new("0")));
             map.0.tell(UnixMillis::new(NOW));
             map
         }
@@ -348,7 +569,7 @@ mod tests {
         fn with<T>(
             &self,
             command: &str,
-            f: impl FnOnce(&Deadlines, Written<'_, '_>, &[u8]) -> T,
+            f: impl FnOnce(&Arc<Deadlines>, Written<'_, '_>, &[u8]) -> T,
         ) -> T {
             let args: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
             let spec = Commands::default().find(&args).unwrap();
@@ -357,17 +578,30 @@ mod tests {
             f(&self.0, written, &resp::command(&args))
         }
 
-        fn begin(&self, command: &str) -> Begun {
-            self.with(command, |map, written, _| map.begin(written, UnixMillis::new(NOW)))
+        fn begin(&self, command: &'static str) -> Sent {
+            self.begin_by(command, None)
         }
 
-        fn answer(&self, command: &str, begun: &Begun, reply: &str) {
-            self.with(command, |map, written, _| map.answered(written, begun, reply.as_bytes()));
+        fn begin_by(&self, command: &'static str, way: Way) -> Sent {
+            self.with(command, |map, written, _| {
+                let on_wire = map.hold(&[written], way);
+                Sent { command, begun: map.begin(written, UnixMillis::new(NOW)), on_wire }
+            })
+        }
+
+        fn answer(&self, sent: Sent, reply: &str) {
+            self.with(sent.command, |map, written, _| {
+                map.answered(written, &sent.begun, reply.as_bytes());
+            });
+            drop(sent.on_wire);
         }
 
         fn live(&self, command: &str, reply: &str) {
-            let begun = self.begin(command);
-            self.answer(command, &begun, reply);
+            self.with(command, |map, written, _| {
+                let _on_wire = map.hold(&[written], None);
+                let begun = map.begin(written, UnixMillis::new(NOW));
+                map.answered(written, &begun, reply.as_bytes());
+            });
         }
 
         fn queue(&self, command: &str) -> Vec<(String, u64)> {
@@ -381,6 +615,7 @@ mod tests {
 
         fn replayed(&self, command: &str) {
             self.with(command, |map, written, body| {
+                let _on_wire = map.hold(&[written], None);
                 let begun = map.replay(written, map.owner(body, 0), UnixMillis::new(NOW));
                 map.answered(written, &begun, b"+OK\r\n");
             });
@@ -442,34 +677,158 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_one_by_one_forgets_its_lanes() {
-        for (lanes, left) in [
-            (Some(LaneId::of(b"0", b"k")), None),
-            (None, None),
-            (Some(LaneId::of(b"1", b"k")), Some(5000)),
+    fn nothing_is_known_of_the_lanes_of_what_is_not_read_one_by_one() {
+        for (lanes, is_its) in [
+            (Some(LaneId::of(b"0", b"k")), true),
+            (None, true),
+            (Some(LaneId::of(b"1", b"k")), false),
         ] {
+            let left = |time| (!is_its).then_some(time);
             let map = Map::new();
-            let first = map.begin("SET k v EX 5");
-            map.answer("SET k v EX 5", &first, "+OK\r\n");
-            map.0.forget(lanes.as_slice().first().map(std::slice::from_ref));
-            map.inherits("k", left);
-            // Not even what was begun before and is answered after.
-            map.answer("SET k v EX 5", &first, "+OK\r\n");
-            map.inherits("k", left);
+            let begin = || map.0.begin_unread(lanes.as_slice().first().map(slice::from_ref), None);
+            map.live("SET k v EX 5", "+OK\r\n");
+            let script = begin();
+            map.inherits("k", left(5000));
+            // Nor is what is begun and answered while it is on the wire,
+            map.live("EXPIRE k 6", ":1\r\n");
+            map.inherits("k", left(6000));
+            let sent = map.begin("EXPIRE k 7");
+            drop(script);
+            map.answer(sent, ":1\r\n");
+            map.inherits("k", left(7000));
+            // or what was begun before it and is answered after it.
+            let sent = map.begin("EXPIRE k 8");
+            drop(begin());
+            map.answer(sent, ":1\r\n");
+            map.inherits("k", left(8000));
+            map.live("EXPIRE k 9", ":1\r\n");
+            map.inherits("k", Some(9000));
         }
     }
 
     #[test]
-    fn an_answer_that_comes_late_tells_nothing_of_a_newer_write() {
+    fn which_of_two_writes_that_overlap_is_applied_last_is_not_known() {
+        let second = "EXPIRE k 5";
+        for first in ["DEL k", "SET k v", "EXPIRE k 9", "LPOP k", "RENAME k j", "RENAME j k"] {
+            for (one, other) in [(None, None), (None, Some(1)), (Some(2), Some(1))] {
+                for is_lost in [false, true] {
+                    let map = Map::new();
+                    map.live("SET k v EX 7", "+OK\r\n");
+                    let (early, late) = (map.begin_by(first, one), map.begin_by(second, other));
+                    map.answer(late, ":1\r\n");
+                    map.inherits("k", None);
+                    if is_lost {
+                        drop(early);
+                    } else {
+                        map.answer(early, ":1\r\n");
+                    }
+                    map.inherits("k", None);
+                    map.live(second, ":1\r\n");
+                    map.inherits("k", Some(5000));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_goes_by_one_connection_is_applied_in_its_order() {
         let map = Map::new();
-        let first = map.begin("SET k v EX 5");
-        drop(map.begin("SET k v"));
-        map.answer("SET k v EX 5", &first, "+OK\r\n");
+        let commands = ["EXPIRE k 9", "DEL k", "SET k v EX 5", "RENAME k j"];
+        let [first, second, third, last] = commands.map(|command| map.begin_by(command, Some(1)));
+        map.answer(first, ":1\r\n");
+        map.answer(second, ":1\r\n");
         map.inherits("k", None);
-        let first = map.begin("SET k v EX 5");
-        map.live("EXPIRE k 9", ":1\r\n");
-        map.answer("SET k v EX 5", &first, "+OK\r\n");
-        map.inherits("k", Some(9000));
+        map.answer(third, "+OK\r\n");
+        map.inherits("k", None);
+        map.answer(last, "+OK\r\n");
+        map.inherits("k", None);
+        let (first, last) = (map.begin_by("DEL k", Some(1)), map.begin_by("EXPIRE k 5", Some(1)));
+        map.answer(first, ":1\r\n");
+        map.answer(last, ":1\r\n");
+        map.inherits("k", Some(5000));
+    }
+
+    #[test]
+    fn what_was_sent_before_the_first_deadline_may_end_after_it() {
+        let map = Map::new();
+        let counted = map.0.unheld().unwrap();
+        map.live("EXPIRE k 5", ":1\r\n");
+        map.inherits("k", None);
+        assert!(map.0.unheld().is_none(), "from now on writes hold their keys");
+        map.live("EXPIRE k 5", ":1\r\n");
+        map.inherits("k", None);
+        drop(counted);
+        map.live("EXPIRE k 5", ":1\r\n");
+        map.inherits("k", Some(5000));
+    }
+
+    #[test]
+    fn a_write_of_very_many_keys_holds_none_of_them() {
+        let map = Map::new();
+        map.live("SET k0 v EX 5", "+OK\r\n");
+        map.live("SET other v EX 5", "+OK\r\n");
+        let keys: Vec<String> = (0..=HELD_MAX).map(|number| format!("k{number}")).collect();
+        let removal = format!("DEL {}", keys.join(" "));
+        let on_wire = map.with(&removal, |map, written, _| map.hold(&[written], None));
+        assert!(!on_wire.holds());
+        map.inherits("k0", None);
+        map.inherits("other", Some(5000));
+        map.live("EXPIRE k0 5", ":1\r\n");
+        map.inherits("k0", None);
+        drop(on_wire);
+        map.live("EXPIRE k0 5", ":1\r\n");
+        map.inherits("k0", Some(5000));
+    }
+
+    #[test]
+    fn a_queued_write_is_settled_by_nothing_that_was_on_the_wire() {
+        let map = Map::new();
+        map.live("SET k v EX 9", "+OK\r\n");
+        let sent = map.begin("EXPIRE k 7");
+        map.queue("SET k v EX 5");
+        map.answer(sent, ":1\r\n");
+        map.inherits("k", None);
+        map.replayed("SET k v EX 5");
+        map.inherits("k", Some(5000));
+    }
+
+    #[test]
+    fn a_map_whose_keys_are_not_on_the_wire_any_more_is_empty() {
+        let map = Map::new();
+        map.live("SET k v EX 5", "+OK\r\n");
+        let commands = ["DEL k", "COPY a b", "EXPIRE a 5", "SET b v", "RENAME c d"];
+        let sent = commands.map(|command| map.begin(command));
+        assert!(!map.0.is_empty());
+        for sent in sent {
+            map.answer(sent, "-ERR no\r\n");
+        }
+        assert!(map.0.is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_tells_nothing_of_a_newer_write() {
+        for newer in ["SET k v", "EXPIRE k 9"] {
+            let map = Map::new();
+            let first = map.begin("SET k v EX 5");
+            map.live(newer, ":1\r\n");
+            map.answer(first, "+OK\r\n");
+            map.inherits("k", None);
+        }
+    }
+
+    #[test]
+    fn what_is_taken_along_is_what_nobody_has_settled_meanwhile() {
+        for (settles, left) in [(None, Some(5000)), (Some("EXPIRE a 9"), None)] {
+            let map = Map::new();
+            map.live("SET a v EX 5", "+OK\r\n");
+            let copy = map.begin("COPY a b REPLACE");
+            if let Some(settles) = settles {
+                map.live(settles, ":1\r\n");
+            }
+            map.answer(copy, ":1\r\n");
+            map.inherits("b", left);
+            map.inherits("a", left);
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
-    de::{SeqAccess, Visitor},
+    de::{Error as _, IgnoredAny, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value, json, value::RawValue};
 
@@ -21,7 +21,8 @@ use super::{
 };
 use crate::exact::{quoted, unescaped};
 
-/// A command's JSON: an array of strings, numbers and `{"base64":"…"}`, each in its own text.
+/// A command's JSON: an array of strings, numbers and `{"base64":"…"}`, each in its own text. They are at most as many
+/// as a Redis takes: each takes far more memory than its two bytes or more of the text.
 #[derive(Debug)]
 pub struct Arguments<'a>(Vec<&'a RawValue>);
 
@@ -38,8 +39,20 @@ impl<'de: 'a, 'a> Deserialize<'de> for Arguments<'a> {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
                 let mut arguments = Vec::new();
-                while let Some(argument) = seq.next_element()? {
+                while arguments.len() < resp::ARGUMENTS_MAX {
+                    let Some(argument) = seq.next_element()? else {
+                        return Ok(Arguments(arguments));
+                    };
                     arguments.push(argument);
+                }
+                let mut count = arguments.len();
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                if count > arguments.len() {
+                    let most = resp::ARGUMENTS_MAX;
+                    let why = format!("command must have at most {most} arguments, got {count}");
+                    return Err(A::Error::custom(why));
                 }
                 Ok(Arguments(arguments))
             }

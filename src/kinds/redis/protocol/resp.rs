@@ -15,6 +15,8 @@ pub const DEPTH_MAX: usize = 16_384;
 pub const BULK_MAX: usize = 536_870_911;
 /// The most elements that an aggregate may declare.
 pub const COUNT_MAX: usize = 1 << 27;
+/// The most arguments that a command may have, its name included.
+pub const ARGUMENTS_MAX: usize = 1 << 20;
 /// The longest line: a simple string, an error or a number.
 pub const LINE_MAX: usize = 64 * 1024;
 /// The longest frame as a whole.
@@ -382,13 +384,16 @@ pub fn write_head(out: &mut BytesMut, kind: char, size: usize) {
 /// The arguments of a command in wire form, in place.
 ///
 /// # Errors
-/// `body` is not exactly one array of at least one bulk string.
+/// `body` is not exactly one array of at least one bulk string, or of more than [`ARGUMENTS_MAX`].
 pub fn arguments(body: &[u8]) -> Result<Vec<&[u8]>, ProtocolError> {
     const NOT_A_COMMAND: ProtocolError = ProtocolError("a command is one array of bulk strings");
     let Some((Head::Aggregate(count), line)) = head(body)? else { return Err(NOT_A_COMMAND) };
     // A bulk string takes at least five bytes, so the bytes that are there bound the allocation.
     if !body.starts_with(b"*") || count == 0 || count > body.len() / 5 {
         return Err(NOT_A_COMMAND);
+    }
+    if count > ARGUMENTS_MAX {
+        return Err(ProtocolError("a command has at most 1,048,576 arguments"));
     }
     let mut args = Vec::with_capacity(count);
     let mut rest = body.get(line..).unwrap_or_default();
@@ -489,6 +494,14 @@ mod tests {
         ] {
             assert!(arguments(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }
+    }
+
+    #[test]
+    fn a_command_has_no_more_arguments_than_a_server_takes() {
+        let mut body = command(&vec!["1"; ARGUMENTS_MAX]);
+        assert_eq!(arguments(&body).unwrap().len(), ARGUMENTS_MAX);
+        body = command(&vec!["1"; ARGUMENTS_MAX + 1]);
+        assert!(arguments(&body).unwrap_err().to_string().contains("at most 1,048,576 arguments"));
     }
 
     #[test]

@@ -167,6 +167,44 @@ async fn a_deadline_that_went_live_is_inherited_by_queued_writes() {
 }
 
 #[tokio::test]
+async fn a_script_that_may_touch_any_key_may_have_settled_its_time() {
+    let server = Server::start().await;
+    let mut settings = server.settings("i", "r");
+    settings.scripts_are_barriers = true;
+    let redis = RedisConnector::new(settings);
+    reply(call(&redis, "HSET h f v").await);
+    reply(call(&redis, "EXPIRE h 1000").await);
+    let inherits = || redis.stored(&words("HSET h g w")).is_some();
+    assert!(inherits());
+    assert_eq!(reply(call(&redis, "EVAL return(redis.call('DEL','h')) 0").await), ":1\r\n");
+    assert!(!inherits(), "there is no such key");
+}
+
+/// Two calls of different connections, of which the one that was sent first is applied last.
+#[tokio::test]
+async fn a_deadline_that_another_connection_may_have_removed_is_not_inherited() {
+    let server = Server::start().await;
+    let redis = RedisConnector::new(server.settings("i", "r"));
+    reply(call(&redis, "SET other v EX 1000").await);
+    let plan = redis.plan(words("DEL h")).unwrap();
+    // It is begun, and waits for the server.
+    let mut removal = redis.attempt(attempt(&plan, With::default()));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(removal.as_mut().poll(&mut context).is_pending());
+    let plan = redis.plan(words("EXPIRE h 1000")).unwrap();
+    server.ask(&["HSET", "h", "f", "v"]).await;
+    let second = Attempt { dialect: 2, ..attempt(&plan, With::default()) };
+    reply(redis.attempt(second).await);
+    let inherits = || redis.stored(&words("HSET h g w")).is_some();
+    assert!(!inherits());
+    reply(removal.await);
+    assert!(!inherits());
+    reply(call(&redis, "HSET h f v").await);
+    reply(call(&redis, "EXPIRE h 1000").await);
+    assert!(inherits());
+}
+
+#[tokio::test]
 async fn without_eval_a_residue_is_settled_in_steps() {
     let server =
         Server::start_with(&["--user", "default", "on", "nopass", "~*", "+@all", "-eval"]).await;

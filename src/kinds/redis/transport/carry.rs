@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  read ──────────────────────────────────────────────────────────▶ link (reads)
-//!  write, live ── its deadline is noted (deadlines) ───────────┬──▶ link (writes)
+//!  write, live ── its deadline is noted (live) ────────────────┬──▶ link (writes)
 //!  write, replayed                                             │
 //!    a residue ── protocol/residue ────────────────────────────┤
 //!    sets a deadline: what remains of it, or the far time ─────┤
@@ -23,12 +23,13 @@ use futures_util::future::{join, join_all};
 use super::{link::Link, shared::Shared};
 use crate::kinds::redis::protocol::{
     commands::{Flags, Spec},
-    deadlines::{self, Begun, Deadlines, Written},
+    deadlines::{self, Deadlines, Written},
     internal::{self, Ends, Form, Step},
     outcome::{self, Carrier},
     replay,
     residue::{self, Settled},
     resp::{self, Reply},
+    rules::{self, Kind},
     token::{self, Ran, Wrapped},
     ttl,
 };
@@ -45,15 +46,7 @@ pub(super) struct Read<'a> {
     pub(super) args: Vec<&'a [u8]>,
     places: Vec<usize>,
     /// It may write to keys that are not known.
-    touches_anything: bool,
-}
-
-/// What is to be noted of the deadlines of a live write's keys.
-pub(crate) enum Noting {
-    Nothing,
-    /// It may write to any: what is known of deadlines is not certain any more.
-    Anything,
-    Keys(Begun),
+    pub(super) touches_anything: bool,
 }
 
 impl<'a> Read<'a> {
@@ -81,16 +74,13 @@ pub(crate) struct Links {
 
 impl Links {
     /// What is known of deadlines.
-    pub(crate) fn deadlines(&self) -> &Deadlines {
+    pub(crate) fn deadlines(&self) -> &Arc<Deadlines> {
         self.deadlines.get_or_init(|| Arc::new(Deadlines::new(&self.namespace)))
     }
 
     /// Shares what others know of deadlines, unless something has been asked here already.
     pub(crate) fn take_deadlines(&self, before: &Self) {
-        before.deadlines();
-        if let Some(deadlines) = before.deadlines.get() {
-            self.deadlines.set(Arc::clone(deadlines)).ok();
-        }
+        self.deadlines.set(Arc::clone(before.deadlines())).ok();
     }
 
     /// The link for an attempt of a write.
@@ -156,49 +146,6 @@ impl Links {
         is_plain.then(|| attempt.body.clone())
     }
 
-    async fn carry_live(&self, attempt: Attempt<'_>) -> Attempted {
-        let noted = self.begins(attempt.body, attempt.accepted_at, attempt.now);
-        if matches!(noted, Noting::Anything) {
-            self.deadlines().forget(None);
-        }
-        let ended = self.send(attempt.body, attempt.clone()).await;
-        match (noted, &ended.result) {
-            // What was noted meanwhile may have been applied before it.
-            (Noting::Anything, _) => self.deadlines().forget(None),
-            (Noting::Keys(begun), Ok(reply)) => self.answered(attempt.body, &begun, reply),
-            (Noting::Keys(_), Err(_)) | (Noting::Nothing, _) => {}
-        }
-        ended
-    }
-
-    /// Notes the deadline that a live write carries. Most writes carry none while none is known.
-    pub(crate) fn begins(&self, body: &[u8], accepted_at: UnixMillis, now: UnixMillis) -> Noting {
-        const PLAIN_SET: &[u8] = b"*3\r\n$3\r\nSET\r\n";
-        let head = body.get(..PLAIN_SET.len()).unwrap_or_default();
-        if self.deadlines().is_empty() && head.eq_ignore_ascii_case(PLAIN_SET) {
-            return Noting::Nothing;
-        }
-        let Some(read) = resp::arguments(body).ok().and_then(|args| self.read(args)) else {
-            return Noting::Nothing;
-        };
-        if read.touches_anything {
-            return Noting::Anything;
-        }
-        let sets = ttl::carried(&read.spec.name, &read.args, 0).is_some();
-        if self.deadlines().is_empty() && !sets {
-            return Noting::Nothing;
-        }
-        self.deadlines().tell(now);
-        Noting::Keys(self.deadlines().begin(read.written(), accepted_at))
-    }
-
-    /// A live write whose deadlines were noted was answered.
-    pub(crate) fn answered(&self, body: &[u8], begun: &Begun, reply: &[u8]) {
-        if let Some(read) = resp::arguments(body).ok().and_then(|args| self.read(args)) {
-            self.deadlines().answered(read.written(), begun, reply);
-        }
-    }
-
     pub(super) fn read<'a>(&self, args: Vec<&'a [u8]>) -> Option<Read<'a>> {
         let spec = self.shared.commands.find(&args)?;
         let places = spec.keys(&args);
@@ -206,6 +153,9 @@ impl Links {
             "flushall" | "flushdb" | "swapdb" => true,
             // Without STORE it writes nothing.
             "sort" => args.iter().any(|arg| arg.eq_ignore_ascii_case(b"STORE")),
+            _ if matches!(rules::kind(&spec), Kind::Script { reads: false }) => {
+                places.is_none() || self.shared.settings.scripts_are_barriers
+            }
             _ => spec.flags.has(Flags::WRITE) && places.is_none(),
         };
         Some(Read { spec, args, places: places.unwrap_or_default(), touches_anything })
@@ -235,6 +185,7 @@ impl Links {
             return self.send(&rewritten(), attempt.clone()).await;
         };
         let owner = self.deadlines().owner(attempt.body, 0);
+        let _on_wire = self.deadlines().hold(&[read.written()], None);
         let begun = self.deadlines().replay(read.written(), owner, attempt.accepted_at);
         let with_far = self
             .someone_meets(key, at, &attempt)
@@ -428,7 +379,7 @@ impl Links {
     }
 
     /// Sends a write in the form `body`, in the script if it has a token.
-    async fn send(&self, body: &Bytes, attempt: Attempt<'_>) -> Attempted {
+    pub(super) async fn send(&self, body: &Bytes, attempt: Attempt<'_>) -> Attempted {
         let Some(token) = attempt.token else {
             let ended =
                 self.writes_of(&attempt).call(body.clone(), attempt.timeout, attempt.board()).await;

@@ -13,7 +13,7 @@ use fusebox_state::{ErrorClass, Verdict};
 
 use super::carry::{Links, Read};
 use crate::kinds::redis::protocol::{
-    deadlines::{self, Begun},
+    deadlines::{self, Begun, Written},
     internal::{self, Ends, Form, Step},
     outcome::Carrier,
     replay,
@@ -56,13 +56,20 @@ impl Links {
             },
         };
         let original = internal::original(attempt.body);
+        let parsed: Vec<Option<Read<'_>>> =
+            steps.iter().map(|step| self.read(step.args.clone())).collect();
+        let _on_wire = {
+            let writes: Vec<Written<'_, '_>> = parsed.iter().flatten().map(Read::written).collect();
+            self.deadlines().hold(&writes, None)
+        };
         let ready: Vec<Ready<'_>> = steps
             .iter()
+            .zip(parsed)
             .enumerate()
-            .map(|(place, step)| {
+            .map(|(place, (step, read))| {
                 let behind = steps.get(place + 1..).unwrap_or_default();
                 let owner = self.deadlines().owner(&original, place);
-                self.make_ready(step, behind, (follows, owner), &attempt)
+                self.make_ready((step, read), behind, (follows, owner), &attempt)
             })
             .collect();
         let keys = ready.iter().filter_map(|it| it.read.as_ref()).flat_map(|(read, _)| read.keys());
@@ -146,17 +153,17 @@ impl Links {
         ended
     }
 
-    /// `step` as it is to be run now, before those `behind` it; `follows` if far times may be used.
+    /// `step`, as it was read, as it is to be run now, before those `behind` it; `follows` if far times may be used.
     fn make_ready<'a>(
         &self,
-        step: &Step<'a>,
+        (step, read): (&Step<'a>, Option<Read<'a>>),
         behind: &[Step<'a>],
         (follows, owner): (bool, u64),
         attempt: &Attempt<'_>,
     ) -> Ready<'a> {
         let accepted = attempt.accepted_at;
         let as_it_is = || step.args.iter().map(|arg| Cow::Borrowed(*arg)).collect();
-        let Some(read) = self.read(step.args.clone()) else {
+        let Some(read) = read else {
             let running = Running { words: as_it_is(), deadlines: Vec::new() };
             return Ready { read: None, running, far: Vec::new(), sets: false, perhaps: None };
         };

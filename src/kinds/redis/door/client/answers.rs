@@ -88,10 +88,12 @@ impl Client {
             self.core().over(ticket.settle(Outcome::Answered { cached, until }));
         }
         match note {
-            Note::Script(does) if !matches!(frame.first(), Some(b'-' | b'!')) => {
+            Note::Script(does, _) if !matches!(frame.first(), Some(b'-' | b'!')) => {
                 connector.links().shared.scripts.done(does, request);
             }
-            Note::Deadlines(begun) => connector.links().answered(request, &begun, frame),
+            Note::Script(_, noting) => drop(noting),
+            Note::Deadlines(noted) => connector.links().answered(request, &noted.0, frame),
+            Note::Counted(on_wire) => drop(on_wire),
             Note::Waited(waited) if !matches!(frame.first(), Some(b'-' | b'!')) => {
                 self.core().backend.wrote(waited.unsettled.lanes());
             }
@@ -103,6 +105,10 @@ impl Client {
                 }
                 return;
             }
+            Note::Begins => {
+                inner.reply(seq, frame);
+                return inner.begun(frame);
+            }
             Note::Selects(database) => inner.selected(database, frame),
             Note::Writes(unsettled) => drop(unsettled),
             Note::CacheAll(all) => {
@@ -113,10 +119,9 @@ impl Client {
                 }
             }
             Note::None
-            | Note::Within(_)
+            | Note::Within
             | Note::Ends
             | Note::Cache
-            | Note::Script(_)
             | Note::Waited(_)
             | Note::Unit(_)
             | Note::MayWrite
@@ -285,7 +290,7 @@ impl Client {
             drop(inner);
             return self.wake();
         }
-        let (mut selects, mut watches) = (false, false);
+        let (mut begins, mut selects, mut watches) = (false, false, false);
         let lost_nothing = lost.is_empty();
         if !was_up && !lost_nothing {
             self.core().pin_failed();
@@ -293,9 +298,9 @@ impl Client {
         let is_clean = pinned.as_ref().is_some_and(|it| it.is_clean(self.core().database()));
         let ran = may_have_run_with_exec(&lost);
         for (Lost { entry, body, verdict, error }, ran) in lost.into_iter().zip(ran) {
-            if let (Note::Within(reply), true) = (&entry.note, ran) {
+            if let (Note::Within, true) = (&entry.note, ran) {
                 inner.on_wire -= 1;
-                inner.reply(entry.seq, reply);
+                inner.reply(entry.seq, b"+QUEUED\r\n");
                 continue;
             }
             // It waits on, if nothing but that was the connection's own.
@@ -309,6 +314,7 @@ impl Client {
                 inner.park_in(self, entry.seq, body, waited.until);
                 continue;
             }
+            begins |= matches!(entry.note, Note::Begins);
             selects |= matches!(entry.note, Note::Selects(_));
             watches |=
                 entry.waits() || matches!(entry.note, Note::Subscription(_) | Note::Monitors);
@@ -324,7 +330,7 @@ impl Client {
         } else if was_up {
             let ending = if watches || listens { Ending::Reset } else { Ending::Answered };
             inner.end.with(ending, Closed::Upstream);
-        } else if pinned.as_ref().is_some_and(PinnedTo::is_within) {
+        } else if begins {
             inner.bar(Barred::Transaction);
         } else if selects
             || pinned.as_ref().is_some_and(|it| it.database() != Some(self.core().database()))
@@ -344,7 +350,7 @@ fn may_have_run_with_exec(lost: &[Lost]) -> Vec<bool> {
     let mut ran = false;
     let newest_first = lost.iter().rev().map(|Lost { entry, error, .. }| {
         // Behind what is within a transaction comes what ends it.
-        if !matches!(entry.note, Note::Within(_)) {
+        if !matches!(entry.note, Note::Within) {
             let is_exec = matches!(entry.note, Note::Unit(_));
             ran = is_exec && error.class == ErrorClass::Unknown;
         }

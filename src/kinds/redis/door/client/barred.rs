@@ -67,7 +67,7 @@ impl Inner {
                 self.barred = None;
                 return false;
             }
-            (Barred::Transaction, _) => format!("the preceding MULTI did not reach {backend}"),
+            (Barred::Transaction, _) => format!("{backend} has not taken the preceding MULTI"),
         };
         if self.is_answered() && since.is_none() {
             self.barred = self.barred.map(|(barred, _)| (barred, Some(now)));

@@ -120,16 +120,17 @@ impl Inner {
                 let note = match noted {
                     Noted::Parts(parts) => Note::CacheAll(parts),
                     Noted::Cached => Note::Cache,
-                    Noted::Timed => core.note(request),
+                    Noted::Timed => core.note(request, link),
                     Noted::Script(does) => {
-                        // What it does to the deadlines of its keys nobody knows: they are forgotten.
-                        drop(writes.then(|| core.note(request)));
-                        Note::Script(does)
+                        let noting = writes.then(|| Box::new(core.begins(request, link)));
+                        Note::Script(does, noting)
                     }
                     Noted::MayWrite => Note::MayWrite,
-                    Noted::Nothing if writes && elsewhere => {
-                        Note::Writes(Unsettled::new(core.connector(), lanes.clone()))
-                    }
+                    Noted::Nothing if writes && elsewhere => Note::Writes(Unsettled::new(
+                        core.connector(),
+                        lanes.clone(),
+                        Some(link.way()),
+                    )),
                     Noted::Nothing => Note::None,
                 };
                 let how = (Some(ticket), note, elsewhere);

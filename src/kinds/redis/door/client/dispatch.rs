@@ -52,12 +52,12 @@ impl Inner {
         if self.is_blocked() {
             return Some(Stuck::Others);
         }
-        if self.selecting {
-            // Which database what follows is for is known once that is answered.
+        if self.deciding {
+            // What follows means depends on the answer.
             if !self.is_answered() {
                 return Some(Stuck::Others);
             }
-            self.selecting = false;
+            self.deciding = false;
         }
         if self.session.who.is_some() && self.pinned.is_none() && self.barred.is_none() {
             let mut args = reader.args(request);

@@ -156,7 +156,7 @@ impl Inner {
         if !lanes.is_all() {
             client.core().backend.wrote(&lanes);
         }
-        let unsettled = Unsettled::new(client.core().connector(), lanes);
+        let unsettled = Unsettled::new(client.core().connector(), lanes, Some(upstream.way()));
         let note = Note::Waited(Box::new(Waited { unsettled, until }));
         self.send_in(client, upstream, (None, note, true), (said.request, seq), said.now)
     }

@@ -149,7 +149,7 @@ impl Inner {
             self.send(client, &upstream, (None, Note::Selects(database), true), &select, now)
         });
         match sent {
-            Ok(()) => self.selecting = true,
+            Ok(()) => self.deciding = true,
             Err(None) => self.bar(Barred::Database),
             Err(Some(_)) => {}
         }

@@ -36,17 +36,25 @@ impl Inner {
         self.queue(client, (&Lanes::All, (true, None)), request, now).err().flatten()
     }
 
+    /// MULTI by itself. What follows waits until the server has taken it.
     pub(super) fn multi(&mut self, client: &Rc<Client>, said: Said<'_>) -> Sent {
         let sent = self.enter(client, said.now).and_then(|upstream| {
-            let how = (None, Note::Within(b"+OK\r\n"), true);
-            self.send(client, &upstream, how, said.request, said.now)
+            self.send(client, &upstream, (None, Note::Begins, true), said.request, said.now)
         });
-        match (sent, &mut self.pinned) {
-            (Ok(()), Some(pinned)) => pinned.begin(),
-            (Err(None), _) => self.bar(Barred::Transaction),
-            _ => {}
+        match sent {
+            Ok(()) => self.deciding = true,
+            Err(None) => self.bar(Barred::Transaction),
+            Err(Some(_)) => {}
         }
         sent
+    }
+
+    /// The server has answered a MULTI. If it was refused, nothing is queued there: what follows would be run at once.
+    pub(super) fn begun(&mut self, frame: &[u8]) {
+        match &mut self.pinned {
+            Some(pinned) if frame == b"+OK\r\n" => pinned.begin(),
+            _ => self.bar(Barred::Transaction),
+        }
     }
 
     /// What ends a transaction, if there is none. The server says what is wrong, or what no longer is watched.
@@ -127,8 +135,7 @@ impl Inner {
     ) -> Sent {
         let Some(pinned) = &mut self.pinned else { return Ok(()) };
         let upstream = Rc::clone(pinned.upstream());
-        let how = (None, Note::Within(b"+QUEUED\r\n"), true);
-        let sent = self.send(client, &upstream, how, request, now);
+        let sent = self.send(client, &upstream, (None, Note::Within, true), request, now);
         if let Some(pinned) = &mut self.pinned {
             match sent {
                 Ok(()) => pinned.add(lanes, step),
@@ -159,7 +166,8 @@ impl Inner {
                 Ok(ticket) => {
                     let steps = pinned.steps(core.database());
                     let exact = (!lanes.is_all()).then(|| lanes.as_slice().to_vec());
-                    let unit = Unit::that_writes(1, core.unsettled((lanes, exact), steps));
+                    let unsettled = core.unsettled((lanes, exact), steps, &upstream);
+                    let unit = Unit::that_writes(1, unsettled);
                     let how = (Some(ticket), Note::Unit(Box::new(unit)), true);
                     return self.send(client, &upstream, how, said.request, said.now);
                 }

@@ -5,7 +5,8 @@
 //! 1. Only commands that are carried like any other are within; whatever else is (SELECT, WATCH, a subscription), is
 //!    sent piece by piece over a connection of the client's own (`pinned.rs`), as is a transaction that comes in
 //!    pieces.
-//! 2. It is one call: one place, the lanes of all its commands, and the outcome of its EXEC.
+//! 2. It is one call: one place, the lanes of all its commands, and the outcome of its EXEC. If the server has refused
+//!    its MULTI and has run one of its commands by itself, it has answered the call.
 //! 3. It is one entry of the ring and one slot of the client's: its replies are handed on together, as the server wrote
 //!    them.
 //! 4. It is never sent twice over the shared connection. If its replies are lost, EXEC is answered so. What it did to
@@ -38,11 +39,11 @@ use crate::kinds::redis::{
         pin::{Barred, Steps},
         request::{Found, Requests},
         telling,
-        upstream::{Note, Unit, Unsettled},
+        upstream::{Note, Unit, Unsettled, Upstream},
     },
     protocol::{
         internal::{self, Step},
-        resp, ttl,
+        resp,
     },
 };
 
@@ -147,7 +148,7 @@ impl Inner {
             let fills = mget_of(within).and_then(|mget| core.begins_fills(mget));
             Unit::that_reads(block.commands, block.lanes, fills)
         } else {
-            let unsettled = core.unsettled((block.lanes, block.exact), block.steps);
+            let unsettled = core.unsettled((block.lanes, block.exact), block.steps, &link);
             Unit::that_writes(block.commands, unsettled)
         };
         let note = Note::Unit(Box::new(unit));
@@ -189,8 +190,7 @@ impl Inner {
         let now = Instant::now();
         let mut exact = Some(Vec::new());
         let (mut behind, mut count, mut reads) = (0, 1, true);
-        // As long as nothing is known of any deadline, a command changes one only by setting it.
-        let (mut steps, mut known) = (Steps::default(), !connector.links().deadlines().is_empty());
+        let mut steps = Steps::default();
         loop {
             let rest = bytes.get(behind..BYTES_MAX.min(bytes.len())).unwrap_or_default();
             let mut reader = Requests::default();
@@ -225,8 +225,7 @@ impl Inner {
             }
             let writes = class::writes(&spec, class);
             reads &= !writes;
-            known |= writes && ttl::carried(&spec.name, &args, 0).is_some();
-            let timed = (writes && known).then(|| Steps::timed(&spec, &args)).flatten();
+            let timed = writes.then(|| Steps::timed(&spec, &args)).flatten();
             let said = Said { spec: &spec, class, args: &args, request, now };
             let of_command = self.lanes_of(client, said);
             steps.add(Steps::touches_any(&spec, &args, &of_command), timed);
@@ -324,19 +323,21 @@ fn behind_multi(requests: &[u8]) -> Option<&[u8]> {
 }
 
 impl Core {
-    /// What a transaction of these lanes does to the deadlines of its keys, from now until its EXEC is answered.
+    /// What a transaction of these lanes does to the deadlines of its keys, from now until its EXEC is answered over
+    /// that connection.
     pub(super) fn unsettled(
         &self,
         (lanes, exact): (Lanes, Option<Vec<LaneId>>),
         steps: Steps,
+        link: &Upstream,
     ) -> Unsettled {
-        let connector = self.connector();
+        let (connector, way) = (self.connector(), Some(link.way()));
         match steps.followed() {
             Some(followed) => {
                 let now = self.backend.steady_unix();
-                Unsettled::following(connector, (lanes, exact), followed, now)
+                Unsettled::following(connector, lanes, followed, (now, way))
             }
-            None => Unsettled::of(connector, lanes, exact),
+            None => Unsettled::of(connector, (lanes, exact), way),
         }
     }
 

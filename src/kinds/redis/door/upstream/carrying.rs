@@ -232,7 +232,8 @@ fn hand_on(up: &mut Up, ring: &Ring, taken: usize, turn: &mut Turn, sharing: Sha
             Note::None
             | Note::Cache
             | Note::CacheAll(_)
-            | Note::Script(_)
+            | Note::Counted(_)
+            | Note::Script(..)
             | Note::Writes(_)
             | Note::MayWrite => true,
             _ => false,

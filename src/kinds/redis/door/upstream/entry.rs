@@ -12,8 +12,11 @@ use super::listening::Awaited;
 use crate::kinds::redis::{
     connector::RedisConnector,
     door::client::Client,
-    protocol::{deadlines::Begun, resp::Reply},
-    transport::{carry::Noting, handshake::Protocol, scripts},
+    protocol::{
+        deadlines::{Begun, OnWire, Way},
+        resp::Reply,
+    },
+    transport::{handshake::Protocol, live::Noting, scripts},
 };
 
 /// A request that a client has sent.
@@ -38,13 +41,17 @@ pub(in crate::kinds::redis::door) enum Note {
     /// So may its parts, one for each of its keys.
     CacheAll(Box<(Read, Fills)>),
     /// It settles the deadlines of its keys.
-    Deadlines(Box<Begun>),
-    /// The server knows a script by it, or forgets all.
-    Script(scripts::Does),
+    Deadlines(Box<(Begun, OnWire)>),
+    /// It writes, and its reply tells nothing of the deadlines of its keys.
+    Counted(OnWire),
+    /// The server knows a script by it, or forgets all. If it writes, that is noted.
+    Script(scripts::Does, Option<Box<Noting>>),
     /// It waits for others.
     Waited(Box<Waited>),
-    /// It is a MULTI, or is queued by the server until EXEC. This is the reply if the server takes it.
-    Within(&'static [u8]),
+    /// It is a MULTI, which comes by itself.
+    Begins,
+    /// It is queued by the server until EXEC.
+    Within,
     /// It is a transaction, each command of which has a reply; or the EXEC of one that came in pieces.
     Unit(Box<Unit>),
     /// It is the door's own, and nobody waits for it.
@@ -65,20 +72,16 @@ pub(in crate::kinds::redis::door) enum Note {
     MayWrite,
 }
 
-/// What the writes on their way do to the deadlines of their keys. The commands of a transaction are followed if all of
-/// them are known. Of other writes nothing is: what is known of their keys is forgotten when this is made and when it
-/// goes, however they end. If a transaction is lost, what is known of its keys is forgotten when this goes.
+/// What the writes on their way do to the deadlines of their keys, until they have ended. The commands of a transaction
+/// are followed if all of them are known. Of other writes nothing is, and nothing is known of their keys.
 pub(in crate::kinds::redis::door) struct Unsettled(Box<Touched>);
 
 struct Touched {
     connector: Arc<RedisConnector>,
     lanes: Lanes,
-    /// The same one by one, if they are more than are distinguished elsewhere.
-    exact: Option<Vec<LaneId>>,
     /// How many commands a transaction has that is followed, and those that may settle a deadline.
     followed: Option<(usize, Vec<Step>)>,
-    /// How it has ended is known of each of its commands: there is nothing to forget.
-    is_settled: bool,
+    _on_wire: OnWire,
 }
 
 /// A command of a transaction.
@@ -90,41 +93,42 @@ struct Step {
 }
 
 impl Unsettled {
-    pub(in crate::kinds::redis::door) fn new(connector: Arc<RedisConnector>, lanes: Lanes) -> Self {
-        let exact = (!lanes.is_all()).then(|| lanes.as_slice().to_vec());
-        Self::of(connector, lanes, exact)
-    }
-
-    pub(in crate::kinds::redis::door) fn of(
+    /// Of writes to `lanes` that go that way.
+    pub(in crate::kinds::redis::door) fn new(
         connector: Arc<RedisConnector>,
         lanes: Lanes,
-        exact: Option<Vec<LaneId>>,
+        way: Way,
     ) -> Self {
-        let touched = Touched { connector, lanes, exact, followed: None, is_settled: false };
-        let unsettled = Self(Box::new(touched));
-        unsettled.forget();
-        unsettled
+        let exact = (!lanes.is_all()).then(|| lanes.as_slice().to_vec());
+        Self::of(connector, (lanes, exact), way)
+    }
+
+    /// The same, with the lanes one by one, which may be more than are distinguished elsewhere; `None` for all.
+    pub(in crate::kinds::redis::door) fn of(
+        connector: Arc<RedisConnector>,
+        (lanes, exact): (Lanes, Option<Vec<LaneId>>),
+        way: Way,
+    ) -> Self {
+        let on_wire = connector.links().deadlines().begin_unread(exact.as_deref(), way);
+        Self(Box::new(Touched { connector, lanes, followed: None, _on_wire: on_wire }))
     }
 
     /// Of a transaction of `count` commands, which is accepted `now`. Those of them that may change a deadline are
     /// `timed`, each with its place among all.
     pub(in crate::kinds::redis::door) fn following(
         connector: Arc<RedisConnector>,
-        (lanes, exact): (Lanes, Option<Vec<LaneId>>),
+        lanes: Lanes,
         (count, timed): (usize, Vec<(usize, Bytes)>),
-        now: UnixMillis,
+        (now, way): (UnixMillis, Way),
     ) -> Self {
-        let mut steps = Vec::new();
-        for (place, command) in timed {
-            match connector.links().begins(&command, now, now) {
-                Noting::Keys(begun) => steps.push(Step { place, command, begun }),
-                Noting::Nothing => {}
-                // It is read as another command than before: the server has just said what it is.
-                Noting::Anything => return Self::of(connector, lanes, None),
-            }
-        }
-        let followed = Some((count, steps));
-        Self(Box::new(Touched { connector, lanes, exact, followed, is_settled: false }))
+        let commands = timed.iter().map(|(_, command)| command);
+        let Some((on_wire, begun)) = connector.links().begin_together(commands, now, way) else {
+            // It is read as another command than before: the server has just said what it is.
+            return Self::of(connector, (lanes, None), way);
+        };
+        let step = |((place, command), begun)| Step { place, command, begun };
+        let followed = Some((count, timed.into_iter().zip(begun).map(step).collect()));
+        Self(Box::new(Touched { connector, lanes, followed, _on_wire: on_wire }))
     }
 
     /// What the writes touch.
@@ -135,9 +139,8 @@ impl Unsettled {
     /// EXEC was answered so: what it has run has settled the deadlines of its keys. If it has run nothing, it has
     /// settled none.
     fn answered(&mut self, exec: &[u8]) {
-        let Touched { connector, followed, is_settled, .. } = &mut *self.0;
+        let Touched { connector, followed, .. } = &mut *self.0;
         let Some((count, steps)) = followed.take() else { return };
-        *is_settled = true;
         let items = Reply::of(exec).and_then(|reply| reply.items());
         let items: Vec<&[u8]> = items.into_iter().flatten().collect();
         // If the server has left one of them out, nobody says which.
@@ -148,19 +151,6 @@ impl Unsettled {
             if let Some(reply) = items.get(place) {
                 connector.links().answered(&command, &begun, reply);
             }
-        }
-    }
-
-    fn forget(&self) {
-        let Touched { connector, exact, .. } = &*self.0;
-        connector.links().deadlines().forget(exact.as_deref());
-    }
-}
-
-impl Drop for Unsettled {
-    fn drop(&mut self) {
-        if !self.0.is_settled {
-            self.forget();
         }
     }
 }
@@ -188,6 +178,10 @@ pub(in crate::kinds::redis::door) struct Unit {
     pub(in crate::kinds::redis::door) is_too_large: bool,
     /// Why the server has refused the first of its commands that it has.
     inner: Option<Bytes>,
+    /// The server has refused its MULTI, so that it runs the commands behind that one by one.
+    is_apart: bool,
+    /// One of those has been run.
+    has_run: bool,
     /// The MGET as whose answer its own may be cached.
     pub(in crate::kinds::redis::door) fills: Option<(Bytes, Read, Fills)>,
     /// What it touches.
@@ -226,16 +220,24 @@ impl Unit {
             first: 0,
             is_too_large: false,
             inner: None,
+            is_apart: false,
+            has_run: false,
         }
     }
 
     /// A reply has come. True for the last one. If they are more than `max` bytes together, none is kept.
     pub(super) fn add(&mut self, frame: &[u8], max: usize) -> bool {
         self.left = self.left.saturating_sub(1);
-        // Of one that is too large, what comes may be the rest of a reply: its first byte says nothing.
-        let is_within = !self.is_too_large && self.left > 0 && self.left + 1 < self.commands;
-        if is_within && self.inner.is_none() && matches!(frame.first(), Some(b'-' | b'!')) {
-            self.inner = Some(Bytes::copy_from_slice(frame));
+        // Of one that is too large, what comes may be the rest of a reply: its first byte says nothing, and no error is
+        // so long.
+        let is_refused = !self.is_too_large && matches!(frame.first(), Some(b'-' | b'!'));
+        if self.left > 0 && self.left + 1 == self.commands {
+            self.is_apart = matches!(frame.first(), Some(b'-' | b'!'));
+        } else if self.left > 0 {
+            self.has_run |= self.is_apart && !is_refused;
+            if is_refused && self.inner.is_none() {
+                self.inner = Some(Bytes::copy_from_slice(frame));
+            }
         }
         self.is_too_large |= self.replies.len().saturating_add(frame.len()) > max;
         if self.is_too_large {
@@ -260,8 +262,12 @@ impl Unit {
         self.replies.get(self.latest..).filter(|_| self.left == 0)
     }
 
-    /// What it was refused with: the error of its MULTI, else that of its EXEC, or the one that made it so.
+    /// What it was refused with: the error of its MULTI, else that of its EXEC, or the one that made it so. `None` if
+    /// some of it has been run, though it may not have been run as a transaction.
     pub(in crate::kinds::redis::door) fn refusal(&self) -> Option<&[u8]> {
+        if self.has_run {
+            return None;
+        }
         let [multi, exec] = [self.replies.get(..self.first), self.replies.get(self.latest..)];
         let refused = [multi, exec].into_iter().flatten();
         let refused =
@@ -303,5 +309,10 @@ mod tests {
         assert_eq!(refused(&[b"+OK\r\n", readonly, b"+QUEUED\r\n", abort]).unwrap(), readonly);
         assert_eq!(refused(&[b"+OK\r\n", b"+QUEUED\r\n", abort]).unwrap(), abort);
         assert_eq!(refused(&[b"+OK\r\n", b"+QUEUED\r\n", b"*1\r\n+OK\r\n"]), None);
+        // Without its MULTI, its commands are run one by one.
+        let (noperm, without) = (&b"-NOPERM no\r\n"[..], &b"-ERR EXEC without MULTI\r\n"[..]);
+        assert_eq!(refused(&[noperm, noperm, without]).unwrap(), noperm);
+        assert_eq!(refused(&[noperm, b"+OK\r\n", without]), None);
+        assert_eq!(refused(&[noperm, noperm, b"$-1\r\n", without]), None);
     }
 }

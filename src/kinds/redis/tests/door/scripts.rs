@@ -40,14 +40,41 @@ async fn a_server_that_restarts_knows_them_again_before_it_is_asked() {
     assert!(evalsha(&mut second, &loaded).await.starts_with("-NOSCRIPT"), "all are forgotten");
 }
 
+/// A door at which a script may touch any key.
+async fn with_barriers() -> World {
+    let server = Server::start().await;
+    let state = tempfile::tempdir().unwrap();
+    let mut of = server.settings("door", "run");
+    of.scripts_are_barriers = true;
+    let spec = BackendSpec { settings: backend(of.timeout), connector: RedisConnector::new(of) };
+    let fusebox = Fusebox::start(system(state.path()), vec![spec], None).await.unwrap();
+    let kin = fusebox.backends();
+    let door = RedisDoor::open(door(), kin[0].clone(), kin, Handle::current()).unwrap();
+    World { server, door, fusebox, state }
+}
+
 #[tokio::test]
 async fn what_a_script_does_to_a_deadline_is_not_known() {
-    for script in ["return 1", "return redis.call('PERSIST', KEYS[1])"] {
-        let mut world = World::open().await;
+    let rows = [
+        ("return 1", &["1", "h"][..]),
+        ("return redis.call('PERSIST', KEYS[1])", &["1", "h"]),
+        // One that does not say that it touches the key.
+        ("return redis.call('DEL', 'h')", &["0"]),
+    ];
+    for ((script, keys), is_loaded) in rows.into_iter().flat_map(|row| [(row, false), (row, true)])
+    {
+        let mut world = if keys == ["0"] { with_barriers().await } else { World::open().await };
         let mut client = world.client();
+        let (name, script) = if is_loaded {
+            client.send(&resp::command(&["SCRIPT", "LOAD", script])).await;
+            let told = String::from_utf8_lossy(&client.reply().await).into_owned();
+            ("EVALSHA", told.lines().nth(1).unwrap_or_default().to_owned())
+        } else {
+            ("EVAL", script.to_owned())
+        };
         assert_eq!(client.ask("HSET h f v").await, ":1\r\n");
         assert_eq!(client.ask("EXPIRE h 60").await, ":1\r\n");
-        client.send(&resp::command(&["EVAL", script, "1", "h"])).await;
+        client.send(&resp::command(&[&[name, &*script][..], keys].concat())).await;
         assert_eq!(client.reply().await.as_ref(), b":1\r\n");
         world.server.kill();
         client.until_told("HSET h g w", ":1\r\n").await;
@@ -61,15 +88,7 @@ async fn what_a_script_does_to_a_deadline_is_not_known() {
 
 #[tokio::test]
 async fn one_that_may_touch_any_key_does_so_within_a_transaction() {
-    let server = Server::start().await;
-    let state = tempfile::tempdir().unwrap();
-    let mut of = server.settings("door", "run");
-    of.scripts_are_barriers = true;
-    let spec = BackendSpec { settings: backend(of.timeout), connector: RedisConnector::new(of) };
-    let fusebox = Fusebox::start(system(state.path()), vec![spec], None).await.unwrap();
-    let kin = fusebox.backends();
-    let door = RedisDoor::open(door(), kin[0].clone(), kin, Handle::current()).unwrap();
-    let mut world = World { server, door, fusebox, state };
+    let mut world = with_barriers().await;
     let mut client = world.client();
     let script = "redis.call('SET', 'k', 'new') return 1";
     for in_pieces in [false, true] {

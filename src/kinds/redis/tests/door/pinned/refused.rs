@@ -25,6 +25,60 @@ async fn a_transaction_that_is_told_as_not_run_is_not_run_later() {
 }
 
 #[tokio::test]
+async fn a_client_whose_multi_the_server_has_refused_is_in_no_transaction() {
+    let world = World::with(PATIENCE, door()).await;
+    world.server.ask(&["ACL", "SETUSER", "default", "-multi"]).await;
+    let (mut client, mut other) = (world.client(), world.client());
+    assert_eq!(client.ask("SET k start").await, "+OK\r\n");
+    assert!(client.ask("MULTI").await.starts_with("-NOPERM"), "the server's own words");
+    until("its connection is given back", async || world.pinned() == 0).await;
+    assert!(client.ask("SET k 1").await.starts_with("-LOADING"), "it may be a part of it");
+    assert_eq!(client.ask("DISCARD").await, "+OK\r\n");
+    let backend = &world.fusebox.backends()[0];
+    backend.set_offline(true).await.unwrap();
+    other.until_told("SET k old", "+OK\r\n").await;
+    assert_eq!(world.server.ask(&["CLIENT", "PAUSE", "1000000", "WRITE"]).await, "+OK\r\n");
+    backend.set_offline(false).await.unwrap();
+    until("replay has begun", async || backend.view().queue.replay_paused.is_none()).await;
+    pipeline(&mut client, &["SET k new"]).await;
+    until("it waits behind the first", async || world.waiting() == 2).await;
+    assert_eq!(world.server.ask(&["CLIENT", "UNPAUSE"]).await, "+OK\r\n");
+    assert_eq!(client.reply().await, "+OK\r\n");
+    until("all is applied", async || world.waiting() == 0).await;
+    assert_eq!(world.server.value("k").await, "new");
+}
+
+#[tokio::test]
+async fn nothing_of_a_transaction_is_run_whose_multi_the_server_has_refused() {
+    let world = World::open().await;
+    world.server.ask(&["ACL", "SETUSER", "default", "-multi"]).await;
+    let mut client = world.client();
+    // So that its transaction goes over a connection of its own.
+    assert_eq!(client.ask("WATCH w").await, "+OK\r\n");
+    pipeline(&mut client, &["MULTI", "SET k v", "EXEC", "GET k"]).await;
+    for begins in ["-NOPERM", "-LOADING", "-EXECABORT", "$-1"] {
+        let told = client.reply().await;
+        assert!(told.starts_with(begins.as_bytes()), "{told:?} instead of {begins}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_run_one_by_one_because_multi_was_refused_is_cached_no_more() {
+    let mut world = World::open().await;
+    world.server.ask(&["ACL", "SETUSER", "default", "-multi"]).await;
+    let mut client = world.client();
+    assert_eq!(client.ask("SET k old").await, "+OK\r\n");
+    assert_eq!(client.ask("GET k").await, "$3\r\nold\r\n");
+    pipeline(&mut client, &["MULTI", "SET k new", "EXEC"]).await;
+    for begins in ["-NOPERM", "+OK", "-ERR EXEC without MULTI"] {
+        let told = client.reply().await;
+        assert!(told.starts_with(begins.as_bytes()), "{told:?} instead of {begins}");
+    }
+    world.server.kill();
+    client.until_told("GET k", "$-1\r\n").await;
+}
+
+#[tokio::test]
 async fn what_was_not_watched_bars_the_next_transaction_whyever_that_is() {
     let deadline = Some(Duration::from_millis(100));
     let world = World::with(PATIENCE, Settings { deadline, ..door() }).await;
