@@ -1,5 +1,6 @@
 //! What a command costs at the Redis door, in a daemon that runs in this process: no allocation, once it has seen the
-//! like, and no more than one sleep if it is answered at once. And what a small query allocates at the ClickHouse door.
+//! like, and no more than one sleep if it is answered at once. And what a small query allocates at the ClickHouse door,
+//! and what a long one takes to be read.
 
 #[cfg(test)]
 mod allocations {
@@ -126,6 +127,14 @@ mod allocations {
         assert!(room.starts_with(b"HTTP/1.1 200 OK"), "{}", String::from_utf8_lossy(&room[..read]));
     }
 
+    /// The bytes that are allocated to read a query with many settings, and its own.
+    fn of_a_long_query() -> (usize, usize) {
+        let query = format!("SELECT 1 SETTINGS {}", "a,".repeat(4 << 20));
+        let region = Region::new(GLOBAL);
+        assert!(!fusebox::kinds::clickhouse::protocol::json::takes_data(&query));
+        (region.change().bytes_allocated, query.len())
+    }
+
     /// How often the door's thread has slept by now.
     fn slept() -> usize {
         let mut threads = fs::read_dir("/proc/self/task").unwrap().map(|it| it.unwrap().path());
@@ -203,6 +212,8 @@ mod allocations {
             of_a_query <= 160 && bytes <= 90_000,
             "{of_a_query} allocations of {bytes} bytes a query"
         );
+        let (bytes, length) = of_a_long_query();
+        assert!(bytes < 2 * length, "{bytes} bytes are allocated to read {length}");
         // A timer now and then.
         assert!(sleeps < COMMANDS + COMMANDS / 10, "{sleeps} sleeps for {COMMANDS} commands");
     }

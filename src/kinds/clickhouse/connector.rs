@@ -31,7 +31,7 @@ use super::{
         http_form::{self, AnswerHead, HttpRequest},
         opaque,
         outcome::{Asked, Came, Exception},
-        plan, sql, wire,
+        plan, sql, stated, wire,
     },
     settings::ClickHouseSettings,
     transport::{attempt, shared::Shared, storable, writing},
@@ -118,7 +118,7 @@ impl Connector for ClickHouseConnector {
         if let Some(request) = HttpRequest::of(body) {
             return Cow::Borrowed(request.map_or("unknown", |request| opaque::operation(&request)));
         }
-        let statement = wire::Call::of(body).map(|call| sql::read(&call.header.query));
+        let statement = wire::Call::of(body).map(|call| stated::of_call(&call));
         Cow::Borrowed(statement.map_or("unknown", |statement| statement.operation()))
     }
 

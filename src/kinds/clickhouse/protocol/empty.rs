@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use memchr::memmem;
 use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::wire;
 
@@ -18,26 +19,41 @@ const QUERIES_MAX: usize = 512;
 /// The longest beginning that is.
 const LEN_MAX: usize = 64 * 1024;
 
-/// The empty results of queries that were answered, by the key of their cache entry.
-#[derive(Default)]
-pub(crate) struct Learnt(Mutex<Known>);
+/// The empty results of queries that were answered, by the key of their cache entry. Such a key has all of the query in
+/// it, so that only its digest is kept.
+pub(crate) struct Learnt {
+    /// So that nobody can prepare a query whose digest is another's.
+    seed: u64,
+    known: Mutex<Known>,
+}
 
 #[derive(Default)]
 struct Known {
     /// Counts what was learnt.
     turn: u64,
     /// When each was last learnt, and what.
-    empty: HashMap<Bytes, (u64, Bytes)>,
+    empty: HashMap<u128, (u64, Bytes)>,
+}
+
+impl Default for Learnt {
+    fn default() -> Self {
+        Self { seed: fastrand::u64(..), known: Mutex::default() }
+    }
 }
 
 impl Learnt {
+    fn digest(&self, key: &Bytes) -> u128 {
+        xxh3_128_with_seed(key, self.seed)
+    }
+
     /// Remembers the empty form of `reply`.
     pub(crate) fn learn(&self, key: &Bytes, reply: &Bytes) {
         let (format, body) = wire::parts_of(reply);
         let Some(empty) = of_answer(&format, &body) else { return };
-        let Known { turn, empty: known } = &mut *self.0.lock();
+        let digest = self.digest(key);
+        let Known { turn, empty: known } = &mut *self.known.lock();
         *turn += 1;
-        if let Some((used, before)) = known.get_mut(key) {
+        if let Some((used, before)) = known.get_mut(&digest) {
             *used = *turn;
             if *before == empty {
                 return;
@@ -45,17 +61,17 @@ impl Learnt {
         }
         if known.len() >= QUERIES_MAX
             && let Some(oldest) =
-                known.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| key.clone())
+                known.iter().min_by_key(|(_, (used, _))| *used).map(|(digest, _)| *digest)
         {
             known.remove(&oldest);
         }
-        known.insert(key.clone(), (*turn, empty));
+        known.insert(digest, (*turn, empty));
     }
 
     /// The empty result of the query, in wire form.
     pub(crate) fn get(&self, key: Option<&Bytes>, format: &str) -> Option<Bytes> {
         if let Some(key) = key
-            && let Some((_, empty)) = self.0.lock().empty.get(key)
+            && let Some((_, empty)) = self.known.lock().empty.get(&self.digest(key))
         {
             return Some(empty.clone());
         }
@@ -241,7 +257,26 @@ mod tests {
         ] {
             let memory = Learnt::default();
             memory.learn(&Bytes::from_static(b"k"), &wire::reply(format, answer));
-            assert!(memory.0.lock().empty.is_empty(), "{format}");
+            assert!(memory.known.lock().empty.is_empty(), "{format}");
         }
+    }
+
+    #[test]
+    fn of_a_long_query_only_a_digest_is_kept() {
+        let memory = Learnt::default();
+        let answer = wire::reply("CSVWithNames", b"a\n");
+        let keys = (0..600_u32).map(|n| {
+            let mut key = vec![b'x'; 1 << 20];
+            key.extend_from_slice(&n.to_le_bytes());
+            Bytes::from(key)
+        });
+        let mut last = Bytes::new();
+        for key in keys {
+            memory.learn(&key, &answer);
+            last = key;
+        }
+        assert!(last.is_unique(), "the key is kept by nobody else");
+        assert_eq!(memory.known.lock().empty.len(), QUERIES_MAX);
+        assert!(memory.get(Some(&last), "CSVWithNames").is_some());
     }
 }

@@ -58,13 +58,13 @@ pub(crate) struct RequestHead {
     pub(crate) is_whole: bool,
 }
 
-/// The beginning of a packed body, as far as its statement goes.
+/// What is known of the statement in a packed body.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Unpacked {
-    /// The text: without the rows of an INSERT.
+    /// The text, without the rows of an INSERT; empty if it is not known.
     pub(crate) text: String,
-    /// Whether that is all of the body.
-    pub(crate) is_all: bool,
+    /// Whether the statement is known by it: nothing follows but the rows of an INSERT.
+    pub(crate) is_known: bool,
 }
 
 /// A request.

@@ -7,6 +7,7 @@
 //! | a SELECT that is here whole | a read, and [cached](super::door_read) | none |
 //! | an INSERT | a write, and [queued](super::door_insert) if it may be | as [`plan`](super::plan) says |
 //! | another statement that is here whole | as [`plan`](super::plan) says | |
+//! | an INSERT whose rows have not begun in what is looked at | a write | all |
 //! | anything else: a form, what cannot be unpacked, longer than what is looked at | a write | all |
 //! | anything else on a path that is [not one of queries](RequestHead::is_query) | a write | all |
 //!
@@ -300,8 +301,14 @@ mod tests {
         is(&with("", b"SELECT 1", true, false), false, true);
         is(&with("SELECT 1", b"x", false, true), false, true);
         is(&with("SELECT 1", b"", false, true), true, false);
-        is(&with("INSERT INTO t FORMAT CSV", b"\x1f\x8b", false, false), false, false);
+        // Another statement may be in there.
+        is(&with("INSERT INTO t FORMAT CSV", b"\x1f\x8b", false, false), false, true);
+        is(&with("INSERT INTO t VALUES (1)", b"\x1f\x8b", false, false), false, false);
         is(&with("", b"INSERT INTO t FORMAT CSV\n1", true, false), false, false);
+        is(&with("", b"INSERT INTO t FORMAT CSV\nPARAL", true, false), false, true);
+        is(&with("", b"INSERT INTO t FORMAT CSV\n-- \xff", true, true), false, true);
+        is(&with("", b"INSERT INTO t FORMAT CSV\nPARALLEL \xff", true, false), false, false);
+        is(&with("", b"INSERT INTO t SELECT 1", true, false), false, true);
     }
 
     #[test]
@@ -327,9 +334,21 @@ mod tests {
         is(&with("", b"DROP TABLE t", 0, true), false, true);
         is(&with("", b"INSERT INTO t FORMAT Native\n\xff\0", 1, false), false, false);
         is(&with("INSERT INTO t FORMAT CSV", b"1,2", 0, true), false, false);
+        is(&with("INSERT INTO t FORMAT CSV", b"PARALLEL WITH DROP TABLE v", 0, true), false, true);
+        is(&with("INSERT INTO t FORMAT CSV", b"PARALLEL WITH DROP TABLE v", 9, true), false, true);
+        let joined = b"INSERT INTO t FORMAT CSV PARALLEL WITH GRANT ALL ON *.* TO eve";
+        assert!(planned(Bytes::new(), &with("", joined, 0, true)).admin);
+        let joined = with("INSERT INTO t FORMAT CSV", b"PARALLEL WITH KILL QUERY WHERE 1", 0, true);
+        assert!(planned(Bytes::new(), &joined).admin);
+        // What is behind the cut is not known.
+        for begin in ["INSERT INTO t SELECT 1 ", "INSERT INTO t FORMAT CSV "] {
+            let long = format!("{begin}{}PARALLEL WITH DROP TABLE v", " ".repeat(70 << 10));
+            is(&with("", long.as_bytes(), 0, true), false, true);
+            is(&request("POST", "", long.leak().as_bytes()), false, true);
+        }
         assert!(planned(Bytes::new(), &with("", b"KILL QUERY WHERE 1", 0, true)).admin);
         let insert = with("INSERT INTO t", b"/* ! */ FORMAT CSV\n1,2", 0, true);
-        let expected = Unpacked { text: "/* ! */ FORMAT CSV".into(), is_all: false };
+        let expected = Unpacked { text: "/* ! */ FORMAT CSV".into(), is_known: true };
         assert_eq!(insert.head.unpacked, Some(expected), "rows are not carried twice");
     }
 
@@ -340,6 +359,11 @@ mod tests {
         assert!(admin(&request("GET", "SYSTEM SHUTDOWN", b"")));
         assert!(admin(&request("GET", "EXECUTE AS root SELECT 1", b"")));
         assert!(admin(&request("POST", "DROP TABLE t PARALLEL WITH", b"GRANT r TO ada")));
+        let csv = "INSERT INTO t FORMAT CSV";
+        assert!(admin(&request("POST", csv, b"PARALLEL WITH SYSTEM SHUTDOWN")));
+        let body = b"INSERT INTO t FORMAT CSV PARALLEL WITH GRANT ALL ON *.* TO eve";
+        assert!(admin(&request("POST", "", body)));
+        assert!(!admin(&request("POST", csv, b"PARALLEL,WITH")));
         assert!(!admin(&request("POST", "DROP TABLE t", b"")));
     }
 

@@ -47,6 +47,11 @@ const RESERVED: &[&str] = &[
     "stacktrace",
     "role",
 ];
+/// What the name of a parameter begins with beside settings.
+const PARAMETER: &str = "param_";
+/// The version of the keys of cache entries, with which they begin: entries on disk outlive a release. Those of version 1
+/// begin with a length and a colon.
+const KEYS: u8 = 2;
 /// Settings that say how a query runs, not what it answers. `max_execution_time` is none of them: with
 /// `timeout_overflow_mode = 'break'`, which may be in a profile, it cuts an answer short.
 pub(super) const WITHOUT_EFFECT: &[&str] = &[
@@ -69,14 +74,12 @@ pub(crate) fn plan(body: Bytes, settings: &ClickHouseSettings) -> Result<Plan, R
     if !stated::is_sound(&call) {
         return Err(malformed("its statement is not the one in its body".to_owned()));
     }
-    let statement = sql::read(&call.header.query);
-    let takes_data =
-        matches!(&statement.verb, Verb::Insert(insert) if insert.rows != Rows::Selected);
-    if !call.data.is_empty() && !takes_data {
+    if !call.data.is_empty() && !takes_data(&sql::read(&call.header.query)) {
         return Err(malformed(
             "data is only for an INSERT that contains no data itself".to_owned(),
         ));
     }
+    let statement = stated::of_call(&call);
     let (label, lanes, admin, access) = match &statement.verb {
         Verb::Refused(why) => {
             let message = format!("{} is not supported: {why}", statement.word);
@@ -95,6 +98,11 @@ pub(crate) fn plan(body: Bytes, settings: &ClickHouseSettings) -> Result<Plan, R
     Ok(Plan { body, label, lanes, admin, access })
 }
 
+/// Whether data may follow a statement.
+fn takes_data(statement: &Statement) -> bool {
+    matches!(&statement.verb, Verb::Insert(insert) if insert.rows != Rows::Selected)
+}
+
 /// The cache entry of a read; `None` if there is none.
 pub(crate) fn slot(
     header: &Header,
@@ -106,7 +114,7 @@ pub(crate) fn slot(
     if statement.volatile || sql::is_server_state(database) {
         return None;
     }
-    let mut key = String::new();
+    let mut key = format!("{KEYS}/");
     let part = |key: &mut String, text: &str| {
         // With its length, so that no two calls have one key.
         key.push_str(&text.len().to_string());
@@ -121,7 +129,8 @@ pub(crate) fn slot(
         return None;
     }
     for (name, value) in &header.params {
-        part(&mut key, name);
+        // No setting is called so.
+        part(&mut key, &format!("{PARAMETER}{name}"));
         part(&mut key, value);
     }
     for (name, value) in &header.settings {
@@ -156,6 +165,8 @@ pub(super) fn insertion(
     let lanes = lanes(&(database, name), settings);
     let access = if insert.rows == Rows::Selected {
         never(SELECTED)
+    } else if insert.rows == Rows::FollowUnnamed && header.format.is_none() {
+        never("it names no format")
     } else if forbids_writes(header, statement) {
         Access::Write(Write::new(Outage::Never(
             "it sets readonly itself, so every server refuses it",
@@ -244,7 +255,7 @@ fn check(header: &Header) -> Result<(), Refused> {
         )));
     }
     for name in header.settings.keys() {
-        if !is_name(name) || name.starts_with("param_") || RESERVED.contains(&name.as_str()) {
+        if !is_name(name) || name.starts_with(PARAMETER) || RESERVED.contains(&name.as_str()) {
             return Err(malformed(format!("{name:?} is not a setting that a call may set")));
         }
     }
@@ -402,11 +413,16 @@ mod tests {
             |h| drop(h.params.insert("b".into(), "1".into())),
             |h| drop(h.settings.insert("final".into(), "1".into())),
             |h| drop(h.settings.insert("max_threads".into(), "1".into())),
+            |h| drop(h.settings.insert("b".into(), "1".into())),
             |h| h.database = Some("other".into()),
             |h| h.format = Some("JSON".into()),
         ] {
             assert_ne!(plain, key_of(change));
         }
+        let of_parameter = key_of(|h| drop(h.params.insert("limit".into(), "1".into())));
+        let of_setting = key_of(|h| drop(h.settings.insert("limit".into(), "1".into())));
+        assert_ne!(of_parameter, of_setting, "one is not the other");
+        assert!(plain.starts_with(b"2/"), "another release would find it");
         assert_eq!(key(header("SELECT * FROM system.parts")), None);
         let by_parameter = Header {
             params: [("d".to_owned(), "system".to_owned())].into(),
@@ -420,6 +436,57 @@ mod tests {
         }
         assert!(key(header("SELECT now()")).is_some());
         assert_eq!(key(header("\u{feff}SELECT\u{a0}1")), key(header("SELECT 1")));
+    }
+
+    #[test]
+    fn rows_that_begin_with_a_statement_are_one() {
+        let plan = |query: &str, format: Option<&str>, data: &str| {
+            let header = Header { format: format.map(str::to_owned), ..header(query) };
+            let data = Bytes::copy_from_slice(data.as_bytes());
+            plan(Call { header, data }.to_bytes(), &settings()).unwrap()
+        };
+        let csv = "INSERT INTO t FORMAT CSV";
+        let blank = " ".repeat(70 << 10);
+        let cut = format!("{blank}PARALLEL WITH DROP TABLE v");
+        for (query, format, data, admin) in [
+            (csv, None, "PARALLEL WITH KILL QUERY WHERE 1", true),
+            (csv, None, "\n-- rows\nparallel /* */ with DROP TABLE v", false),
+            (csv, None, "SETTINGS a = 1 PARALLEL WITH SYSTEM SHUTDOWN", true),
+            (csv, None, cut.as_str(), false),
+            ("INSERT INTO t FORMAT CSV PARALLEL", None, "WITH DROP TABLE v", false),
+            ("INSERT INTO t VALUES", None, "PARALLEL WITH GRANT ALL ON *.* TO eve", true),
+            ("INSERT INTO t", Some("CSV"), "PARALLEL WITH SYSTEM SHUTDOWN", true),
+            ("INSERT INTO t", None, "SELECT 1", false),
+            ("INSERT INTO t", None, ".u VALUES (1)", false),
+            ("INSERT INTO t VALUES PARALLEL WITH SYSTEM SHUTDOWN", None, "", true),
+        ] {
+            let Plan { lanes, admin: needs, access, .. } = plan(query, format, data);
+            let head = data.get(..40).unwrap_or(data);
+            assert!(lanes.is_all(), "{query} {head}");
+            assert_eq!(needs, admin, "{query} {head}");
+            let Access::Write(write) = access else { panic!("{query} is a read") };
+            assert!(
+                matches!(write.outage, Outage::Never(_)) && !write.free_token,
+                "{query} {head}"
+            );
+        }
+        for (query, format, data) in [
+            (csv, None, "parallel,with\n"),
+            (csv, None, "PARALLEL"),
+            (csv, None, "\u{1}"),
+            ("INSERT INTO t", Some("CSV"), "1,2\n"),
+            ("INSERT INTO t VALUES (1)", None, cut.as_str()),
+        ] {
+            let Plan { lanes, admin, access, .. } = plan(query, format, data);
+            assert!(!lanes.is_all() && !admin, "{query}");
+            let Access::Write(write) = access else { panic!("{query} is a read") };
+            assert_eq!(write.outage, Outage::EffectKnown, "{query}");
+        }
+        let unnamed = plan("INSERT INTO t", None, "VALUES (1)");
+        assert_eq!((unnamed.label.as_str(), unnamed.lanes), ("logs.t", Lanes::new([])));
+        assert!(
+            matches!(unnamed.access, Access::Write(write) if matches!(write.outage, Outage::Never(_)))
+        );
     }
 
     #[test]

@@ -139,9 +139,8 @@ pub(super) fn reads(expressions: &str) -> bool {
 /// Whether what begins with two tokens, before `rest`, may read something.
 fn is_reading(one: Token<'_>, next: Token<'_>, rest: &Lexer<'_>) -> bool {
     let is_called = next == Token::Mark('(');
-    // `IN t`; but for `IN tuple(1, 2)`, which is looked at as a call.
-    if one.is("IN") && next.name().is_some() {
-        return rest.clone().next() != Ok(Some(Token::Mark('(')));
+    if one.is("IN") && names_table(next, rest.clone()) {
+        return true;
     }
     let Some(name) = one.name().filter(|_| is_called) else { return false };
     let name = name.to_ascii_lowercase();
@@ -149,6 +148,38 @@ fn is_reading(one: Token<'_>, next: Token<'_>, rest: &Lexer<'_>) -> bool {
     !(is_keyword
         || [TYPES, FUNCTIONS, PURE].iter().any(|names| has(names, &name))
         || FAMILIES.split(' ').any(|beginning| name.starts_with(beginning)))
+}
+
+/// Whether what is behind IN, beginning with `token`, is a table: its name or a parameter that is one, in brackets or
+/// not. `tuple(1, 2)` is looked at as a call, and of several names none is a table.
+fn names_table<'a>(mut token: Token<'a>, mut rest: Lexer<'a>) -> bool {
+    let mut next = || rest.next().ok().flatten();
+    let mut is_bracketed = false;
+    while token == Token::Mark('(') {
+        is_bracketed = true;
+        let Some(inner) = next() else { return false };
+        token = inner;
+    }
+    match token {
+        Token::Mark('{') => {
+            let tokens = [next(), next(), next()];
+            matches!(tokens, [Some(_), Some(Token::Mark(':')), Some(kind)] if kind.is("Identifier"))
+        }
+        Token::Word(_) | Token::Quoted(_) if !is_literal(token) => match next() {
+            Some(Token::Mark('(')) => false,
+            Some(Token::Mark(mark)) => !is_bracketed || matches!(mark, ')' | '.'),
+            // In brackets a name behind it is an alias.
+            Some(_) | None => true,
+        },
+        _ => false,
+    }
+}
+
+/// Whether a bare word is a value by itself. Of those that begin with a digit, some are names.
+fn is_literal(token: Token<'_>) -> bool {
+    let is_digit = |c: char| c.is_ascii_digit() || c == '.';
+    token.word().is_some_and(|word| word.chars().all(is_digit))
+        || token.is_any(&["NULL", "TRUE", "FALSE"])
 }
 
 /// Whether `name` is one of `names`, which are separated by spaces.
@@ -177,6 +208,13 @@ mod tests {
             "(in(1, t))",
             "([1, IN (1, t)])",
             "(1 IN db.t)",
+            "(1 IN (t))",
+            "(1 IN ((db.t)))",
+            "(1 IN (((`t`))))",
+            "(1 NOT IN (t AS u))",
+            "(1 IN {t:Identifier})",
+            "(1 IN ({t:Identifier}))",
+            "(1 IN {d:Identifier}.t)",
             "(generateSerialID('s'))",
             "(aFunctionOfTheUsers(1))",
             "(hostName())",
@@ -189,6 +227,8 @@ mod tests {
             "(1 IN [1], selected, $$ SELECT $$) -- SELECT",
             "(generateUUIDv4(), toDate('2020-01-01'), dict, file)",
             "(1 IN tuple(1, 2), 1 in (1), NOT (1), icebergBucket(3, 'a'))",
+            "(1 IN (a, b), 1 IN ((1)), 1 IN (NULL), 1 IN ('t'), 1 IN {a:Array(Int8)}, 1 IN ({b:Int8}))",
+            "(1 IN (tuple(1, 2)), 1 IN ()), (1 IN ((",
             "(CAST('1.5' AS Decimal(9, 2)), 'x'::FixedString(3), [now(), toDateTime64(1, 3)], map('a', 1))",
             "(INTERVAL 1 DAY + now64(3), if(1, 2, 3), {a:Array(String)})",
         ] {

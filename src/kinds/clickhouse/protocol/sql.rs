@@ -7,21 +7,25 @@
 //!   does not end, makes it a write.
 //! - An INSERT's target may come after INTO and TABLE, bare or quoted, with its database or without.
 //!   `FUNCTION …` and `{name:Identifier}` are no table that is known.
-//! - An INSERT is *plain* if its rows are data: VALUES or FORMAT, in the query or behind it. Nothing
-//!   behind VALUES or the format's name is looked at.
+//! - An INSERT is *plain* if its rows are data: VALUES or FORMAT, in the query or behind it. Behind VALUES or the format's
+//!   name only `PARALLEL WITH` is [looked for](behind).
 //! - FORMAT counts only if nothing but SETTINGS follows it, so that a column may be called `format`.
 //! - Statements that are joined by `PARALLEL WITH` are one write, which may do whatever one of them does.
 //!
 //! Each text is read in a time that grows with its length and not faster: it is a caller's, and is read where all
-//! callers are served.
+//! callers are served. What is held of it beside the text does not grow with it: no list of its tokens is made, and of a
+//! clause of settings only [so much](settings::LEN_MAX) is read.
 
 pub(crate) use self::volatile::is_server_state;
-use self::volatile::{calls_by_name, has_state, is_once_only, names_state_in_call};
+use self::{behind::Behind, volatile::has_state};
 use super::{
     lexer::{Lexer, Token, Unread},
     reach,
 };
 
+mod behind;
+mod reads;
+mod settings;
 mod volatile;
 
 /// What a statement does.
@@ -93,7 +97,7 @@ pub(crate) struct Statement {
     pub(crate) format: Option<String>,
     /// The settings that it sets itself, each with its value as written.
     pub(crate) settings: Vec<(String, String)>,
-    /// Whether its clause of settings has something in it that is none.
+    /// Whether the clause of settings of an INSERT has something in it that is none, or is too long to be read.
     pub(crate) has_unread_settings: bool,
     /// Whether an answer from a cache would be wrong rather than old: it asks for the server's own state,
     /// or for numbers that nobody else has.
@@ -124,10 +128,6 @@ const ACCESS: &[&str] =
     &["USER", "ROLE", "QUOTA", "PROFILE", "SETTINGS", "ROW", "POLICY", "MASKING", "NAMED"];
 /// First words of what belongs to a session; there is none.
 const SESSION: &[&str] = &["SET", "USE", "BEGIN", "START", "COMMIT", "ROLLBACK"];
-/// What ends a clause of settings.
-const BEHIND_SETTINGS: &[&str] = &["FORMAT", "VALUES", "SELECT", "WITH"];
-/// Room for the tokens of most queries.
-const TOKENS_USUAL: usize = 64;
 const INSERT: &str = "INSERT";
 const PARALLEL: &str = "PARALLEL";
 
@@ -161,23 +161,50 @@ impl Statement {
     }
 }
 
-/// Reads `query`.
+/// Reads `query`, which is all that a server reads.
 pub(crate) fn read(query: &str) -> Statement {
-    let first = read_one(query);
-    // Rows are no statement.
-    let has_rows = matches!(&first.verb, Verb::Insert(insert) if matches!(insert.rows, Rows::Inline | Rows::Follow));
-    if has_rows || !may_have(query, PARALLEL) {
-        return first;
-    }
-    let joined: Vec<Statement> = match parallel(query)[..] {
-        [] | [_] => return first,
-        ref parts => parts.iter().map(|part| read_one(part)).collect(),
+    read_text(query, false).unwrap_or_else(|| unknown(query))
+}
+
+/// Reads the beginning of a text. `None` unless it is an INSERT whose rows have begun: what follows may make anything
+/// else of it.
+pub(crate) fn read_beginning(text: &str) -> Option<Statement> {
+    read_text(text, true)
+}
+
+/// A statement of which nothing but words is known.
+pub(crate) fn unknown(text: &str) -> Statement {
+    let verb = Verb::Other(Other { barrier: true, admin: may_need_admin(text), session: true });
+    Statement { verb, ..unread() }
+}
+
+fn read_text(text: &str, is_cut: bool) -> Option<Statement> {
+    let first = read_one(text);
+    let rows = match &first.verb {
+        Verb::Insert(insert) if matches!(insert.rows, Rows::Inline | Rows::Follow) => {
+            Some(behind::behind(text.get(insert.head..).unwrap_or_default(), is_cut))
+        }
+        _ => None,
     };
-    let needs_admin = |it: &Statement| matches!(it.verb, Verb::Other(Other { admin: true, .. }));
-    let admin = joined.iter().any(needs_admin);
-    let elsewhere = joined.iter().any(|it| it.elsewhere);
+    match rows {
+        Some(Behind::Rows) => return Some(first),
+        Some(Behind::Unread) => return None,
+        Some(Behind::Statement) | None if is_cut => return None,
+        None if !may_have(text, PARALLEL) => return Some(first),
+        Some(Behind::Statement) | None => {}
+    }
+    let (mut parts, mut admin, mut elsewhere) = (0_usize, false, false);
+    each_part(text, |part| {
+        let part = read_one(part);
+        parts += 1;
+        admin |= matches!(part.verb, Verb::Other(Other { admin: true, .. }));
+        elsewhere |= part.elsewhere;
+    });
+    if parts < 2 {
+        return Some(first);
+    }
     let verb = Verb::Other(Other { barrier: true, admin, session: true });
-    Statement { verb, settings: Vec::new(), format: None, elsewhere, in_parts: true, ..first }
+    Some(Statement { verb, settings: Vec::new(), format: None, elsewhere, in_parts: true, ..first })
 }
 
 /// Whether the word `word` could be in `query`; most texts are not cut for what they do not have.
@@ -186,28 +213,28 @@ fn may_have(query: &str, word: &str) -> bool {
     query.as_bytes().windows(word.len()).any(|it| it.eq_ignore_ascii_case(word))
 }
 
-/// The parts of `query` that `PARALLEL WITH` joins, as far as it can be cut. In brackets it means nothing, and counts
-/// all the same.
-fn parallel(query: &str) -> Vec<&str> {
-    let (mut lexer, mut parts, mut from, mut end) = (Lexer::new(query), Vec::new(), 0, None);
+/// Gives `each` part of `query` that `PARALLEL WITH` joins, as far as it can be cut. In brackets it means nothing, and
+/// counts all the same.
+fn each_part(query: &str, mut each: impl FnMut(&str)) {
+    let (mut lexer, mut from, mut end) = (Lexer::new(query), 0, None);
     loop {
         let at = query.len() - lexer.rest().len();
         let Ok(Some(token)) = lexer.next() else { break };
         match end {
             Some(end) if token.is("WITH") => {
-                parts.extend(query.get(from..end));
+                each(query.get(from..end).unwrap_or_default());
                 from = query.len() - lexer.rest().len();
             }
             _ => {}
         }
         end = token.is(PARALLEL).then_some(at);
     }
-    parts.extend(query.get(from..));
-    parts
+    each(query.get(from..).unwrap_or_default());
 }
 
-fn read_one(query: &str) -> Statement {
-    let unknown = Statement {
+/// A statement of which nothing is known.
+fn unread() -> Statement {
+    Statement {
         verb: Verb::Other(Other { barrier: true, admin: false, session: true }),
         word: String::new(),
         format: None,
@@ -217,10 +244,13 @@ fn read_one(query: &str) -> Statement {
         elsewhere: true,
         in_parts: true,
         takes_names: false,
-    };
-    try_read(query, unknown.clone()).unwrap_or_else(|why| {
-        let admin = why == Unread::Unclear && may_need_admin(query);
-        Statement { verb: Verb::Other(Other { barrier: true, admin, session: true }), ..unknown }
+    }
+}
+
+fn read_one(query: &str) -> Statement {
+    try_read(query, unread()).unwrap_or_else(|why| match why {
+        Unread::Unclear => unknown(query),
+        Unread::Unterminated => unread(),
     })
 }
 
@@ -399,113 +429,29 @@ fn find<'a>(
 
 /// A read, once its first word is known.
 fn rest_of_read(
-    mut lexer: Lexer<'_>,
+    lexer: Lexer<'_>,
     first: Token<'_>,
     brackets: usize,
     mut statement: Statement,
 ) -> Result<Statement, Unread> {
-    let mut tokens = Vec::with_capacity(TOKENS_USUAL);
-    tokens.push(first);
-    while let Some(token) = lexer.next()? {
-        tokens.push(token);
-    }
-    statement.elsewhere =
-        tokens.windows(2).any(|pair| matches!(pair, [one, next] if reach::names(*one, *next)));
-    let end = tokens.iter().position(|token| *token == Token::Mark(';')).unwrap_or(tokens.len());
-    if tokens.iter().skip(end).any(|token| *token != Token::Mark(';')) {
-        // A second statement: who knows which.
+    let rest = reads::rest(lexer, first, brackets)?;
+    statement.elsewhere = rest.elsewhere;
+    if rest.is_followed {
+        // Who knows by which statement.
         return Ok(statement);
     }
-    tokens.truncate(end);
-    statement.verb = Verb::Read;
-    statement.volatile = first.is("CHECK") || names_state_in_call(&tokens);
-    statement.takes_names = tokens.contains(&Token::Word("Identifier")) || calls_by_name(&tokens);
-    let mut is_clause_seen = false;
-    let mut depth = i64::try_from(brackets).unwrap_or(i64::MAX);
-    for (index, token) in tokens.iter().copied().enumerate() {
-        let next = |by: usize| tokens.get(index + by).copied();
-        match token {
-            Token::Mark('(' | '[' | '{') => depth += 1,
-            Token::Mark(')' | ']' | '}') => depth -= 1,
-            _ if token.is("INTO") && next(1).is_some_and(|next| next.is("OUTFILE")) => {
-                statement.verb = Verb::Refused(
-                    "only the command line client supports INTO OUTFILE: fusebox returns the answer to the caller",
-                );
-            }
-            _ if token.is("PROCESSLIST") && first.is("SHOW") => statement.volatile = true,
-            _ => {}
-        }
-        let named = |is: fn(&str) -> bool| token.name().is_some_and(|name| is(&name));
-        statement.volatile |= match next(1) {
-            Some(Token::Mark('.')) => named(is_server_state),
-            Some(Token::Mark('(')) => named(is_once_only),
-            _ => false,
-        };
-        let rest = tokens.get(index + 1..).unwrap_or_default();
-        if depth == 0 && token.is("SETTINGS") && !is_clause_seen && begins_with_setting(rest) {
-            // A column may be called so. The rest is read once, whatever is in it.
-            is_clause_seen = true;
-            statement.settings =
-                settings(rest).into_iter().map_while(std::convert::identity).collect();
-        }
-        if depth == 0
-            && token.is("FORMAT")
-            && let Some((Token::Word(format), behind)) = rest.split_first()
-            && (behind.is_empty() || behind.first().is_some_and(|token| token.is("SETTINGS")))
-        {
-            statement.format = Some((*format).to_owned());
-        }
-    }
+    statement.verb = if rest.to_file {
+        Verb::Refused(
+            "only the command line client supports INTO OUTFILE: fusebox returns the answer to the caller",
+        )
+    } else {
+        Verb::Read
+    };
+    statement.volatile = rest.volatile;
+    statement.takes_names = rest.takes_names;
+    statement.settings = rest.settings;
+    statement.format = rest.format;
     Ok(statement)
-}
-
-/// Whether the first of [`settings`] is one. Two tokens say so: a text may have the word SETTINGS everywhere.
-fn begins_with_setting(tokens: &[Token<'_>]) -> bool {
-    let is_name = |token: Token<'_>| !token.is_any(BEHIND_SETTINGS) && token.name().is_some();
-    match *tokens {
-        [name] => is_name(name),
-        [name, next, ..] => {
-            is_name(name)
-                && (matches!(next, Token::Mark('=' | ',')) || next.is_any(BEHIND_SETTINGS))
-        }
-        [] => false,
-    }
-}
-
-/// The settings of a clause `SETTINGS a = 1, b = 'x', c`, whose first word is passed already; a name alone is 1.
-/// `None` for whatever is not a setting.
-fn settings(tokens: &[Token<'_>]) -> Vec<Option<(String, String)>> {
-    let mut found = Vec::new();
-    let mut rest = tokens;
-    while !rest.is_empty() {
-        let mut depth = 0_i64;
-        let ends = |token: &Token<'_>| {
-            match token {
-                Token::Mark('(' | '[' | '{') => depth += 1,
-                Token::Mark(')' | ']' | '}') => depth -= 1,
-                _ => {}
-            }
-            depth == 0 && (*token == Token::Mark(',') || token.is_any(BEHIND_SETTINGS))
-        };
-        let end = rest.iter().position(ends).unwrap_or(rest.len());
-        let (setting, behind) = rest.split_at_checked(end).unwrap_or((rest, &[]));
-        found.push(match setting {
-            [name] => name.name().map(|name| (name, "1".to_owned())),
-            [name, Token::Mark('='), value @ ..] => {
-                let mut written = String::new();
-                for token in value {
-                    token.write(&mut written);
-                }
-                name.name().map(|name| (name, written))
-            }
-            _ => None,
-        });
-        match behind {
-            [Token::Mark(','), behind @ ..] => rest = behind,
-            _ => break,
-        }
-    }
-    found
 }
 
 /// An INSERT, once its first word is passed.
@@ -513,8 +459,7 @@ fn insert(mut lexer: Lexer<'_>, mut statement: Statement, len: usize) -> Result<
     let table = table(&mut lexer)?;
     let (mut rows, mut head) = (Rows::FollowUnnamed, len);
     let mut depth = 0_i64;
-    let mut clause = Vec::new();
-    let mut in_settings = false;
+    let mut is_clause_seen = false;
     let mut before = None;
     while let Some(token) = lexer.next()? {
         statement.elsewhere |= before.is_some_and(|before| reach::names(before, token));
@@ -522,8 +467,7 @@ fn insert(mut lexer: Lexer<'_>, mut statement: Statement, len: usize) -> Result<
         match token {
             Token::Mark('(' | '[' | '{') => {
                 depth += 1;
-                let inner = lexer.clone().next()?;
-                if inner.is_some_and(|inner| inner.is_any(&["SELECT", "WITH"])) {
+                if begins_query(lexer.clone())? {
                     rows = Rows::Selected;
                     statement.elsewhere |= reach::in_rest(lexer);
                     break;
@@ -549,21 +493,25 @@ fn insert(mut lexer: Lexer<'_>, mut statement: Statement, len: usize) -> Result<
                 statement.elsewhere |= reach::in_rest(lexer);
                 break;
             }
-            _ if token.is("SETTINGS") => {
-                in_settings = true;
-                continue;
+            _ if token.is("SETTINGS") && !is_clause_seen => {
+                is_clause_seen = true;
+                let found = settings::of_clause(lexer.clone(), settings::BEFORE_ROWS);
+                statement.has_unread_settings = found.iter().any(Option::is_none);
+                statement.settings = found.into_iter().flatten().collect();
             }
             _ => {}
         }
-        if in_settings {
-            clause.push(token);
-        }
     }
-    let settings = settings(&clause);
-    statement.has_unread_settings = settings.iter().any(Option::is_none);
-    statement.settings = settings.into_iter().flatten().collect();
     statement.verb = Verb::Insert(Insert { table, rows, head });
     Ok(statement)
+}
+
+/// Whether a query begins behind an opening bracket. A column may have the name of its first word.
+fn begins_query(mut inner: Lexer<'_>) -> Result<bool, Unread> {
+    if !inner.next()?.is_some_and(|first| first.is_any(&["SELECT", "WITH", "FROM"])) {
+        return Ok(false);
+    }
+    Ok(!matches!(inner.next()?, Some(Token::Mark(',' | ')'))))
 }
 
 fn rows_behind(lexer: &Lexer<'_>) -> Rows {
@@ -581,16 +529,15 @@ fn table(lexer: &mut Lexer<'_>) -> Result<Option<Table>, Unread> {
     if token.is_some_and(|token| token.is("FUNCTION")) {
         return Ok(None);
     }
-    let Some(first) = token.and_then(Token::name) else { return Ok(None) };
-    let mut parts = vec![first];
+    let Some(mut name) = token.and_then(Token::name) else { return Ok(None) };
+    let (mut database, mut parts) = (None, 1_usize);
     while lexer.clone().next()? == Some(Token::Mark('.')) {
         lexer.next()?;
         let Some(part) = lexer.next()?.and_then(Token::name) else { return Ok(None) };
-        parts.push(part);
+        database = Some(std::mem::replace(&mut name, part));
+        parts += 1;
     }
-    let name = parts.pop();
-    let database = parts.pop();
-    Ok(name.filter(|_| parts.is_empty()).map(|name| Table { database, name }))
+    Ok((parts <= 2).then_some(Table { database, name }))
 }
 
 #[cfg(test)]

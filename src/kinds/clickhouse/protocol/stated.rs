@@ -1,11 +1,50 @@
-//! Which statement a request has, as far as that is clear.
+//! Which statement a request or a call has, as far as that is clear.
+//!
+//! What a server reads begins with the parameter `query`, and goes on with the body. So no statement is known before the
+//! body is, but for an INSERT whose rows have begun.
 
 use super::{
     decoded::{self, MOST, Packing},
     http_form::{HttpRequest, Unpacked},
-    sql::{self, Statement, Verb},
-    wire::Call,
+    sql::{self, Insert, Rows, Statement, Verb},
+    wire::{Call, Header},
 };
+
+/// The beginning of a call's data in which its rows begin, nearly always.
+const SHORT: usize = 256;
+
+/// What a server reads a statement from, as far as it is here.
+struct Source {
+    text: String,
+    /// The place behind the text: its end, or bytes that are no text.
+    sound: usize,
+    /// Whether that is all of it.
+    is_whole: bool,
+}
+
+impl Source {
+    /// A parameter `query`, and a body or the beginning of one.
+    fn of(query: &str, body: &[u8], is_whole: bool) -> Self {
+        let flaw = std::str::from_utf8(body).err();
+        let mut text = joined(query, text_of(body).0);
+        let sound = text.len();
+        if flaw.is_some_and(|flaw| is_whole || flaw.error_len().is_some()) {
+            // It may be a part of a comment, and is none of a keyword.
+            text.push(char::REPLACEMENT_CHARACTER);
+        }
+        Self { text, sound, is_whole: is_whole && flaw.is_none() }
+    }
+
+    /// The statement, if it is known: all of it, or at least that it is an INSERT and its rows have begun.
+    fn statement(&self) -> Option<Statement> {
+        if self.is_whole {
+            return Some(sql::read(&self.text));
+        }
+        let statement = sql::read_beginning(&self.text)?;
+        let is_sound = matches!(&statement.verb, Verb::Insert(it) if it.head <= self.sound);
+        is_sound.then_some(statement)
+    }
+}
 
 /// What is known of the statement in a compressed body, which is behind the parameter `query`.
 pub(crate) fn unpacked(
@@ -17,15 +56,17 @@ pub(crate) fn unpacked(
         return None;
     }
     let decoded = decoded::beginning(packing, body);
-    let (text, is_text) = text_of(&decoded.bytes);
-    let before = joined(query, "");
-    if let Verb::Insert(insert) = sql::read(&joined(query, text)).verb {
-        let end = insert.head.saturating_sub(before.len());
-        let text = text.get(..end).unwrap_or(text).to_owned();
-        return Some(Unpacked { text, is_all: false });
-    }
-    let is_all = is_text && is_whole && decoded.is_all;
-    Some(Unpacked { text: if is_all { text.to_owned() } else { String::new() }, is_all })
+    let read = Source::of(query, &decoded.bytes, is_whole && decoded.is_all);
+    let (begin, statement) = (joined(query, "").len(), read.statement());
+    let is_known = statement.is_some();
+    let end = match statement.map(|statement| statement.verb) {
+        Some(Verb::Insert(insert)) => insert.head,
+        Some(_) => read.text.len(),
+        None => begin,
+    };
+    // The rows of an INSERT may begin before that.
+    let text = read.text.get(begin..end).unwrap_or_default().to_owned();
+    Some(Unpacked { text, is_known })
 }
 
 /// The statement, if it is known: all of it, or at least that it is an INSERT; and its text. `None` also if parameters
@@ -35,22 +76,61 @@ pub(super) fn statement(request: &HttpRequest) -> Option<(Statement, String)> {
     if !head.is_clear {
         return None;
     }
-    let (text, is_all) = if head.is_plain {
-        let beginning = body.get(..decoded::MOST).unwrap_or(body);
-        // What follows an INSERT may be bytes.
-        let (text, is_text) = text_of(beginning);
-        let is_all = is_text && head.is_whole && beginning.len() == body.len();
-        (joined(&head.query, text), is_all)
+    let text = if head.is_plain {
+        let beginning = body.get(..MOST).unwrap_or(body);
+        Source::of(&head.query, beginning, head.is_whole && beginning.len() == body.len())
     } else if let Some(unpacked) = &head.unpacked {
-        (joined(&head.query, &unpacked.text), unpacked.is_all)
+        Source::of(&head.query, unpacked.text.as_bytes(), unpacked.is_known)
     } else {
-        (head.query.clone(), head.is_whole && body.is_empty())
+        Source::of(&head.query, &[], head.is_whole && body.is_empty())
     };
-    if text.trim_ascii().is_empty() {
+    if text.text.trim_ascii().is_empty() {
         return None;
     }
-    let statement = sql::read(&text);
-    (is_all || matches!(statement.verb, Verb::Insert(_))).then_some((statement, text))
+    text.statement().map(|statement| (statement, text.text))
+}
+
+/// The statement of a call. Its data follows the statement on the next line, and a server reads on there.
+pub(crate) fn of_call(call: &Call) -> Statement {
+    let Call { header, data } = call;
+    let alone = sql::read(&header.query);
+    let Verb::Insert(Insert { rows, table, .. }) = &alone.verb else { return alone };
+    // Of a body that is kept as it is, the statement is looked for in it.
+    let has_data = !data.is_empty() && header.raw.is_none() && *rows != Rows::Selected;
+    let is_begun = || *rows == Rows::Inline && sql::read_beginning(&header.query).is_some();
+    if !has_data || is_begun() {
+        return alone;
+    }
+    let query = sent(header, &alone);
+    let mut texts = [SHORT, MOST].into_iter().map(|most| {
+        let beginning = data.get(..most).unwrap_or(data);
+        Source::of(&query, beginning, beginning.len() == data.len())
+    });
+    let found = texts.find_map(|text| text.statement());
+    match found {
+        Some(Statement { verb: Verb::Insert(found), .. })
+            if found.rows != Rows::Selected && found.table == *table =>
+        {
+            alone
+        }
+        // Its data makes another insert of it.
+        Some(Statement { verb: Verb::Insert(_), .. }) | None => sql::unknown(&query),
+        Some(found) => found,
+    }
+}
+
+/// The statement of a call as it is sent: with the format of the rows that follow it.
+pub(crate) fn sent(header: &Header, statement: &Statement) -> String {
+    let mut query = header.query.clone();
+    if let (Verb::Insert(Insert { rows: Rows::FollowUnnamed, .. }), Some(format)) =
+        (&statement.verb, &header.format)
+    {
+        query.truncate(query.trim_ascii_end().trim_end_matches(';').len());
+        // On a line of its own: the statement may end in a comment.
+        query.push_str("\nFORMAT ");
+        query.push_str(format);
+    }
+    query
 }
 
 /// The statement without its rows.
@@ -63,13 +143,16 @@ pub(super) fn is_sound(call: &Call) -> bool {
     let Some(raw) = &call.header.raw else { return true };
     let text = if raw.packing == Packing::default() {
         let beginning = call.data.get(..MOST).unwrap_or(&call.data);
-        joined(&raw.query, text_of(beginning).0)
+        Source::of(&raw.query, beginning, beginning.len() == call.data.len())
     } else {
         let unpacked = unpacked(&raw.query, raw.packing, (&call.data, true));
-        joined(&raw.query, unpacked.map_or(String::new(), |it| it.text).as_str())
+        let Unpacked { text, is_known } =
+            unpacked.unwrap_or(Unpacked { text: String::new(), is_known: true });
+        Source::of(&raw.query, text.as_bytes(), is_known)
     };
-    let Verb::Insert(insert) = sql::read(&text).verb else { return false };
-    without_rows(&text, insert.head) == call.header.query
+    let found = text.statement().map(|statement| statement.verb);
+    let Some(Verb::Insert(insert)) = found else { return false };
+    without_rows(&text.text, insert.head) == call.header.query
 }
 
 /// The text at the beginning of some bytes, and whether they are nothing else.

@@ -38,7 +38,8 @@ use crate::kinds::clickhouse::protocol::{
     gather,
     http_form::HttpRequest,
     outcome::{self, SUMMARY_SINCE, written_rows},
-    sql::{self, Insert, Statement, Verb},
+    sql::{Insert, Statement, Verb},
+    stated,
     target::{self, Target},
     wire::{self, Call, WireError},
 };
@@ -91,7 +92,7 @@ async fn carried(shared: &Arc<Shared>, attempt: Attempt<'_>) -> Result<Attempted
         return opaque::carried(shared, attempt, request.map_err(undecodable)?, until).await;
     }
     let call = call_of(&attempt)?;
-    let statement = sql::read(&call.header.query);
+    let statement = stated::of_call(&call);
     let server = asking::server(shared, || attempt.board(), attempt.timeout).await;
     let server = server.map_err(|failed| neutral_unless(whole, failed))?;
     let target = target_of(shared, &attempt, &call, &statement);
@@ -286,7 +287,7 @@ pub(crate) async fn prepare(
     let mut of_table: HashMap<Target, Bytes> = HashMap::new();
     for attempt in attempts {
         let call = call_of(attempt)?;
-        let statement = sql::read(&call.header.query);
+        let statement = stated::of_call(&call);
         let Some((target, _)) = target_of(shared, attempt, &call, &statement) else {
             evidence.push(Bytes::new());
             continue;

@@ -21,7 +21,8 @@ use crate::kinds::clickhouse::protocol::{
     decoded::{Coding, Packing},
     elsewhere::Elsewhere,
     outcome::{Asked, SUMMARY_SINCE, Writing},
-    sql::{Insert, Rows, Statement, Verb},
+    sql::{Rows, Statement, Verb},
+    stated,
     wire::Call,
 };
 
@@ -274,15 +275,7 @@ fn body(call: &Call, statement: &Statement, more: bool) -> Vec<Bytes> {
     if call.header.raw.is_some() {
         return vec![call.data.clone()];
     }
-    let mut query = call.header.query.clone();
-    if let (Verb::Insert(Insert { rows: Rows::FollowUnnamed, .. }), Some(format)) =
-        (&statement.verb, &call.header.format)
-    {
-        query.truncate(query.trim_ascii_end().trim_end_matches(';').len());
-        // On a line of its own: the statement may end in a comment.
-        query.push_str("\nFORMAT ");
-        query.push_str(format);
-    }
+    let mut query = stated::sent(&call.header, statement);
     if call.data.is_empty() && !more {
         return vec![query.into()];
     }

@@ -27,7 +27,7 @@ fn packed(query: &str, text: &str, body: &'static [u8]) -> HttpRequest {
     let mut request = request(query, &[], body);
     request.head.is_plain = false;
     request.head.packing = Some(Packing { coding: Some(Coding::Zstd), blocks: false });
-    request.head.unpacked = Some(Unpacked { text: text.into(), is_all: false });
+    request.head.unpacked = Some(Unpacked { text: text.into(), is_known: true });
     request
 }
 
@@ -108,6 +108,18 @@ fn a_statement_is_what_its_body_says() {
     other = sound;
     other.data = Bytes::from_static(b"SYSTEM SHUTDOWN");
     assert!(!stated::is_sound(&other));
+    // Another statement is in the place of rows.
+    for (query, data) in [
+        (
+            "INSERT INTO t FORMAT RowBinary",
+            &b"INSERT INTO t FORMAT RowBinary PARALLEL WITH DROP TABLE v"[..],
+        ),
+        ("INSERT INTO t FORMAT RowBinary", b"INSERT INTO t FORMAT RowBinary /* \xff"),
+    ] {
+        let raw = Some(Raw { query: String::new(), packing: Packing::default() });
+        let header = Header { query: query.into(), raw, ..Header::default() };
+        assert!(!stated::is_sound(&Call { header, data: Bytes::copy_from_slice(data) }));
+    }
     assert!(!stated::is_sound(
         &call(&packed("", "INSERT INTO t VALUES", b"zip"), Some("d")).unwrap()
     ));

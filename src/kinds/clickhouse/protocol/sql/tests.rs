@@ -89,6 +89,9 @@ fn an_inserts_table_and_rows_are_found() {
     inserts("INSERT INTO t (a)", "t FollowUnnamed");
     inserts("INSERT INTO t SELECT 'VALUES' FROM u", "t Selected");
     inserts("INSERT INTO t (a) (SELECT 1)", "t Selected");
+    inserts("INSERT INTO t (a) (FROM u SELECT a) FORMAT CSV", "t Selected");
+    inserts("INSERT INTO t ((FROM u SELECT a)) FORMAT CSV", "t Selected");
+    inserts("INSERT INTO t (from, with) FORMAT CSV", "t Follow");
     inserts("INSERT INTO t WITH 1 AS x SELECT x", "t Selected");
     inserts("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", "t Selected");
     inserts("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x;", "t Selected");
@@ -348,6 +351,83 @@ fn statements_side_by_side_are_one_write_that_does_what_any_of_them_does() {
     is_read("SELECT 1 AS parallel");
     is_read("SELECT 'PARALLEL WITH', `PARALLEL` WITH");
     inserts("INSERT INTO t VALUES (1) PARALLEL WITH DROP TABLE t", "t Inline");
+}
+
+#[test]
+fn a_statement_may_stand_where_the_rows_of_an_insert_would_begin() {
+    let all = |admin| Other { barrier: true, admin, session: true };
+    for query in [
+        "INSERT INTO t FORMAT CSV\n/* */ PARALLEL WITH GRANT r TO a",
+        "INSERT INTO t VALUES PARALLEL WITH SYSTEM SHUTDOWN",
+        "INSERT INTO t FORMAT CSV -- rows\nparallel # why\n with KILL QUERY WHERE 1",
+        "INSERT INTO t FORMAT CSV SETTINGS a = 1, b = 'x' PARALLEL WITH SYSTEM SHUTDOWN",
+        // Servers do not agree on where this comment ends.
+        "INSERT INTO t FORMAT CSV /* /* */ PARALLEL WITH SYSTEM SHUTDOWN -- */",
+        "INSERT INTO t FORMAT CSV SETTINGS a = $-$ PARALLEL WITH SYSTEM SHUTDOWN",
+    ] {
+        assert_eq!(other(query), all(true), "{query}");
+    }
+    assert_eq!(other("INSERT INTO t VALUES PARALLEL WITH DROP TABLE v"), all(false));
+    for query in [
+        "INSERT INTO t FORMAT CSV\nparallel,with",
+        "INSERT INTO t FORMAT CSV\n'PARALLEL WITH'",
+        "INSERT INTO t FORMAT CSV\nPARALLEL",
+        "INSERT INTO t FORMAT CSV\nPARALLEL parallel WITH",
+        "INSERT INTO t FORMAT CSV ;PARALLEL WITH DROP TABLE v",
+        "INSERT INTO t FORMAT CSV\n#a",
+        "INSERT INTO t FORMAT CSV\n/* a",
+        "INSERT INTO t FORMAT TSV\nsettings\tparallel",
+    ] {
+        inserts(query, "t Inline");
+    }
+}
+
+#[test]
+fn of_a_beginning_only_an_insert_whose_rows_have_begun_is_known() {
+    for text in [
+        "INSERT INTO t FORMAT CSV\n1",
+        "INSERT INTO t VALUES (",
+        "INSERT INTO t FORMAT CSV\nparallel,",
+        "INSERT INTO t FORMAT CSV\n\u{fffd}",
+        "INSERT INTO t FORMAT CSV\n$a",
+    ] {
+        let found = read_beginning(text).unwrap();
+        assert!(matches!(found.verb, Verb::Insert(insert) if insert.head < text.len()), "{text}");
+    }
+    for text in [
+        "",
+        "SELECT 1",
+        "DROP TABLE t",
+        "INSERT INTO t",
+        "INSERT INTO t SELECT 1",
+        "INSERT INTO t VALUES",
+        "INSERT INTO t FORMAT CSV",
+        "INSERT INTO t FORMAT CSV\n \n-- a",
+        "INSERT INTO t FORMAT CSV /* a",
+        "INSERT INTO t FORMAT CSV\nPAR",
+        "INSERT INTO t FORMAT CSV\nparallel",
+        "INSERT INTO t FORMAT CSV\nparallel wi",
+        "INSERT INTO t FORMAT CSV\nPARALLEL WITH DROP TABLE t",
+        "INSERT INTO t FORMAT CSV\nSETTINGS a = 1, b",
+    ] {
+        assert_eq!(read_beginning(text), None, "{text}");
+    }
+}
+
+#[test]
+fn of_a_clause_of_settings_only_so_much_is_read() {
+    let many = "a,".repeat(settings::LEN_MAX);
+    let read_of = read(&format!("SELECT 1 SETTINGS {many} b = 1 FORMAT CSV"));
+    assert_eq!((&read_of.verb, read_of.format.as_deref()), (&Verb::Read, Some("CSV")));
+    assert!(read_of.settings.len() <= settings::LEN_MAX / 2, "{}", read_of.settings.len());
+    let long = "a".repeat(settings::LEN_MAX);
+    for clause in [many, format!("{long} = 1"), format!("a = '{long}'")] {
+        let insert = read(&format!("INSERT INTO t SETTINGS {clause} FORMAT CSV"));
+        assert!(insert.has_unread_settings);
+        let held: usize =
+            insert.settings.iter().map(|(name, value)| name.len() + value.len()).sum();
+        assert!(held <= settings::LEN_MAX, "{held} bytes are held");
+    }
 }
 
 #[test]

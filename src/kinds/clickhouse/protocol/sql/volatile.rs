@@ -44,31 +44,33 @@ pub(super) fn has_state(text: &str) -> bool {
     text.split(is_mark).any(is_server_state)
 }
 
-/// Whether a table function that takes the name of a database as a text is called.
-pub(super) fn calls_by_name(tokens: &[Token<'_>]) -> bool {
-    tokens.windows(2).any(|pair| is_by_name(pair))
+/// Calls of table functions that take the name of a database as a text, as the tokens of a query pass by.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    /// There is one.
+    pub(super) is_made: bool,
+    /// One has a database whose tables are the server's own state, as far as that shows.
+    pub(super) names_state: bool,
 }
 
-fn is_by_name(tokens: &[Token<'_>]) -> bool {
-    let [Token::Word(name) | Token::Quoted(name), Token::Mark('('), ..] = *tokens else {
-        return false;
-    };
+impl Calls {
+    /// Looks at a token and the one before it.
+    pub(super) fn pass(&mut self, before: Token<'_>, token: Token<'_>) {
+        self.names_state |= self.is_made
+            && match token {
+                // By a pattern it may be any.
+                Token::Word(word) => is_server_state(word) || word.eq_ignore_ascii_case("REGEXP"),
+                Token::Quoted(text) | Token::Text(text) => has_state(text),
+                Token::Mark(_) => false,
+            };
+        self.is_made |= token == Token::Mark('(') && is_by_name(before);
+    }
+}
+
+fn is_by_name(token: Token<'_>) -> bool {
+    let (Token::Word(name) | Token::Quoted(name)) = token else { return false };
     let name = name.trim_matches(['`', '"']);
     BY_NAME.iter().any(|known| known.eq_ignore_ascii_case(name))
-}
-
-/// Whether such a function is called with a database whose tables are the server's own state, as far as that shows.
-pub(super) fn names_state_in_call(tokens: &[Token<'_>]) -> bool {
-    let Some(at) = (0..tokens.len()).find(|at| tokens.get(*at..).is_some_and(is_by_name)) else {
-        return false;
-    };
-    let rest = tokens.get(at + 2..).unwrap_or_default();
-    rest.iter().any(|token| match token {
-        // By a pattern it may be any.
-        Token::Word(word) => is_server_state(word) || word.eq_ignore_ascii_case("REGEXP"),
-        Token::Quoted(text) | Token::Text(text) => has_state(text),
-        Token::Mark(_) => false,
-    })
 }
 
 /// Whether a function gives nobody else the same.
