@@ -33,6 +33,7 @@ use super::{
     protocol::{
         cache,
         cargo::{self, Cargo},
+        names::Root,
         outcome::{self, Failed},
         overlay::Followed,
         plan,
@@ -43,7 +44,7 @@ use super::{
     transport::{
         client::{self, Client, closed},
         fence::{Fence, MARGIN},
-        gathering::{Gathering, Progress},
+        gathering::Progress,
         listening::Listening,
         pace::Pace,
         reading::{Reading, ask},
@@ -97,8 +98,10 @@ pub struct FirestoreConnector {
     /// Receives the names of markers whose time is over.
     forgotten: mpsc::Sender<OpId>,
     streams: LiveQueries<Listening>,
-    /// Project and database, which are part of every lane.
+    /// Configured project and database, which are part of every lane.
     namespace: String,
+    /// The longest that the root can be, which counts while it is not known.
+    longest_root: Root,
 }
 
 impl FirestoreConnector {
@@ -110,6 +113,7 @@ impl FirestoreConnector {
         let pace = Pace::new(settings.url.tls, Instant::now());
         let project = settings.project.as_deref().unwrap_or_default();
         let namespace = format!("{project}/{}", settings.database);
+        let longest_root = Root::longest(&settings.database);
         let client = Arc::new(Client::new(settings));
         let streams = LiveQueries::new(Arc::new(Listening(Arc::clone(&client))));
         let shared = Arc::new(Shared { client, fence, pace, sizes: Sizes::new() });
@@ -118,29 +122,24 @@ impl FirestoreConnector {
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(forget(Arc::clone(&shared), tokens));
         }
-        Arc::new(Self { target, shared, forgotten, streams, namespace })
+        Arc::new(Self { target, shared, forgotten, streams, namespace, longest_root })
     }
 
-    /// Project and database, which are part of every lane.
+    /// Configured project and database, which are part of every lane.
     pub(super) fn namespace(&self) -> &[u8] {
         self.namespace.as_bytes()
     }
 
-    /// Checks a commit against the largest message that the server takes, if it has said so.
+    /// Checks a commit, as it is sent, against the largest message that the server takes.
     fn check_message(&self, plan: &Plan) -> Result<(), Refused> {
-        let (Access::Write(_), Some(limit)) = (&plan.access, self.shared.sizes.limit()) else {
-            return Ok(());
-        };
-        // Names are completed on the way: by less than this for each write, or else the size does not matter.
-        if plan.body.len().saturating_mul(2) < limit {
+        let Access::Write(_) = &plan.access else { return Ok(()) };
+        let limit = self.shared.sizes.limit().unwrap_or(plan::SENT_MAX);
+        let root = self.shared.client.known_root().unwrap_or(&self.longest_root);
+        if plan.body.len().saturating_mul(root.growth()) < limit {
             return Ok(());
         }
         let call = wire::decode::<Call>(&plan.body).ok();
-        let (Some(Op::Commit(commit)), Some(root)) =
-            (call.and_then(|call| call.op), self.shared.client.known_root())
-        else {
-            return Ok(());
-        };
+        let Some(Op::Commit(commit)) = call.and_then(|call| call.op) else { return Ok(()) };
         let bytes = cargo::message_size(commit.writes, root);
         if bytes <= limit {
             return Ok(());
@@ -285,6 +284,12 @@ impl Connector for FirestoreConnector {
         Ok(plan)
     }
 
+    fn stored_lanes(&self, body: &Bytes) -> Option<Lanes> {
+        // Whether it would be taken now does not matter: an earlier release may have taken what this one refuses.
+        let Op::Commit(commit) = wire::decode::<Call>(body).ok()?.op? else { return None };
+        Some(plan::lanes(&commit.writes, self.namespace()))
+    }
+
     fn operation(&self, body: &Bytes) -> Cow<'static, str> {
         Cow::Borrowed(match wire::decode::<Call>(body).ok().and_then(|call| call.op) {
             Some(Op::Get(get)) if get.many => "batch_get",
@@ -320,9 +325,7 @@ impl Connector for FirestoreConnector {
 
     fn ping(&self, timeout: Duration) -> Promise<'_, Attempted> {
         let asked = async {
-            let client = &self.shared.client;
-            let name = client.root().await?.name("fusebox_markers/ping");
-            client.get(vec![name], &Bytes::new(), "", &mut Gathering::default()).await?;
+            self.shared.client.probe().await?;
             Ok(Reply::encoded(Answer::Done(true)))
         };
         Box::pin(

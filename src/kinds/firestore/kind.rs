@@ -1,6 +1,10 @@
 //! What the kind `firestore` is to everything above it: its usual settings, and its calls as JSON.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
@@ -15,6 +19,7 @@ use super::{
     door,
     protocol::{json, numbers::object_of},
     settings::{FirestoreSettings, FirestoreUrl, FirestoreUrlError},
+    transport::auth,
 };
 use crate::kinds::{
     options::CallOptionsJson,
@@ -66,7 +71,7 @@ fn with_scheme(host: &str) -> String {
 #[serde(deny_unknown_fields, default)]
 struct Own {
     /// The name of the Google Cloud project.
-    #[schemars(extend("setting" = reload().example("my-project")))]
+    #[schemars(extend("setting" = reload().rule("the project of the key in credentials_file, or of the machine").example("my-project")))]
     project: Option<String>,
     /// The file with the key of a service account. It is needed if the machine itself has no service account.
     #[schemars(extend("setting" = reload().example("/etc/fusebox/service-account.json")))]
@@ -265,6 +270,10 @@ fn settings(endpoint: &Endpoint, own: &Own) -> Result<FirestoreSettings, Complai
     let mut settings = FirestoreSettings::new(url);
     if own.project.is_some() {
         settings.project.clone_from(&own.project);
+    } else if let Some(file) = &own.credentials_file
+        && settings.url.tls
+    {
+        settings.key_project = Some(project_of(file)?);
     }
     settings.credentials_file.clone_from(&own.credentials_file);
     settings.ca_file.clone_from(&endpoint.ca_file);
@@ -272,6 +281,21 @@ fn settings(endpoint: &Endpoint, own: &Own) -> Result<FirestoreSettings, Complai
         settings.database.clone_from(database);
     }
     Ok(settings)
+}
+
+/// The project of the key in that file. What is queued and cached belongs to it, not to whatever the file says later.
+fn project_of(file: &Path) -> Result<String, Complaint> {
+    match auth::project_of(file) {
+        Ok(Some(project)) => Ok(project),
+        Ok(None) => {
+            let why = format!("must be set: {} has no project_id", file.display());
+            Err(("project".into(), why))
+        }
+        Err(why) => {
+            let why = format!("cannot be read: {}: {why}", file.display());
+            Err(("credentials_file".into(), why))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -298,6 +322,44 @@ mod tests {
         assert_eq!(
             made("https://h", "credentials_file = '/nowhere'").unwrap_err().0,
             "credentials_file"
+        );
+    }
+
+    #[test]
+    fn a_key_says_which_project_is_meant_and_what_is_kept_belongs_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let with_key = |name: &str, key: &str, more: &str| {
+            let file = folder.path().join(name);
+            std::fs::write(&file, key).unwrap();
+            made("https://h", &format!("credentials_file = '{}'\n{more}", file.display()))
+        };
+        let of = |project: &str| format!(r#"{{ "type": "x", "project_id": "{project}" }}"#);
+        let nameless = of("");
+        let [one, other] =
+            ["pa", "pb"].map(|project| with_key(project, &of(project), "").unwrap().target());
+        assert_eq!(one.as_str(), "firestore h:443/pa/(default)");
+        assert_eq!(other.as_str(), "firestore h:443/pb/(default)");
+        // What is queued without a project keeps its lanes, so that it may follow to another one.
+        let connector = FirestoreConnector::new(with_key("pa", &of("pa"), "").unwrap());
+        assert_eq!(connector.namespace(), b"/(default)");
+        let named = with_key("pa", &of("pa"), "project = 'p'").unwrap();
+        assert_eq!(named.known_project(), Some("p"));
+        assert_eq!(FirestoreConnector::new(named).namespace(), b"p/(default)");
+        for (key, complaint) in [
+            (r#"{ "type": "authorized_user" }"#, "project"),
+            (nameless.as_str(), "project"),
+            ("s3cret", "credentials_file"),
+        ] {
+            let (about, why) = with_key("key", key, "").unwrap_err();
+            assert_eq!(about, complaint, "{why}");
+            assert!(!why.contains("s3cret"), "{why}");
+            assert!(with_key("key", key, "project = 'p'").is_ok());
+        }
+        // An emulator wants no credentials, and its project has a name of its own.
+        let local = made("http://h", "credentials_file = '/nowhere'").unwrap();
+        assert_eq!(
+            local.project.as_deref(),
+            Some(crate::kinds::firestore::settings::LOCAL_PROJECT)
         );
     }
 

@@ -78,8 +78,11 @@ impl FromStr for FirestoreUrl {
 pub struct FirestoreSettings {
     /// Its address.
     pub url: FirestoreUrl,
-    /// The project; `None` if the metadata server of the machine tells it.
+    /// The project that the configuration names, which is part of every lane; an emulator has one in any case.
     pub project: Option<String>,
+    /// The project of the key in `credentials_file`, if the configuration names none. It is part of no lane, so that the
+    /// lanes of a queue are those of releases that did not know it.
+    pub key_project: Option<String>,
     /// The database, `(default)` unless named.
     pub database: String,
     /// A service account's key; without it the machine's own identity is asked for. Not for emulators.
@@ -104,10 +107,16 @@ impl FirestoreSettings {
         self.previous_run.then(|| self.timeout.max(self.earlier_timeout))
     }
 
+    /// The project; `None` if the metadata server of the machine tells it.
+    pub(crate) fn known_project(&self) -> Option<&str> {
+        self.project.as_deref().or(self.key_project.as_deref())
+    }
+
     /// Settings for `url`, with a timeout of 10 s. An emulator is given a project of its own.
     pub fn new(url: FirestoreUrl) -> Self {
         Self {
             project: (!url.tls).then(|| LOCAL_PROJECT.to_owned()),
+            key_project: None,
             database: DEFAULT_DATABASE.to_owned(),
             credentials_file: None,
             ca_file: None,
@@ -121,7 +130,7 @@ impl FirestoreSettings {
 
     /// What a store belongs to, such as `firestore 127.0.0.1:8080/fusebox-local/(default)`.
     pub fn target(&self) -> Target {
-        let project = self.project.as_deref().unwrap_or("(metadata)");
+        let project = self.known_project().unwrap_or("(metadata)");
         let namespace = format_args!("{project}/{}", self.database);
         Target::new("firestore", self.url.authority(), namespace)
     }

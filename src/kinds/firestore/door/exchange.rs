@@ -355,6 +355,24 @@ impl From<Status> for Unanswered {
     }
 }
 
+/// How a call has failed that the server has answered with `status`. What does not implement what every Firestore knows
+/// is none.
+async fn judged(
+    status: &Status,
+    behalf: Behalf,
+    method: Method,
+    connector: &FirestoreConnector,
+    until: Instant,
+) -> Failed {
+    let shared = &connector.shared;
+    let failed = shared.client.failed(status, behalf).await;
+    match method.operation {
+        "batch_get" => failed.of_known(),
+        "commit" => Box::pin(shared.judged(failed, until)).await,
+        _ => failed,
+    }
+}
+
 /// Sends a call, and settles it.
 pub(super) async fn send(
     sending: Sending,
@@ -387,7 +405,8 @@ pub(super) async fn send(
     let mut took = None;
     let writes = under_way.as_ref().map(|under_way| (under_way, is_counted));
     let trying = tried(sending, &held, &mut took, writes, &over);
-    let ended = timeout_at(Instant::now() + timeout, trying).await;
+    let until = Instant::now() + timeout;
+    let ended = timeout_at(until, trying).await;
     let streamed = under_way
         .map(|under_way| Streamed::new(&core, under_way, took.clone(), behalf, is_counted));
     // What ended a call on this side that has no answer.
@@ -395,7 +414,7 @@ pub(super) async fn send(
     let mut failed = match ended {
         Ok(Ok((mut answered, status))) => {
             let failed = match status.as_ref().filter(|status| status.code() != Code::Ok) {
-                Some(it) => Some(blame.judges(connector.shared.client.failed(it, behalf).await)),
+                Some(it) => Some(blame.judges(judged(it, behalf, method, &connector, until).await)),
                 None => None,
             };
             let is_known = failed.as_ref().is_none_or(|failed| failed.error.doubt.is_none());
@@ -549,6 +568,8 @@ async fn tried(
         if is_all || status.is_some() || parts.status != StatusCode::OK {
             let status = status.unwrap_or_else(|| match parts.status {
                 StatusCode::OK => Status::internal("the answer has no status"),
+                // No method of gRPC is there.
+                StatusCode::NOT_FOUND => Status::unimplemented("HTTP status code 404"),
                 other => of_http(other),
             });
             let rest = (!is_all).then(|| coming(answer, true));

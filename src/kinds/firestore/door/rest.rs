@@ -48,12 +48,17 @@ use crate::{
         },
         transport::fence,
     },
-    net::dial::{Dial, DialError},
+    net::{
+        dial::{Dial, DialError},
+        percent,
+    },
 };
 
 const HTTP1: &[&str] = &["http/1.1"];
 /// The deadline of a request at Google's front end, in seconds.
 const SERVER_TIMEOUT: &str = "x-server-timeout";
+/// The headers by which a server may take a request for one with another verb.
+const OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 /// How much longer than its time an attempt is waited for.
 const GRACE: Duration = Duration::from_millis(100);
 
@@ -78,6 +83,29 @@ pub(super) async fn answered(
             told.json().map(Body::of)
         }
     }
+}
+
+/// Refuses what asks the server to take it for a request with another verb: by its own one it is judged here.
+fn check_verb(headers: &HeaderMap, query: &str) -> Result<(), Told> {
+    let refused = |name: &str| {
+        Told::malformed(&format!("{name} is not allowed here: the method itself must be sent"))
+    };
+    if let Some(name) = OVERRIDES.iter().find(|name| headers.contains_key(**name)) {
+        return Err(refused(name));
+    }
+    for param in query.split('&') {
+        // What cannot be decoded the server may take for anything.
+        let said = percent::decoded(param);
+        let said = said.ok_or_else(|| Told::malformed("the query is not valid"))?;
+        let said = said.to_ascii_lowercase();
+        let (name, value) = said.split_once('=').unwrap_or((said.as_str(), ""));
+        let is_override = name == "$httpmethod"
+            || name == "$httpheaders" && OVERRIDES.iter().any(|name| value.contains(name));
+        if is_override {
+            return Err(refused(name));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a page of somewhere else may have sent it.
@@ -105,6 +133,7 @@ async fn carried(
 ) -> Result<Response<Body>, Told> {
     let arrived = Instant::now();
     check_metadata(request.headers())?;
+    check_verb(request.headers(), request.uri().query().unwrap_or_default())?;
     let by = core.principal(who, request.headers()).await.map_err(|_| Told::nobody())?;
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     let host = host.or_else(|| request.uri().authority().map(hyper::http::uri::Authority::as_str));
@@ -360,7 +389,32 @@ async fn dialled(upstream: &Upstream) -> Result<SendRequest<Full<Bytes>>, Box<Fa
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderName;
+
     use super::*;
+
+    #[test]
+    fn a_request_has_no_other_verb_than_its_own() {
+        let is_refused = |header: Option<&'static str>, query: &str| {
+            let header = header.map(HeaderName::from_static);
+            let headers = header.map(|name| (name, HeaderValue::from_static("DELETE")));
+            check_verb(&HeaderMap::from_iter(headers), query).is_err()
+        };
+        assert!(OVERRIDES.iter().all(|name| is_refused(Some(*name), "")));
+        for query in [
+            "$httpMethod=DELETE",
+            "a=b&%24httpmethod=PATCH",
+            "$httpMethod",
+            "$httpHeaders=X-HTTP-Method-Override%3ADELETE%0D%0A",
+            "$httpHeaders=X-HTTP-Method-Override%3ADELETE%0D%0AX%3A%ff",
+            "a=b&$httpHeaders=X-HTTP-Method-Override%3ADELETE%0D%0AX%3A%zz",
+        ] {
+            assert!(is_refused(None, query), "{query}");
+        }
+        for query in ["", "mask=c&mask=$httpMethod", "$httpHeaders=Content-Type%3Atext%2Fplain"] {
+            assert!(!is_refused(Some("content-type"), query), "{query}");
+        }
+    }
 
     #[test]
     fn a_page_of_elsewhere_is_told_from_programs_and_from_pages_of_this_host() {

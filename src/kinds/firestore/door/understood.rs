@@ -42,6 +42,7 @@ use super::{
 };
 use crate::kinds::firestore::protocol::{
     outline::{Outline, outline},
+    plan,
     stock::{self, Committed, Form, Part, Shown},
     wire::Question,
 };
@@ -72,7 +73,7 @@ type NotWhole = Option<Refused>;
 
 /// A request that has been read whole.
 pub(super) struct Whole {
-    /// The call that it is.
+    /// The call that it is. A batch is none: its parts are.
     body: Bytes,
     form: Arc<Form>,
 }
@@ -116,7 +117,13 @@ impl Understood {
             let root = connector.shared.client.known_root().ok_or(None)?;
             let of = if self.is_batch { stock::batch } else { stock::commit };
             let stock::Understood { body, form } = of(&self.message, root, "").ok_or(None)?;
-            connector.plan(body.clone()).map_err(Some)?;
+            let takes = |body: &Bytes| connector.plan(body.clone()).map(drop).map_err(Some);
+            if let Form::Batch(parts) = &form {
+                plan::check_batch(parts.len()).map_err(Some)?;
+                parts.iter().try_for_each(|part| takes(&part.body))?;
+            } else {
+                takes(&body)?;
+            }
             Ok(Whole { body, form: Arc::new(form) })
         };
         self.whole.get_or_init(read)

@@ -205,6 +205,7 @@ impl Mark {
 /// A write that is not absolute and may have been applied is sent again only if its marker would tell.
 fn check_doubt(attempt: &Attempt<'_>, writes: &[Write]) -> Result<(), Failed> {
     let Some(doubt) = &attempt.doubt else { return Ok(()) };
+    // What refuses its repetition may be repeated, too: an earlier release has queued such without a marker.
     if writes.iter().all(plan::is_absolute) {
         return Ok(());
     }

@@ -17,6 +17,11 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 
 use super::wire::Found;
 
+/// The most that the id of a project has, in bytes.
+const PROJECT_MAX: usize = 30;
+/// The least that a name takes in a message before it is completed: `a/b`, its length, and that of what has it.
+const NAME_MIN: usize = 7;
+
 /// The root of a database's documents: `projects/p/databases/d/documents`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Root {
@@ -35,6 +40,16 @@ impl Root {
         let headers = [database.clone(), format!("database={params}")];
         let headers = headers.map(|text| AsciiMetadataValue::try_from(text).ok());
         Self { prefix: format!("{database}/documents/"), database, headers }
+    }
+
+    /// The longest that the root of `database` can be, whatever its project is.
+    pub(crate) fn longest(database: &str) -> Self {
+        Self::new(&"p".repeat(PROJECT_MAX), database)
+    }
+
+    /// So many times as long a message is at most when its names are completed.
+    pub(crate) fn growth(&self) -> usize {
+        3 + self.prefix.len() / NAME_MIN
     }
 
     /// Puts the headers by which the service finds the database.

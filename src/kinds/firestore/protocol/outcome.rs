@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `INVALID_ARGUMENT`, `ALREADY_EXISTS`, `FAILED_PRECONDITION`, `NOT_FOUND`, `OUT_OF_RANGE`, `UNIMPLEMENTED`, `DATA_LOSS` | rejected | success |
 //! | `NOT_FOUND` of the database itself | blocked: server | failure |
+//! | `UNIMPLEMENTED` of [what every Firestore knows](Failed::of_known) | blocked: server | failure |
 //! | `PERMISSION_DENIED` | blocked: object | success |
 //! | `UNAUTHENTICATED` | blocked: server | failure |
 //! | the same, of a caller's own credentials | rejected | success |
@@ -68,6 +69,17 @@ impl Failed {
     ) -> Self {
         let error = AttemptError::own(class, code, message);
         Self { verdict, error, status: None, too_large: None }
+    }
+
+    /// The same of a request that every Firestore knows: a server that does not implement it is none.
+    pub(crate) fn of_known(self) -> Self {
+        if self.status != Some(Code::Unimplemented) {
+            return self;
+        }
+        let said = "the server does not implement what every Firestore knows";
+        let message = Words::quoting(said, self.error.message.whole());
+        let error = AttemptError { class: ErrorClass::BlockedServer, message, ..self.error };
+        Self { verdict: Verdict::Failure, error, ..self }
     }
 
     /// The same as a port's answer.
@@ -316,6 +328,22 @@ mod tests {
             assert_eq!((failed.error.class, failed.verdict), (class, verdict), "{code:?}");
             assert_eq!(failed.error.unclassified, code == Code::Unknown);
         }
+    }
+
+    #[test]
+    fn a_server_that_does_not_know_what_every_firestore_knows_is_none() {
+        let of = |status: Status| of(&status, Cause::Server, Behalf::default()).of_known();
+        let failed = of(Status::unimplemented("unknown service"));
+        assert_eq!(
+            (failed.error.class, failed.verdict, failed.error.doubt),
+            (ErrorClass::BlockedServer, Verdict::Failure, None)
+        );
+        assert!(failed.error.message.whole().contains("unknown service"));
+        let refused = of(Status::invalid_argument("why"));
+        assert_eq!(
+            (refused.error.class, refused.verdict),
+            (ErrorClass::Rejected, Verdict::Success)
+        );
     }
 
     #[test]

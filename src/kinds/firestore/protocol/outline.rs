@@ -7,7 +7,8 @@
 use bytes::Bytes;
 use fusebox_actors::connector::Outage;
 use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
-    Document, Precondition, Write, document_transform::FieldTransform, write::Operation,
+    Document, Precondition, Write, document_transform::FieldTransform, precondition::ConditionType,
+    write::Operation,
 };
 use prost::Message;
 
@@ -42,6 +43,13 @@ struct Part {
     update_transforms: Vec<Bytes>,
 }
 
+/// A `Document`, of which the fields are skipped.
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
 impl Part {
     /// A write with nothing else in it. What it does is not known of any other: a transform of the old form, say.
     fn read(write: Bytes) -> Option<Self> {
@@ -51,14 +59,26 @@ impl Part {
         (is_known && part.encoded_len() == length).then_some(part)
     }
 
-    /// A write for which the same holds. `None` if nothing of it decides anything.
-    fn like(self) -> Option<Write> {
-        if self.current_document.is_none() && self.update_transforms.is_empty() {
+    /// Whether it wants its document to be there.
+    fn wants(&self) -> bool {
+        let condition = self.current_document.and_then(|it| it.condition_type);
+        condition == Some(ConditionType::Exists(true))
+    }
+
+    /// A write for which the same holds; with its document's name, if what happens to each document matters. `None` if
+    /// nothing of it decides anything.
+    fn like(self, is_named: bool) -> Option<Write> {
+        if !is_named && self.current_document.is_none() && self.update_transforms.is_empty() {
             return None;
         }
         let operation = match self.delete {
+            Some(name) if is_named => Operation::Delete(String::from_utf8_lossy(&name).into()),
             Some(_) => Operation::Delete(String::new()),
-            None => Operation::Update(Document::default()),
+            None => {
+                let document = self.update.filter(|_| is_named).unwrap_or_default();
+                let Named { name } = Named::decode(document).unwrap_or_default();
+                Operation::Update(Document { name, ..Document::default() })
+            }
         };
         let transforms = self.update_transforms.first().map(|_| FieldTransform::default());
         Some(Write {
@@ -77,10 +97,10 @@ pub(crate) fn outline(message: &Bytes) -> Option<Outline> {
     if writes.is_empty() {
         return None;
     }
-    let mut decisive = Vec::new();
-    for write in writes {
-        decisive.extend(Part::read(write)?.like());
-    }
+    let parts = writes.into_iter().map(Part::read).collect::<Option<Vec<_>>>()?;
+    // Only such a commit can want what it has deleted itself.
+    let is_named = parts.iter().any(Part::wants) && parts.iter().any(|part| part.delete.is_some());
+    let decisive: Vec<Write> = parts.into_iter().filter_map(|part| part.like(is_named)).collect();
     let effect = plan::effect(&decisive, None);
     Some(Outline { absolute: effect.absolute, outage: effect.outage })
 }
@@ -88,7 +108,7 @@ pub(crate) fn outline(message: &Bytes) -> Option<Outline> {
 #[cfg(test)]
 mod tests {
     use googleapis_tonic_google_firestore_v1::google::firestore::v1::{
-        BatchWriteRequest, CommitRequest, DocumentTransform, precondition::ConditionType,
+        BatchWriteRequest, CommitRequest, DocumentTransform,
     };
     use prost_types::Timestamp;
 
@@ -100,8 +120,8 @@ mod tests {
 
     #[test]
     fn an_outline_says_of_writes_what_their_plan_says() {
-        let name = || "projects/p/databases/d/documents/u/a".to_owned();
-        let document = || Document { name: name(), ..Document::default() };
+        let name = |id: &str| format!("projects/p/databases/d/documents/u/{id}");
+        let document = |id: &str| Document { name: name(id), ..Document::default() };
         let conditions = [
             None,
             Some(ConditionType::Exists(true)),
@@ -109,7 +129,11 @@ mod tests {
             Some(ConditionType::UpdateTime(Timestamp::default())),
         ];
         let mut all = Vec::new();
-        for operation in [Operation::Update(document()), Operation::Delete(name())] {
+        for operation in [
+            Operation::Update(document("a")),
+            Operation::Update(document("b")),
+            Operation::Delete(name("a")),
+        ] {
             for condition_type in conditions {
                 for transforms in 0..3 {
                     all.push(Write {

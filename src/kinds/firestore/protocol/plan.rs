@@ -5,7 +5,7 @@
 //! | write | absolute | in an outage |
 //! | --- | --- | --- |
 //! | set, update, delete | yes | its effect is known |
-//! | `delete` of what must exist | no: the second one is refused | its effect is known |
+//! | `delete` of what must exist, or of what a write before it in the same commit wants to exist | no: the second one is refused | its effect is known |
 //! | with transforms | no | its effect is known |
 //! | `create` (or another one of what must not exist) | no | its effect is not known |
 //! | with an `update_time`, in a transaction, with a caller's own credentials | no | never queued |
@@ -13,6 +13,8 @@
 //! A commit is as strict as the strictest of its writes. The reply to one without transforms is the same
 //! whenever it is repeated; what a transform made depends on what was there. A single set or delete without
 //! conditions leaves nothing of what was there.
+
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use fusebox_actors::connector::{Access, Outage, Plan, Read, Refused, Slot, Write};
@@ -31,6 +33,8 @@ use super::{
 pub(crate) const WRITES_MAX: usize = 500;
 /// Firestore's limit on one commit, in bytes, less what is added on the way.
 pub(crate) const BYTES_MAX: usize = (10 << 20) - (64 << 10);
+/// Firestore's limit on the message of a commit, in bytes, less what its marker takes.
+pub(crate) const SENT_MAX: usize = (10 << 20) - (1 << 10);
 /// The longest label that is worth making; more of it is not stored.
 const LABEL_MAX: usize = 256;
 
@@ -69,7 +73,7 @@ pub(crate) fn plan(body: Bytes, namespace: &[u8]) -> Result<Plan, Refused> {
                 })?;
             }
             let paths = commit.writes.iter().map(wire::document_of);
-            let lanes = Lanes::new(paths.clone().map(lane));
+            let lanes = lanes(&commit.writes, namespace);
             (lanes, label(paths), Access::Write(effect(&commit.writes, live)))
         }
         Some(Op::Begin(_)) => (Lanes::new([]), "begin".to_owned(), never(IN_TRANSACTION)),
@@ -81,6 +85,12 @@ pub(crate) fn plan(body: Bytes, namespace: &[u8]) -> Result<Plan, Refused> {
         }
     };
     Ok(Plan { body, label, lanes, admin: false, access })
+}
+
+/// The lanes of a commit: its documents.
+pub(crate) fn lanes(writes: &[Change], namespace: &[u8]) -> Lanes {
+    let documents = writes.iter().map(wire::document_of);
+    Lanes::new(documents.map(|path| LaneId::of(namespace, path.as_bytes())))
 }
 
 const IN_TRANSACTION: &str = "a transaction is sent live or not at all: it is never queued";
@@ -95,7 +105,7 @@ fn live_only(call: &Call) -> Option<&'static str> {
 
 fn check_size(writes: &[Change], bytes: usize) -> Result<(), Refused> {
     let refused = |message| Err(Refused { code: "too_large", message, malformed: false });
-    let bears_marker = writes.iter().any(|write| !is_absolute(write));
+    let bears_marker = !are_absolute(writes);
     let most = if bears_marker { WRITES_MAX - 1 } else { WRITES_MAX };
     if writes.len() > most {
         let why = if bears_marker { " if one of them needs a marker" } else { "" };
@@ -110,10 +120,53 @@ fn check_size(writes: &[Change], bytes: usize) -> Result<(), Refused> {
     Ok(())
 }
 
+/// Checks how many writes a batch has, each of which is a commit of its own.
+pub(crate) fn check_batch(writes: usize) -> Result<(), Refused> {
+    if writes <= WRITES_MAX {
+        return Ok(());
+    }
+    let message = format!("a batch may have at most {WRITES_MAX} writes, got {writes}");
+    Err(Refused { code: "too_large", message, malformed: false })
+}
+
+fn condition(write: &Change) -> Option<&ConditionType> {
+    write.current_document.as_ref()?.condition_type.as_ref()
+}
+
+/// Whether a commit of these writes leaves the same state however often it is applied.
+fn are_absolute(writes: &[Change]) -> bool {
+    writes.iter().all(is_absolute) && !refuses_repetition(writes)
+}
+
+/// Whether a commit of these writes, each of them absolute, is refused when it comes again: it wants a document to exist
+/// before it has made it itself, and leaves none there.
+fn refuses_repetition(writes: &[Change]) -> bool {
+    #[derive(Default)]
+    struct Left {
+        is_made: bool,
+        is_wanted: bool,
+        is_deleted: bool,
+    }
+    let wants = |write: &Change| condition(write) == Some(&ConditionType::Exists(true));
+    if !writes.iter().any(wants) {
+        return false;
+    }
+    let mut documents: HashMap<&str, Left> = HashMap::new();
+    for write in writes {
+        let left = documents.entry(wire::document_of(write)).or_default();
+        left.is_deleted = matches!(write.operation, Some(Operation::Delete(_)));
+        if wants(write) {
+            left.is_wanted |= !left.is_made;
+        } else {
+            left.is_made |= !left.is_deleted;
+        }
+    }
+    documents.values().any(|left| left.is_wanted && left.is_deleted)
+}
+
 /// Whether the write leaves the same state however often it is applied.
 pub(crate) fn is_absolute(write: &Change) -> bool {
-    let condition = write.current_document.as_ref().and_then(|it| it.condition_type.as_ref());
-    match condition {
+    match condition(write) {
         Some(ConditionType::Exists(false) | ConditionType::UpdateTime(_)) => false,
         Some(ConditionType::Exists(true))
             if matches!(write.operation, Some(Operation::Delete(_))) =>
@@ -142,13 +195,7 @@ fn is_whole(write: &Change) -> bool {
 /// How writes together may be answered in an outage. `live` is why they are never queued, if not for their own sake.
 pub(super) fn effect(writes: &[Change], live: Option<&'static str>) -> Write {
     let has = |wanted: fn(&ConditionType) -> bool| {
-        writes.iter().any(|write| {
-            write
-                .current_document
-                .as_ref()
-                .and_then(|it| it.condition_type.as_ref())
-                .is_some_and(wanted)
-        })
+        writes.iter().any(|write| condition(write).is_some_and(wanted))
     };
     let outage = if let Some(why) = live {
         Outage::Never(why)
@@ -159,7 +206,7 @@ pub(super) fn effect(writes: &[Change], live: Option<&'static str>) -> Write {
     } else {
         Outage::EffectKnown
     };
-    let absolute = writes.iter().all(is_absolute);
+    let absolute = are_absolute(writes);
     let whole = matches!(writes, [only] if is_whole(only));
     let settled_reply = writes.iter().all(|write| write.update_transforms.is_empty());
     Write { absolute, whole, settled_reply, ..Write::new(outage) }
@@ -225,15 +272,23 @@ mod tests {
             json!({ "op": "update", "path": "u/d", "transforms": { "n": { "increment": 1 } } });
         let gone = json!({ "op": "delete", "path": "u/e", "precondition": { "exists": true } });
         let updated = json!({ "op": "update", "path": "u/f", "data": { "n": 1 } });
+        let made = json!({ "op": "set", "path": "u/f", "data": {} });
+        let deleted = json!({ "op": "delete", "path": "u/f" });
         let commit = |writes: &[&Json]| written(json!({ "op": "commit", "writes": writes }));
         for (write, absolute, outage) in [
             (written(known.clone()), true, Some(Outage::EffectKnown)),
-            (written(updated), true, Some(Outage::EffectKnown)),
+            (written(updated.clone()), true, Some(Outage::EffectKnown)),
             (written(counted.clone()), false, Some(Outage::EffectKnown)),
             (written(gone), false, Some(Outage::EffectKnown)),
             (written(unknown.clone()), false, Some(Outage::EffectUnknown)),
             (written(timed.clone()), false, None),
             (commit(&[&known, &known]), true, Some(Outage::EffectKnown)),
+            // Its repetition would find nothing to update.
+            (commit(&[&updated, &deleted]), false, Some(Outage::EffectKnown)),
+            (commit(&[&updated, &made, &deleted]), false, Some(Outage::EffectKnown)),
+            (commit(&[&made, &updated, &deleted]), true, Some(Outage::EffectKnown)),
+            (commit(&[&updated, &deleted, &made]), true, Some(Outage::EffectKnown)),
+            (commit(&[&updated, &known]), true, Some(Outage::EffectKnown)),
             (commit(&[&known, &counted]), false, Some(Outage::EffectKnown)),
             (commit(&[&counted, &unknown]), false, Some(Outage::EffectUnknown)),
             (commit(&[&unknown, &timed]), false, None),

@@ -45,7 +45,7 @@ use super::{
 
 /// A request that is understood.
 pub(crate) struct Understood {
-    /// The call that it is.
+    /// The call that it is. Empty for a batch, each part of which is one.
     pub(crate) body: Bytes,
     pub(crate) form: Form,
 }
@@ -180,7 +180,7 @@ pub(crate) fn commit(message: &Bytes, root: &Root, token: &str) -> Option<Unders
     Some(Understood { body, form: Form::Commit(made) })
 }
 
-/// What a `BatchWrite` is: the call is the commit of all, of which only the lanes are of any use.
+/// What a `BatchWrite` is: a call for each of its writes.
 pub(crate) fn batch(message: &Bytes, root: &Root, token: &str) -> Option<Understood> {
     let asked: BatchWriteRequest = whole(message)?;
     if asked.database != root.database || asked.writes.is_empty() {
@@ -198,8 +198,7 @@ pub(crate) fn batch(message: &Bytes, root: &Root, token: &str) -> Option<Underst
     if names.windows(2).any(|pair| matches!(pair, [one, other] if one == other)) {
         return None;
     }
-    let body = call(Op::Commit(Commit { writes, many: true }), token);
-    Some(Understood { body, form: Form::Batch(parts) })
+    Some(Understood { body: Bytes::new(), form: Form::Batch(parts) })
 }
 
 /// What a batch is answered: for each of its writes what it is answered as a commit, or a status.

@@ -6,11 +6,15 @@
 //! is read again, so that a key that was rotated is found. A caller's own token goes as it is, and nowhere
 //! else.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use fusebox_actors::connector::{ErrorCode, OwnCode};
 use fusebox_state::{ErrorClass, Verdict, Words};
 use gcp_auth::{CustomServiceAccount, MetadataServiceAccount, TokenProvider};
+use serde::Deserialize;
 use tokio::sync::Mutex;
 use tonic::metadata::{Ascii, MetadataValue};
 
@@ -91,6 +95,22 @@ impl Auth {
         *provider = Some(Arc::clone(&new));
         Ok(new)
     }
+}
+
+/// The project that the key of a service account in this file is of. `None` if it names none, as credentials of other
+/// kinds do.
+///
+/// # Errors
+/// Why it cannot be read.
+pub(crate) fn project_of(key: &Path) -> Result<Option<String>, String> {
+    #[derive(Deserialize)]
+    struct Key {
+        project_id: Option<String>,
+    }
+    let text = std::fs::read(key).map_err(|error| error.to_string())?;
+    // The parser's own words could quote the key.
+    let key: Key = serde_json::from_slice(&text).map_err(|_| "it has no key in JSON".to_owned())?;
+    Ok(key.project_id.filter(|project| !project.is_empty()))
 }
 
 /// A caller's own token as a header, whether or not it names its scheme.

@@ -6,7 +6,7 @@
 //! ```text
 //!   calls of different lanes ──▶ a commit ──┬─ done: each has its answer
 //!                                   ▲       ├─ outcome unknown: each unknown; the next commits are smaller
-//!                                   │       ├─ no connection, quota, credentials: none of them, nor what is left
+//!                                   │       ├─ no connection, quota, credentials, no Firestore: none of them, nor what is left
 //!                       halves, or  │       └─ refused, too large, aborted, forbidden
 //!                      what is left └──────────┴─ read the markers · there: that call was applied, or it is
 //!                                                 another's · none: halve; one alone ends so
@@ -243,7 +243,10 @@ impl Shared {
                     self.sizes.unsent(&numbers(&pack));
                     Err(out_of_time())
                 }
-                None => self.send(&pack, until, aboard.clone()).await,
+                None => match self.send(&pack, until, aboard.clone()).await {
+                    Err(failed) => Err(self.judged(failed, deadline).await),
+                    answered => answered,
+                },
             };
             longest = longest.max((began.elapsed(), count));
             let failed = match sent {
@@ -271,6 +274,20 @@ impl Shared {
             }
         }
         ends.into_iter().map(|end| end.unwrap_or_else(|| closed().ended())).collect()
+    }
+
+    /// How a commit has failed that was sent. What does not implement it may be no Firestore: then every other one would
+    /// end so, too.
+    pub(crate) async fn judged(&self, failed: Failed, deadline: Instant) -> Failed {
+        if failed.status != Some(Code::Unimplemented) {
+            return failed;
+        }
+        match timeout_at(deadline + GRACE * 8, self.client.probe()).await {
+            Ok(Ok(())) => failed,
+            Ok(Err(none)) if none.error.class == ErrorClass::BlockedServer => none,
+            Ok(Err(other)) => unread(other.verdict, &other.error.to_string()),
+            Err(_) => unread(Verdict::Neutral, "no answer in time"),
+        }
     }
 
     /// What is left to be sent of a commit that was refused, once those have ended that its markers tell of.
@@ -477,12 +494,6 @@ impl Shared {
         };
         // They are asked for after the commit's answer: a little more time does no harm.
         let ended = timeout_at(deadline + GRACE * 8, read).await;
-        let unread = |verdict, why: &str| {
-            let message =
-                format!("the commit was refused, and its markers could not be read: {why}");
-            // This attempt applied nothing; whether an earlier one did is as it was.
-            Failed::own(verdict, ErrorClass::NotExecuted, ErrorCode::OfKind("markers"), message)
-        };
         match ended {
             Ok(Ok(made)) => Ok(made),
             Ok(Err(failed)) => Err(unread(failed.verdict, &failed.error.to_string())),
@@ -535,6 +546,12 @@ fn distribute(
     for it in pack {
         end(it.at, it.cargo.take(&mut results, commit_time));
     }
+}
+
+/// This attempt applied nothing; whether an earlier one did is as it was.
+fn unread(verdict: Verdict, why: &str) -> Failed {
+    let message = format!("the commit was refused, and no markers could be read: {why}");
+    Failed::own(verdict, ErrorClass::NotExecuted, ErrorCode::OfKind("markers"), message)
 }
 
 fn no_credentials(verdict: Verdict) -> Failed {

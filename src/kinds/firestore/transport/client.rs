@@ -100,8 +100,7 @@ pub(crate) struct Client {
 impl Client {
     /// A client for `settings`. Nothing is sent yet.
     pub(crate) fn new(settings: FirestoreSettings) -> Self {
-        let root =
-            settings.project.as_deref().map(|project| Root::new(project, &settings.database));
+        let root = settings.known_project().map(|project| Root::new(project, &settings.database));
         Self {
             auth: Auth::new(&settings),
             home: Home::current(),
@@ -213,8 +212,14 @@ impl Client {
         };
         match answered.await {
             Ok(found) => Ok(found),
-            Err(why) => Err(self.not_whole(why, behalf).await),
+            Err(why) => Err(self.not_whole(why, behalf).await.of_known()),
         }
+    }
+
+    /// Asks for a document of fusebox's own, whether or not it is there.
+    pub(crate) async fn probe(&self) -> Result<(), Failed> {
+        let name = self.root().await?.name("fusebox_markers/ping");
+        self.get(vec![name], &Bytes::new(), "", &mut Gathering::default()).await.map(drop)
     }
 
     /// The documents that a query finds, in its order.

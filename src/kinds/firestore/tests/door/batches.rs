@@ -11,6 +11,7 @@ use tonic::{Code, Response, Status};
 use super::{
     clients::{DATABASE, set, stub},
     understood::{Stub, committed, delete, existing, got, increment, said, transformed, world},
+    *,
 };
 use crate::kinds::firestore::testing::{Emulator, Engine};
 
@@ -56,6 +57,27 @@ async fn a_batch_in_an_outage_is_kept_write_by_write() {
     assert_eq!(seen.source(), "");
     assert_eq!(seen.texts(), [Some("new".into()), None, None, Some("n".into())]);
     assert_eq!(world.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_batch_is_no_commit_of_all_its_writes() {
+    let (server, port) = Played::start().await;
+    drop(server);
+    let world = World::before(port).await;
+    let mut stub = stub(&world).await;
+    world.opens(&mut stub).await;
+    let mut writes: Vec<Write> = (0..500).map(|n| set(&format!("u/{n}"), "new".into())).collect();
+    writes[7] = transformed(set("u/7", "new".into()), vec![("n", increment(1))]);
+    let answer = written(&mut stub, writes.clone()).await.unwrap();
+    assert_eq!(said(answer.metadata(), "x-fusebox-source"), "queued");
+    let codes: Vec<i32> = answer.into_inner().status.iter().map(|status| status.code).collect();
+    assert_eq!(codes, [0; 500]);
+    let waiting = || world.fusebox.backend("firestore").unwrap().view().queue.calls;
+    assert_eq!(waiting(), 500);
+    writes.push(set("u/500", "new".into()));
+    let told = written(&mut stub, writes).await.unwrap_err();
+    assert_eq!(told.code(), Code::ResourceExhausted, "{told}");
+    assert_eq!(waiting(), 500);
 }
 
 #[tokio::test]
