@@ -14,8 +14,9 @@
 //! 1. The bytes of a body are never changed, in either direction: not decoded, not compressed, not completed. An answer
 //!    that the server broke off is broken off here, one that it ended is ended, whatever is at its end.
 //! 2. Credentials end here. The server sees those of the backend, and no log, trace or error sees any.
-//! 3. What is held of a request is at most [`HELD`](request::HELD) bytes and the piece on its way, and of an answer the
-//!    piece on its way: who does not read or write stops the other side.
+//! 3. What is held of a request is at most [`HELD`](request::HELD) bytes and the piece on its way (more of what is to be
+//!    queued, and of a [packed](super::protocol::decoded::PACKED_MOST) one), and of an answer the piece on its way: who
+//!    does not read or write stops the other side.
 //! 4. Nothing is tried again here. A request whose body is longer than what is held is sent once.
 //! 5. A request that two parsers could read in two ways is not read at all ([`framing`]).
 //!

@@ -72,12 +72,25 @@ impl Taken {
         account: &Arc<Account>,
         counters: &Counters,
     ) -> Result<(), Fault> {
-        let Some(body) = &mut self.rest else { return Ok(()) };
-        let left = body.size_hint().lower();
+        let left = self.rest.as_ref().map_or(0, |body| body.size_hint().lower());
         if left.saturating_add(self.beginning.len() as u64) > most as u64 {
             return Ok(());
         }
+        self.hold(most, account, counters).await
+    }
+
+    /// Waits until more than `most` bytes of a body are here, or all of it.
+    pub(super) async fn hold(
+        &mut self,
+        most: usize,
+        account: &Arc<Account>,
+        counters: &Counters,
+    ) -> Result<(), Fault> {
+        let Some(body) = self.rest.as_mut().filter(|_| self.beginning.len() <= most) else {
+            return Ok(());
+        };
         let mut part = account.nothing(Pooled::Bytes);
+        part.hold_body(self.beginning.len() as u64).map_err(Fault::Full)?;
         let mut all = BytesMut::from(&*self.beginning);
         let mut is_over = body.is_end_stream();
         while all.len() <= most && !is_over {

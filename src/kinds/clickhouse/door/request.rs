@@ -21,7 +21,8 @@ use crate::{
     net::percent::{self, decoded},
 };
 
-/// What is held of a body, in bytes, beside a piece of it. A request that is not longer may be sent again.
+/// What is held of a body, in bytes, beside a piece of it: more of one that is queued, or in which the statement is still
+/// to be found. A request that is not longer may be sent again.
 pub(super) const HELD: usize = 64 << 10;
 /// Headers that belong to a connection, or are ours to say.
 const NOT_PASSED_ON: &[&str] = &[

@@ -29,7 +29,9 @@ use crate::{
     config::DoorSettings,
     ingress::seldom::Seldom,
     kinds::{
-        clickhouse::protocol::{door_insert, door_read::QUERY_ID, opaque},
+        clickhouse::protocol::{
+            decoded::PACKED_MOST, door_insert, door_read::QUERY_ID, opaque, stated,
+        },
         options::CallOptionsJson,
     },
     net::{linger::Lent, trace_headers},
@@ -135,6 +137,11 @@ impl Service {
             && !opaque::only_reads(&request)
         {
             return Err(Told::forbidden(FOREIGN));
+        }
+        if stated::is_to_be_found(&request) {
+            let held = taken.hold(PACKED_MOST, &visitor.account, &self.counters).await;
+            held.map_err(|fault| Told::fault(&fault))?;
+            request = made(&taken);
         }
         if !taken.is_whole()
             && self.backend.lets_queue(options.min_ack)

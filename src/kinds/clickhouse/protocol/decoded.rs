@@ -27,6 +27,9 @@ mod zstd;
 
 /// The most that is read, in bytes.
 pub(crate) const MOST: usize = 64 << 10;
+/// So much of a packed body is enough to unpack its beginning, in bytes: of a block of zstd, nothing can be read before
+/// all of it is here, and it has up to 128 KiB. Anything else is read from its first byte on.
+pub(crate) const PACKED_MOST: usize = 192 << 10;
 
 /// How a body is packed.
 #[derive(

@@ -98,11 +98,7 @@ pub(crate) fn plan(
 
 /// Whether more of its body may be waited for, so that it can be queued.
 pub(crate) fn is_wanted_whole(request: &HttpRequest) -> bool {
-    let mut whole = RequestHead { is_whole: true, ..request.head.clone() };
-    if let Some(unpacked) = &mut whole.unpacked {
-        // More of a block may be needed to unpack any of it.
-        unpacked.is_known = true;
-    }
+    let whole = RequestHead { is_whole: true, ..request.head.clone() };
     let body = request.body.clone();
     // Whether its database is known makes no difference to that.
     call(&HttpRequest { head: whole, body }, Some("any")).is_ok()

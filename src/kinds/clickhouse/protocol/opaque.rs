@@ -172,9 +172,9 @@ pub(crate) fn session(request: &HttpRequest) -> Option<(String, Duration, bool)>
 mod tests {
     use super::{
         super::{
-            decoded::Packing,
+            decoded::{self, Coding, MOST, PACKED_MOST, Packing},
             http_form::{RequestHead, Unpacked},
-            stated::unpacked,
+            stated::{self, unpacked},
         },
         *,
     };
@@ -306,7 +306,17 @@ mod tests {
         is(&with("INSERT INTO t VALUES (1)", b"\x1f\x8b", false, false), false, false);
         is(&with("", b"INSERT INTO t FORMAT CSV\n1", true, false), false, false);
         is(&with("", b"INSERT INTO t FORMAT CSV\nPARAL", true, false), false, true);
-        is(&with("", b"INSERT INTO t FORMAT CSV\n-- \xff", true, true), false, true);
+        is(&with("", b"INSERT INTO t FORMAT CSV\n-- \xff", true, false), false, true);
+        is(&with("", b"INSERT INTO t FORMAT CSV\n-- \xff", true, true), false, false);
+        let joined = b"INSERT INTO t FORMAT CSV\n-- \xff\nPARALLEL WITH DROP TABLE v";
+        is(&with("", joined, true, true), false, true);
+        is(&with("", joined, true, false), false, true);
+        // Rows whose first number is 47, before a text that begins with a slash.
+        let binary = b"INSERT INTO t FORMAT RowBinary\n//usr\xff\n\0";
+        is(&with("", binary, true, true), false, false);
+        is(&with("", binary, true, false), false, false);
+        // The last byte may be a part of a blank.
+        is(&with("", b"INSERT INTO t FORMAT CSV\n//\xff\n\xc2", true, false), false, true);
         is(&with("", b"INSERT INTO t FORMAT CSV\nPARALLEL \xff", true, false), false, false);
         is(&with("", b"INSERT INTO t SELECT 1", true, false), false, true);
     }
@@ -350,6 +360,47 @@ mod tests {
         let insert = with("INSERT INTO t", b"/* ! */ FORMAT CSV\n1,2", 0, true);
         let expected = Unpacked { text: "/* ! */ FORMAT CSV".into(), is_known: true };
         assert_eq!(insert.head.unpacked, Some(expected), "rows are not carried twice");
+    }
+
+    #[test]
+    fn of_a_packed_insert_so_much_is_awaited_that_its_rows_begin() {
+        // A block of zstd that does not become smaller.
+        let block = |text: &[u8]| {
+            let [low, middle, high, _] = u32::try_from(text.len() << 3).unwrap().to_le_bytes();
+            [&[low, middle, high][..], text].concat()
+        };
+        let head = [0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3];
+        let with = |query: &str, blocks: &[Vec<u8>], len: usize| {
+            let body = [&head[..], &blocks.concat()].concat();
+            let body = &body[..len.min(body.len())];
+            let packing = Packing { coding: Some(Coding::Zstd), blocks: false };
+            let mut request = request("POST", query, b"");
+            request.head.unpacked = unpacked(query, packing, (body, false));
+            (request.head.is_plain, request.head.is_whole) = (false, false);
+            HttpRequest { body: Bytes::copy_from_slice(body), ..request }
+        };
+        let rows = block(&b"1,2\n".repeat(32 << 10));
+        let csv = "INSERT INTO t FORMAT CSV";
+        let text = format!("{csv}\n{}", "1\n".repeat(60_000));
+        for (query, first) in [(csv, rows.clone()), ("", block(text.as_bytes()))] {
+            let blocks = [first, rows.clone()];
+            let begun = with(query, &blocks, MOST);
+            assert!(stated::is_to_be_found(&begun));
+            is(&begun, false, true);
+            let found = with(query, &blocks, PACKED_MOST);
+            assert!(!stated::is_to_be_found(&found));
+            is(&found, false, false);
+        }
+        let joined = format!("{}PARALLEL WITH DROP TABLE v", " ".repeat(66_000));
+        let joined = with(csv, &[block(joined.as_bytes()), rows], PACKED_MOST);
+        assert!(!stated::is_to_be_found(&joined), "no more of it helps");
+        is(&joined, false, true);
+        // What can be unpacked from its first byte on needs no more.
+        let mut raw = decoded::testing::lz4_head();
+        raw.extend_from_slice(&(0x8000_0000_u32 | (4 << 20)).to_le_bytes());
+        raw.extend_from_slice(&b"1,2\n".repeat(1_000));
+        let packing = Packing { coding: Some(Coding::Lz4), blocks: false };
+        assert!(unpacked(csv, packing, (&raw, false)).unwrap().is_known);
     }
 
     #[test]

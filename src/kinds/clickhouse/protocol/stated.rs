@@ -4,7 +4,7 @@
 //! body is, but for an INSERT whose rows have begun.
 
 use super::{
-    decoded::{self, MOST, Packing},
+    decoded::{self, MOST, PACKED_MOST, Packing},
     http_form::{HttpRequest, Unpacked},
     sql::{self, Insert, Rows, Statement, Verb},
     wire::{Call, Header},
@@ -14,35 +14,55 @@ use super::{
 const SHORT: usize = 256;
 
 /// What a server reads a statement from, as far as it is here.
-struct Source {
+struct Source<'a> {
     text: String,
-    /// The place behind the text: its end, or bytes that are no text.
+    /// The place behind the text: its end, or a mark for what is no text.
     sound: usize,
+    /// What is no text, and what is behind it.
+    behind: &'a [u8],
     /// Whether that is all of it.
     is_whole: bool,
 }
 
-impl Source {
+impl<'a> Source<'a> {
     /// A parameter `query`, and a body or the beginning of one.
-    fn of(query: &str, body: &[u8], is_whole: bool) -> Self {
-        let flaw = std::str::from_utf8(body).err();
-        let mut text = joined(query, text_of(body).0);
+    fn of(query: &str, body: &'a [u8], is_whole: bool) -> Self {
+        let begin = text_of(body).0;
+        let mut behind = body.get(begin.len()..).unwrap_or_default();
+        let flaw = std::str::from_utf8(behind).err();
+        if !is_whole && flaw.is_some_and(|flaw| flaw.error_len().is_none()) {
+            // A character whose end is still to come.
+            behind = &[];
+        }
+        let mut text = joined(query, begin);
         let sound = text.len();
-        if flaw.is_some_and(|flaw| is_whole || flaw.error_len().is_some()) {
-            // It may be a part of a comment, and is none of a keyword.
+        if !behind.is_empty() {
+            // It is a part of no keyword.
             text.push(char::REPLACEMENT_CHARACTER);
         }
-        Self { text, sound, is_whole: is_whole && flaw.is_none() }
+        Self { text, sound, behind, is_whole }
     }
 
     /// The statement, if it is known: all of it, or at least that it is an INSERT and its rows have begun.
     fn statement(&self) -> Option<Statement> {
-        if self.is_whole {
+        if self.is_whole && self.behind.is_empty() {
             return Some(sql::read(&self.text));
         }
-        let statement = sql::read_beginning(&self.text)?;
-        let is_sound = matches!(&statement.verb, Verb::Insert(it) if it.head <= self.sound);
-        is_sound.then_some(statement)
+        let is_sound =
+            |it: &Statement| matches!(&it.verb, Verb::Insert(insert) if insert.head <= self.sound);
+        let found = sql::read_beginning(&self.text).filter(is_sound);
+        if found.is_some() || self.behind.is_empty() {
+            return found;
+        }
+        // What is no text may be a part of a comment before the rows: a number of theirs may look like its beginning.
+        let mut text = self.text.get(..self.sound).unwrap_or_default().to_owned();
+        text.push_str(&String::from_utf8_lossy(self.behind));
+        if self.is_whole {
+            return Some(sql::read(&text)).filter(is_sound);
+        }
+        // The end may be a part of a character.
+        text.truncate(text.trim_end_matches(char::REPLACEMENT_CHARACTER).len());
+        sql::read_beginning(&text).filter(is_sound)
     }
 }
 
@@ -67,6 +87,13 @@ pub(crate) fn unpacked(
     // The rows of an INSERT may begin before that.
     let text = read.text.get(begin..end).unwrap_or_default().to_owned();
     Some(Unpacked { text, is_known })
+}
+
+/// Whether the statement may be known once more of a packed body is here. Such a body is then unpacked again.
+pub(crate) fn is_to_be_found(request: &HttpRequest) -> bool {
+    let head = &request.head;
+    let is_unknown = head.unpacked.as_ref().is_some_and(|unpacked| !unpacked.is_known);
+    is_unknown && !head.is_whole && request.body.len() < PACKED_MOST
 }
 
 /// The statement, if it is known: all of it, or at least that it is an INSERT; and its text. `None` also if parameters
@@ -141,17 +168,17 @@ pub(super) fn without_rows(text: &str, end: usize) -> String {
 /// Whether the statement of a body that is kept as it is is the one in its header.
 pub(super) fn is_sound(call: &Call) -> bool {
     let Some(raw) = &call.header.raw else { return true };
+    let found;
     let text = if raw.packing == Packing::default() {
         let beginning = call.data.get(..MOST).unwrap_or(&call.data);
         Source::of(&raw.query, beginning, beginning.len() == call.data.len())
     } else {
         let unpacked = unpacked(&raw.query, raw.packing, (&call.data, true));
-        let Unpacked { text, is_known } =
-            unpacked.unwrap_or(Unpacked { text: String::new(), is_known: true });
-        Source::of(&raw.query, text.as_bytes(), is_known)
+        found = unpacked.unwrap_or(Unpacked { text: String::new(), is_known: true });
+        Source::of(&raw.query, found.text.as_bytes(), found.is_known)
     };
-    let found = text.statement().map(|statement| statement.verb);
-    let Some(Verb::Insert(insert)) = found else { return false };
+    let verb = text.statement().map(|statement| statement.verb);
+    let Some(Verb::Insert(insert)) = verb else { return false };
     without_rows(&text.text, insert.head) == call.header.query
 }
 

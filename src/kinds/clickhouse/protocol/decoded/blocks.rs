@@ -45,6 +45,8 @@ fn block<'a>(packed: &'a [u8], out: &mut Vec<u8>, most: usize) -> Option<&'a [u8
     let (method, size, unpacked) = told(head)?;
     let from = out.len();
     let piece = left.get(..size).unwrap_or(left);
+    // Of plain bytes and of lz4, a server takes no more than is announced, and goes on with the next block.
+    let most = most.min(from.saturating_add(unpacked));
     let is_whole = unpack(method, piece, out, most)?;
     (is_whole && out.len() - from == unpacked).then(|| left.get(size..)).flatten()
 }

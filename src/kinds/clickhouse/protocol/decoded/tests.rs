@@ -178,6 +178,23 @@ fn a_block_has_the_checksum_that_the_server_gives_it() {
 }
 
 #[test]
+fn of_a_block_no_more_is_read_than_it_announces() {
+    let block = |method: u8, packed: &[u8], unpacked: u32| {
+        let size = u32::try_from(packed.len() + 9).unwrap().to_le_bytes();
+        let unpacked = unpacked.to_le_bytes();
+        [&[0; blocks::CHECKSUM][..], &[method], &size, &unpacked, packed].concat()
+    };
+    for (method, packed) in [(0x02, &b"\n1"[..]), (0x82, b"\x20\n1")] {
+        let read = beginning(OF_BLOCKS, &block(method, packed, 2));
+        assert_eq!(read, Decoded { bytes: b"\n1".to_vec(), is_all: true });
+        // A server goes on with the next block.
+        let both = [block(method, packed, 1), block(0x02, b"PARALLEL WITH", 13)].concat();
+        let read = beginning(OF_BLOCKS, &both);
+        assert_eq!(read, Decoded { bytes: b"\n".to_vec(), is_all: false });
+    }
+}
+
+#[test]
 fn what_becomes_too_long_is_looked_at_no_further() {
     let zeros = gzip(&vec![0; 65 << 20]);
     assert_eq!(unpack(of("gzip"), &zeros), Ok(false));

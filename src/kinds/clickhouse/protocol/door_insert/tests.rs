@@ -114,7 +114,7 @@ fn a_statement_is_what_its_body_says() {
             "INSERT INTO t FORMAT RowBinary",
             &b"INSERT INTO t FORMAT RowBinary PARALLEL WITH DROP TABLE v"[..],
         ),
-        ("INSERT INTO t FORMAT RowBinary", b"INSERT INTO t FORMAT RowBinary /* \xff"),
+        ("INSERT INTO t FORMAT RowBinary", b"INSERT INTO t FORMAT RowBinary /* /* \xff */"),
     ] {
         let raw = Some(Raw { query: String::new(), packing: Packing::default() });
         let header = Header { query: query.into(), raw, ..Header::default() };

@@ -31,18 +31,20 @@ pub(super) fn behind(rest: &str, is_cut: bool) -> Behind {
             Ok(None) => return if is_cut { Behind::Unread } else { Behind::Rows },
             Err(why) => {
                 // Whatever else is not read is no keyword, and no server goes on behind what does not end.
-                let may_go_on = is_clause || lexer.rest().starts_with("/*");
+                let may_be_comment =
+                    lexer.rest().starts_with("/*") || is_cut && lexer.rest() == "#";
+                let may_go_on = is_clause || may_be_comment;
                 let ends = why == Unread::Unclear || is_cut;
                 return if may_go_on && ends { Behind::Unread } else { Behind::Rows };
             }
         };
-        if is_cut && lexer.rest().is_empty() && may_become_keyword(token) {
+        if is_cut && lexer.rest().is_empty() && may_go_on(token) {
             return Behind::Unread;
         }
         if is_parallel && token.is(WITH) {
             return Behind::Statement;
         }
-        is_clause |= is_first && token.is(SETTINGS);
+        is_clause |= is_first && token.is(SETTINGS) && may_be_clause(lexer.clone(), is_cut);
         is_parallel = (is_first || is_clause) && token.is(PARALLEL);
         if !is_clause && !is_parallel {
             return Behind::Rows;
@@ -51,10 +53,28 @@ pub(super) fn behind(rest: &str, is_cut: bool) -> Behind {
     }
 }
 
-/// Whether the last word of a text that is cut off may be the beginning of one that is looked for.
-fn may_become_keyword(token: Token<'_>) -> bool {
-    let Token::Word(word) = token else { return false };
-    [SETTINGS, PARALLEL, WITH].iter().any(|keyword| {
-        keyword.get(..word.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(word))
-    })
+/// Whether a clause may follow the word SETTINGS, which is passed: a name, alone or with its value. A column of the rows
+/// may be called so, too.
+fn may_be_clause(mut lexer: Lexer<'_>, is_cut: bool) -> bool {
+    let mut next = || {
+        let token = lexer.next().ok().flatten();
+        // The last one may go on.
+        token.filter(|_| !(is_cut && lexer.rest().is_empty()))
+    };
+    match (next(), next()) {
+        (Some(Token::Mark(mark)), _) => mark == '{',
+        (Some(_), Some(second)) => matches!(second, Token::Mark(_)) || second.is(PARALLEL),
+        _ => true,
+    }
+}
+
+/// Whether the last token of a text that is cut off may be the beginning of a word that is looked for, or of a comment.
+fn may_go_on(token: Token<'_>) -> bool {
+    match token {
+        Token::Word(word) => [SETTINGS, PARALLEL, WITH].iter().any(|keyword| {
+            keyword.get(..word.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(word))
+        }),
+        Token::Mark(mark) => matches!(mark, '-' | '/'),
+        Token::Quoted(_) | Token::Text(_) => false,
+    }
 }

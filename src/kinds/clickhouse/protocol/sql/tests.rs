@@ -361,6 +361,7 @@ fn a_statement_may_stand_where_the_rows_of_an_insert_would_begin() {
         "INSERT INTO t VALUES PARALLEL WITH SYSTEM SHUTDOWN",
         "INSERT INTO t FORMAT CSV -- rows\nparallel # why\n with KILL QUERY WHERE 1",
         "INSERT INTO t FORMAT CSV SETTINGS a = 1, b = 'x' PARALLEL WITH SYSTEM SHUTDOWN",
+        "INSERT INTO t FORMAT CSV SETTINGS a PARALLEL WITH SYSTEM SHUTDOWN",
         // Servers do not agree on where this comment ends.
         "INSERT INTO t FORMAT CSV /* /* */ PARALLEL WITH SYSTEM SHUTDOWN -- */",
         "INSERT INTO t FORMAT CSV SETTINGS a = $-$ PARALLEL WITH SYSTEM SHUTDOWN",
@@ -377,6 +378,7 @@ fn a_statement_may_stand_where_the_rows_of_an_insert_would_begin() {
         "INSERT INTO t FORMAT CSV\n#a",
         "INSERT INTO t FORMAT CSV\n/* a",
         "INSERT INTO t FORMAT TSV\nsettings\tparallel",
+        "INSERT INTO t FORMAT CSV\nsettings,a = 1 PARALLEL WITH DROP TABLE v",
     ] {
         inserts(query, "t Inline");
     }
@@ -390,6 +392,11 @@ fn of_a_beginning_only_an_insert_whose_rows_have_begun_is_known() {
         "INSERT INTO t FORMAT CSV\nparallel,",
         "INSERT INTO t FORMAT CSV\n\u{fffd}",
         "INSERT INTO t FORMAT CSV\n$a",
+        "INSERT INTO t FORMAT CSV\n/a",
+        "INSERT INTO t FORMAT CSV\n#a",
+        // A column of this name.
+        "INSERT INTO t FORMAT CSVWithNames\nsettings,a\n1,2\n",
+        "INSERT INTO t FORMAT TSVWithNames\nsettings\ta\tb\n1\t2\t3\n",
     ] {
         let found = read_beginning(text).unwrap();
         assert!(matches!(found.verb, Verb::Insert(insert) if insert.head < text.len()), "{text}");
@@ -404,11 +411,19 @@ fn of_a_beginning_only_an_insert_whose_rows_have_begun_is_known() {
         "INSERT INTO t FORMAT CSV",
         "INSERT INTO t FORMAT CSV\n \n-- a",
         "INSERT INTO t FORMAT CSV /* a",
+        "INSERT INTO t FORMAT CSV\n/",
+        "INSERT INTO t FORMAT CSV\n-",
+        "INSERT INTO t FORMAT CSV\n#",
+        "INSERT INTO t FORMAT CSV\nPARALLEL /",
         "INSERT INTO t FORMAT CSV\nPAR",
         "INSERT INTO t FORMAT CSV\nparallel",
         "INSERT INTO t FORMAT CSV\nparallel wi",
         "INSERT INTO t FORMAT CSV\nPARALLEL WITH DROP TABLE t",
         "INSERT INTO t FORMAT CSV\nSETTINGS a = 1, b",
+        "INSERT INTO t FORMAT CSV\nSETTINGS a.b = 1",
+        "INSERT INTO t FORMAT CSV\nSETTINGS a PAR",
+        "INSERT INTO t FORMAT CSV\nSETTINGS a /",
+        "INSERT INTO t FORMAT CSV\nSETTINGS a PARALLEL ",
     ] {
         assert_eq!(read_beginning(text), None, "{text}");
     }

@@ -82,6 +82,42 @@ async fn an_insert_is_queued_and_replayed_as_it_was_sent() {
     assert_eq!(world.server.ask(long).await, "79900\t79900");
 }
 
+/// A frame of zstd whose blocks do not become smaller.
+fn zstd(blocks: &[&[u8]]) -> Vec<u8> {
+    let mut packed = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3];
+    for (at, block) in blocks.iter().enumerate() {
+        let size = u32::try_from(block.len() << 3).unwrap();
+        let is_last = u32::from(at + 1 == blocks.len());
+        let [low, middle, high, _] = (size | is_last).to_le_bytes();
+        packed.extend_from_slice(&[low, middle, high]);
+        packed.extend_from_slice(block);
+    }
+    packed
+}
+
+#[tokio::test]
+async fn an_insert_whose_first_block_is_long_goes_through_and_is_queued() {
+    const ZSTD: &str = "Content-Encoding: zstd\r\n";
+    let world = World::queueing().await;
+    world.server.ask(TABLE).await;
+    let rows: Vec<String> = (100..14_000).map(|n| format!("{n},x\n")).collect();
+    let rows = rows.concat();
+    let text = format!("INSERT INTO default.q FORMAT CSV\n{rows}");
+    let short = zstd(&[text.as_bytes()]);
+    let long = zstd(&[rows.as_bytes(); 12]);
+    assert!(text.len() > 64 << 10 && short.len() < 128 << 10 && long.len() > 1 << 20);
+    world.set_offline(true).await;
+    let answer = world.client().ask("POST /", ZSTD, &short).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.header("x-fusebox-source"), Some("queued"));
+    world.replays().await;
+    let insert = "POST /?query=INSERT%20INTO%20default.q%20FORMAT%20CSV";
+    let answer = world.client().ask(insert, ZSTD, &long).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let counted = world.server.ask("SELECT count(), uniqExact(n) FROM default.q").await;
+    assert_eq!(counted, format!("{}\t13900", 13_900 * 13));
+}
+
 #[tokio::test]
 async fn what_replay_could_not_do_alike_is_refused() {
     let world = World::queueing().await;
