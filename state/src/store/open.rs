@@ -226,6 +226,9 @@ impl Opening<'_> {
         if !raw.ends_with(&plan.head) {
             why.get_or_insert_with(|| UNREACHED.into());
         }
+        if plan.notes_alone().next().is_some() {
+            why.get_or_insert_with(|| "a note is beside none of its calls".into());
+        }
         let is_grown = !self.is_compacted && is_grown(self.settings, raw.bytes, plan.bytes());
         let is_to_open = plan.is_exact() && !rebuild::is_suspect(dir) && why.is_none();
         // What is rebuilt needs the room of the copy.

@@ -75,6 +75,14 @@ impl Plan {
         self.lost.is_nothing()
     }
 
+    /// The notes whose own call is not there: of groups of which others are.
+    pub(super) fn notes_alone(&self) -> impl Iterator<Item = (u64, &Value)> {
+        self.values.iter().filter_map(|value| match value.key {
+            Key::Note(seq) if !self.values.contains(&Key::Call(seq)) => Some((seq, value)),
+            _ => None,
+        })
+    }
+
     /// Bytes of the live values.
     pub(super) fn bytes(&self) -> u64 {
         self.values.iter().map(|value| u64::from(value.place.length)).sum()
@@ -167,8 +175,14 @@ pub(super) fn plan(raw: &Raw, head: Head) -> Result<Plan, NoPlan> {
     .ok_or_else(|| unprovable(Class::Residues, &found.residues, head.digests.residues))?;
     lost.calls.extend(residues.missing);
     found.marks(&newest, &live);
-    let notes = explain(Class::Notes, &found.notes, head.digests.notes, &|| among(&found.notes))
-        .ok_or_else(|| unprovable(Class::Notes, &found.notes, head.digests.notes))?;
+    let mut notes =
+        explain(Class::Notes, &found.notes, head.digests.notes, &|| among(&found.notes));
+    if notes.is_none() {
+        // Heads of earlier releases count the note of a group also if only others of its calls are live.
+        found.notes.extend(beside_none(raw, &newest, &live)?);
+        notes = explain(Class::Notes, &found.notes, head.digests.notes, &|| among(&found.notes));
+    }
+    let notes = notes.ok_or_else(|| unprovable(Class::Notes, &found.notes, head.digests.notes))?;
     let dead = explain(Class::Dead, &found.dead, head.digests.dead, &|| among(&found.dead))
         .ok_or_else(|| unprovable(Class::Dead, &found.dead, head.digests.dead))?;
     found.notes.remove_all(&notes.surplus);
@@ -234,6 +248,20 @@ impl Found {
             }
         }
     }
+}
+
+/// The notes of groups beside calls that are not live, of which others are.
+fn beside_none(raw: &Raw, newest: &Picked, live: &SeqSet) -> io::Result<Vec<u64>> {
+    let mut found = Vec::new();
+    for Value { key, place, .. } in newest.iter().filter(|value| !value.place.is_void) {
+        if let Key::Note(seq) = key
+            && !live.contains(*seq)
+            && members(*seq, &raw.load(*place)?).iter().any(|member| live.contains(*member))
+        {
+            found.push(*seq);
+        }
+    }
+    Ok(found)
 }
 
 /// The calls that a note was made for as one; none if it was for one alone.
@@ -362,7 +390,7 @@ pub(super) fn digests(plan: &Plan) -> Digests {
                 }
             }
             // Its call is not there: a rebuild puts it beside another.
-            Key::Note(seq) if plan.lost.calls.contains(seq) => {}
+            Key::Note(seq) if !plan.values.contains(&Key::Call(*seq)) => {}
             Key::Note(seq) => digests.notes.add(Class::Notes.hash(*seq)),
             Key::Dead(seq) => digests.dead.add(Class::Dead.hash(*seq)),
             Key::Fact(name) => digests.facts.add(fact_hash(name, *commit)),

@@ -70,7 +70,7 @@ pub(super) fn from_plan(settings: &StoreSettings, raw: &Raw, plan: &Plan) -> Res
     write(settings, plan.bytes(), plan.head.commit, plan.head.last_seq, &mut |writer| {
         for Value { key, commit, place } in plan.values.iter() {
             if let Key::Note(seq) = key
-                && (plan.lost.calls.contains(seq) || moved.contains_key(seq))
+                && (moved.contains_key(seq) || !plan.values.contains(&Key::Call(*seq)))
             {
                 continue;
             }
@@ -105,13 +105,12 @@ pub(super) fn from_plan(settings: &StoreSettings, raw: &Raw, plan: &Plan) -> Res
 /// Notes that go beside another call, by that call, each with the commit that wrote it.
 type Moved = BTreeMap<u64, (u64, Note)>;
 
-/// The notes of groups whose first call is lost: each goes beside the next of its calls that is left, in place of an
+/// The notes of groups whose first call is not there: each goes beside the next of its calls that is left, in place of an
 /// older one. A newer one says that the group's was taken back (`Scan::settle_groups`).
 fn moved(raw: &Raw, plan: &Plan) -> io::Result<Moved> {
     let mut moved = Moved::new();
-    for seq in &plan.lost.calls {
-        let Some(Value { commit, place, .. }) = plan.values.get(&Key::Note(*seq)) else { continue };
-        let Ok(note) = note::decode(*seq, &raw.load(*place)?) else { continue };
+    for (seq, Value { commit, place, .. }) in plan.notes_alone() {
+        let Ok(note) = note::decode(seq, &raw.load(*place)?) else { continue };
         let mut members = note.group.iter().flat_map(|group| &group.members);
         let is_left = |member: &&u64| plan.values.contains(&Key::Call(**member));
         let Some(next) = members.find(is_left).copied() else { continue };

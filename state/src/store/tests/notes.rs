@@ -185,6 +185,38 @@ fn a_group_whose_first_call_is_lost_is_in_doubt_until_the_last_of_it_is_removed(
     assert_eq!(in_doubt(&opened), [(4, false)]);
 }
 
+/// Earlier releases wrote such heads after the first call of a group was lost.
+#[test]
+fn a_head_that_counts_the_note_of_a_group_without_its_first_call_is_proven() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = store_of(dir.path(), 4);
+    wait(|done| opened.store.note_sending(1, &group(&[1, 2, 3], false), done)).unwrap();
+    opened.store.close();
+    drop(opened);
+    let store = dir.path().join("store");
+    let mut head = mark::read(&store).unwrap().head().unwrap();
+    head.commit += 1;
+    head.digests.calls.take(head::Class::Calls.hash(1));
+    tamper(dir.path(), |db| {
+        record_gone(db, &[1], head.commit);
+        db.remove(keys::key(keys::CALLS, 1)).unwrap();
+        db.insert(keys::HEAD_KEY, head::encode(&head).unwrap()).unwrap();
+    });
+    mark::replace(&store, &head).unwrap();
+    let in_doubt = |opened: &Opened| -> Vec<(u64, bool)> {
+        let is_broken = |call: &FoundCall| call.marks().group.as_ref().is_some_and(|it| it.broken);
+        opened.calls.iter().map(|call| (call.seq, is_broken(call))).collect()
+    };
+    let opened = Store::open(settings(dir.path())).unwrap();
+    assert!(!opened.findings.iter().any(Finding::is_damage), "{:?}", opened.findings);
+    assert_eq!(in_doubt(&opened), [(2, true), (3, true), (4, false)]);
+    opened.store.close();
+    drop(opened);
+    rebuild::suspect(&store);
+    let opened = Store::open(settings(dir.path())).unwrap();
+    assert_eq!(in_doubt(&opened), [(2, true), (3, true), (4, false)]);
+}
+
 /// sled may use the space of what took a note back before that of the note.
 #[test]
 fn a_note_whose_call_is_gone_says_nothing_though_it_names_others() {
