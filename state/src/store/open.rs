@@ -475,7 +475,7 @@ impl Opening<'_> {
             Ok(written) => written,
             Err(error) => {
                 // The kernel may have taken for written what is not: another open would read it all the same.
-                rebuild::suspect_after(dir, &error);
+                rebuild::suspect_after(dir, &error, Some(&log));
                 rebuild::close(dir, db);
                 return Err(at(dir)(error));
             }
@@ -525,7 +525,7 @@ fn try_open(path: &Path, plan: Option<&Plan>) -> Result<(Db, File, Scanned), Att
                 return Err(Attempt::Final(OpenError::Locked { path: path.to_owned() }));
             }
             Ok(Err(sled::Error::Io(source))) if !speaks_of_damage(&source) => {
-                rebuild::suspect_after(dir, &source);
+                rebuild::suspect_after(dir, &source, log.as_ref());
                 return Err(Attempt::Final(at(path)(source)));
             }
             Ok(Err(error)) => return Err(Attempt::Broken(error.to_string())),

@@ -37,6 +37,11 @@ use super::{
 impl Committer {
     /// Ends a group that was not committed, and takes the store out of service.
     pub(super) fn fail(&mut self, failure: Failure) {
+        // Also a failed sync may say that there is no room; then the next one fails, too.
+        let failure = match failure {
+            Failure::Full(detail) if self.log.sync_data().is_err() => Failure::Untrusted(detail),
+            failure => failure,
+        };
         let (reason, error, is_untrusted): (Arc<str>, _, _) = match failure {
             Failure::Full(detail) => {
                 let reason: Arc<str> = format!("the disk is full: {detail}").into();

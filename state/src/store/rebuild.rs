@@ -483,9 +483,16 @@ pub(super) fn suspect(dir: &Path) {
     }
 }
 
-/// Notes that after an error of the disk, unless all that it says is that there is no room.
-pub(super) fn suspect_after(dir: &Path, error: &io::Error) {
-    if !space::is_full(error) {
+/// Notes that after an error of the disk, unless all that it says is that there is no room, or that the process may not
+/// open a file. A failed sync may say that there is no room, too: who had the `log` open by then hears of it.
+pub(super) fn suspect_after(dir: &Path, error: &io::Error, log: Option<&File>) {
+    use rustix::io::Errno;
+    let of_the_process = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS, Errno::PERM];
+    let code = error.raw_os_error();
+    let is_unwritten = || log.is_none_or(|log| log.sync_all().is_ok());
+    let is_harmless = of_the_process.iter().any(|errno| code == Some(errno.raw_os_error()))
+        || space::is_full(error);
+    if !(is_harmless && is_unwritten()) {
         suspect(dir);
     }
 }

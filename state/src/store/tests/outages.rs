@@ -70,6 +70,19 @@ fn nothing_is_acknowledged_while_syncs_fail() {
 }
 
 #[test]
+fn an_error_that_says_nothing_of_what_was_written_makes_no_store_suspect() {
+    use rustix::io::Errno;
+    let dir = tempfile::tempdir().unwrap();
+    let log = fs::File::create(dir.path().join("log")).unwrap();
+    for (errno, is_suspect) in
+        [(Errno::MFILE, false), (Errno::NOSPC, false), (Errno::DQUOT, false), (Errno::IO, true)]
+    {
+        rebuild::suspect_after(dir.path(), &errno.into(), Some(&log));
+        assert_eq!(rebuild::is_suspect(dir.path()), is_suspect, "{errno}");
+    }
+}
+
+#[test]
 fn a_sync_that_fails_while_a_store_opens_is_as_final_as_any() {
     use std::os::unix::fs::MetadataExt;
 
