@@ -33,8 +33,8 @@ use parking_lot::Mutex;
 mod origin;
 pub(crate) mod stores;
 
-pub(crate) use origin::replace;
 use origin::{Origin, Place};
+pub(crate) use origin::{is_in_place, replace};
 
 /// The lock's file. It stays when the daemon ends; what counts is the lock on it.
 const LOCK: &str = "lock";
@@ -195,10 +195,13 @@ impl StateDir {
         let mut accepted = kept.origin.clone();
         let answer = decide(&mut accepted);
         if let Err(error) = origin::write(&self.path, &accepted) {
-            // It may be in its place for all that.
-            let Err(again) = origin::write(&self.path, &kept.origin) else { return Err(error) };
-            let more = "and it could not be undone, so it may be in effect after a restart";
-            return Err(std::io::Error::other(format!("{error}; {more}: {again}")));
+            if is_in_place(&error)
+                && let Err(again) = origin::write(&self.path, &kept.origin)
+            {
+                let more = "and it could not be undone, so it may be in effect after a restart";
+                return Err(std::io::Error::other(format!("{error}; {more}: {again}")));
+            }
+            return Err(error);
         }
         kept.origin = accepted;
         Ok(answer)

@@ -68,7 +68,7 @@ pub(crate) fn read(dir: &Path) -> Result<Found, String> {
 /// Writes those of `changes` that are persisted in `dir`, in the place of what was there.
 ///
 /// # Errors
-/// What the file system says; what was there stays.
+/// What the file system says; what was there stays, unless [`crate::state_dir::is_in_place`].
 pub(crate) fn write(dir: &Path, changes: &[Change]) -> std::io::Result<()> {
     let persisted = changes.iter().filter(|change| change.persisted);
     let changes: Vec<Change> = persisted.cloned().collect();

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::{
     Alone, Daemon,
-    blocking::blocking,
+    blocking::{blocking, unwritten},
     differences::{key_changes, retuned},
 };
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
         timed::Timed,
     },
     config::{Change, Config},
+    state_dir::is_in_place,
 };
 
 /// What a change at run time has changed, or would.
@@ -116,11 +117,12 @@ impl Daemon {
         if is_written {
             match write(alone, &next).await {
                 // On the disk it is one whose time is over: whoever reads it drops it.
-                Err(error) if why.is_some() => {
+                Err((error, _)) if why.is_some() => {
                     tracing::warn!(%error, "a change whose time is over could not be removed from the disk");
                 }
-                // It may be in its place for all that.
-                Err(error) => return Err(give_back(alone, old, is_written, &error).await),
+                Err((error, may_be_there)) => {
+                    return Err(give_back(alone, old, may_be_there, &error).await);
+                }
                 Ok(()) => {}
             }
         }
@@ -230,10 +232,13 @@ impl Daemon {
     }
 }
 
-/// Writes down the persisted changes of `config`.
-async fn write(_: &Alone, config: &Config) -> Result<(), AdminError> {
+/// Writes down the persisted changes of `config`. With an error goes whether they may be on the disk all the same.
+async fn write(_: &Alone, config: &Config) -> Result<(), (AdminError, bool)> {
     let (dir, changes) = (config.state_dir.clone(), config.changes.clone());
-    blocking(move || changes::file::write(&dir, &changes)).await
+    match blocking(move || Ok(changes::file::write(&dir, &changes))).await {
+        Ok(written) => written.map_err(|error| (unwritten(&error), is_in_place(&error))),
+        Err(unended) => Err((unended, true)),
+    }
 }
 
 /// A change from `old` could not be written down, or the core takes nothing of it: the disk is as before again. Returns
@@ -242,7 +247,7 @@ async fn give_back(alone: &Alone, old: &Config, is_written: bool, why: &AdminErr
     let written = if is_written { write(alone, old).await } else { Ok(()) };
     Refusal::Failed(match written {
         Ok(()) => format!("nothing was changed: {why}"),
-        Err(error) => format!(
+        Err((error, _)) => format!(
             "{why}; and the change could not be removed from the state directory ({error}): it may be in effect \
              after a restart"
         ),

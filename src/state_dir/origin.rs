@@ -181,7 +181,7 @@ fn checksum(text: &str) -> String {
 /// Writes the origin in `dir`, in the place of the one before.
 ///
 /// # Errors
-/// What the file system says; the one before stays.
+/// What the file system says; the one before stays, unless [`is_in_place`].
 pub(super) fn write(dir: &Path, origin: &Origin) -> std::io::Result<()> {
     let text = serde_json::to_string_pretty(origin).map_err(std::io::Error::other)? + "\n";
     // The checksum is one more of its values, before all others.
@@ -190,10 +190,20 @@ pub(super) fn write(dir: &Path, origin: &Origin) -> std::io::Result<()> {
     replace(dir, FILE, sealed.as_bytes())
 }
 
+/// Why [`replace`] has failed though the new file is in its place: that may not outlast a power cut.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Unsynced(std::io::Error);
+
+/// Whether the new file of a [`replace`] that has failed with this is in its place all the same.
+pub(crate) fn is_in_place(error: &std::io::Error) -> bool {
+    matches!(error.get_ref(), Some(inner) if inner.is::<Unsynced>())
+}
+
 /// Replaces the file `name` in `dir`, synced; only its owner may read it.
 ///
 /// # Errors
-/// What the file system says. The new file may be in its place if the last step failed, which is to sync the folder.
+/// What the file system says; the one before stays, unless [`is_in_place`].
 pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     // Opened before the rename: afterwards nothing may fail for want of a file descriptor.
     let folder = File::open(dir)?;
@@ -204,7 +214,7 @@ pub(crate) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> std::io::Result<(
     file.write_all(bytes)?;
     file.sync_all()?;
     std::fs::rename(&next, dir.join(name))?;
-    folder.sync_all()
+    folder.sync_all().map_err(|error| std::io::Error::other(Unsynced(error)))
 }
 
 /// Whether there is a store in `dir`. One that was set aside is none. A folder that cannot be read is taken for one:

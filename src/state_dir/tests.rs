@@ -251,6 +251,23 @@ fn a_timeout_that_begins_while_earlier_ones_are_forgotten_is_kept() {
 }
 
 #[test]
+fn an_order_that_cannot_be_written_down_is_refused_and_no_more_is_said_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::open(dir.path()).unwrap();
+    let store = [("a".to_owned(), None)];
+    state.remember_stores(store.iter().cloned());
+    state.look_for_stores(&store);
+    // A file cannot be written there.
+    let next = dir.path().join("origin.next");
+    std::fs::create_dir(&next).unwrap();
+    let error = state.accept_loss("a").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::IsADirectory, "{error}");
+    assert!(state.lost().contains_key("a"));
+    std::fs::remove_dir(&next).unwrap();
+    assert!(state.accept_loss("a").unwrap());
+}
+
+#[test]
 fn a_store_that_is_gone_is_told_until_it_is_accepted_and_a_new_one_never() {
     let dir = tempfile::tempdir().unwrap();
     let backends: [(String, Option<PathBuf>); 2] =

@@ -22,7 +22,7 @@ use super::{
     calls::{CallHeader, StoredCall},
     dead_letters,
     mark::{self, Reading},
-    open::{Look, UNREACHED, count_entries, look},
+    open::{Look, count_entries, look},
     plan::Plan,
     queue,
     raw::{Key, Position, Raw, Value},
@@ -236,9 +236,7 @@ impl CheckReport {
         if !plan.is_exact() {
             self.findings.push(lost(&plan));
         } else if !self.live {
-            let unreached = || (!raw.ends_with(&plan.head)).then(|| UNREACHED.to_owned());
-            let reason = raw.scars.first().cloned().or_else(unreached);
-            self.findings.extend(reason.map(|reason| Finding::Healed { reason }));
+            self.findings.extend(plan.flaw(raw).map(|reason| Finding::Healed { reason }));
         }
         match scan_plan(raw, &shown(raw, plan)) {
             Ok(scanned) => {
@@ -270,7 +268,7 @@ fn lost(plan: &Plan) -> Finding {
 /// The values that the next open would find: those of the plan, and if it opens the log as it is, those of a commit
 /// that was never completed.
 fn shown(raw: &Raw, mut plan: Plan) -> Plan {
-    let is_rebuilt = !plan.is_exact() || !raw.scars.is_empty() || !raw.ends_with(&plan.head);
+    let is_rebuilt = !plan.is_exact() || plan.flaw(raw).is_some();
     if is_rebuilt {
         return plan;
     }

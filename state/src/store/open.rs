@@ -48,9 +48,6 @@ use super::{
 };
 use crate::target::Target;
 
-/// Why a log is rebuilt of which sled would see a part alone.
-pub(super) const UNREACHED: &str = "sled would not recover the last commit";
-
 /// Rebuilds and stores set aside in one open; more would be a loop.
 const REPAIRS_MAX: usize = 4;
 
@@ -222,13 +219,7 @@ impl Opening<'_> {
                 self.findings.push(told);
             }
         }
-        let mut why = self.distrusted.take().or_else(|| raw.scars.first().cloned());
-        if !raw.ends_with(&plan.head) {
-            why.get_or_insert_with(|| UNREACHED.into());
-        }
-        if plan.notes_alone().next().is_some() {
-            why.get_or_insert_with(|| "a note is beside none of its calls".into());
-        }
+        let why = self.distrusted.take().or_else(|| plan.flaw(&raw));
         let is_grown = !self.is_compacted && is_grown(self.settings, raw.bytes, plan.bytes());
         let is_to_open = plan.is_exact() && !rebuild::is_suspect(dir) && why.is_none();
         // What is rebuilt needs the room of the copy.
@@ -443,6 +434,7 @@ impl Opening<'_> {
         let unsettled = raw.unsettled(plan.head.commit);
         let leftovers = scanned.garbage.iter().filter_map(|key| Key::from_bytes(key)?.seq());
         last_seq = leftovers.chain(unsettled.iter().filter_map(Key::seq)).fold(last_seq, u64::max);
+        let sync = || self.settings.faults.sync().and_then(|()| log.sync_all());
         let written = guarded(|| -> io::Result<(Head, Mark)> {
             scanned.ledger.may_pack = self.settings.packed || plan.head.packed;
             let map = Sled::new(db.clone(), scanned.ledger.packs.places.clone());
@@ -459,9 +451,8 @@ impl Opening<'_> {
             let head = settling.finish(last_seq)?;
             self.settings.faults.flush()?;
             db.flush().map_err(io::Error::from)?;
-            let synced = self.settings.faults.sync().and_then(|()| log.sync_all());
             // That is final, also if it is said to be for want of room.
-            synced.map_err(|error| io::Error::other(format!("sync failed: {error}")))?;
+            sync().map_err(|error| io::Error::other(format!("sync failed: {error}")))?;
             File::open(path.join("conf"))?.sync_all()?;
             space::sync_folder(&path)?;
             shield::drop_copy(dir)?;
@@ -475,7 +466,7 @@ impl Opening<'_> {
             Ok(written) => written,
             Err(error) => {
                 // The kernel may have taken for written what is not: another open would read it all the same.
-                rebuild::suspect_after(dir, &error, Some(&log));
+                rebuild::suspect_after(dir, &error, sync);
                 rebuild::close(dir, db);
                 return Err(at(dir)(error));
             }
@@ -525,7 +516,8 @@ fn try_open(path: &Path, plan: Option<&Plan>) -> Result<(Db, File, Scanned), Att
                 return Err(Attempt::Final(OpenError::Locked { path: path.to_owned() }));
             }
             Ok(Err(sled::Error::Io(source))) if !speaks_of_damage(&source) => {
-                rebuild::suspect_after(dir, &source, log.as_ref());
+                let sync = || log.as_ref().map_or(Ok(()), File::sync_all);
+                rebuild::suspect_after(dir, &source, sync);
                 return Err(Attempt::Final(at(path)(source)));
             }
             Ok(Err(error)) => return Err(Attempt::Broken(error.to_string())),

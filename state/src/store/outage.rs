@@ -19,7 +19,10 @@
 //! replayed, and the newer would not. So whatever waits is refused before `Reopened` is emitted, and what the listener sends
 //! in answer, on the committing thread, goes before what others have sent by then.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use super::{
     apply::Failure,
@@ -37,10 +40,13 @@ use super::{
 impl Committer {
     /// Ends a group that was not committed, and takes the store out of service.
     pub(super) fn fail(&mut self, failure: Failure) {
-        // Also a failed sync may say that there is no room; then the next one fails, too.
+        // What the disk has taken and failed to keep may say as well that there is no room; then a sync fails, too.
         let failure = match failure {
-            Failure::Full(detail) if self.log.sync_data().is_err() => Failure::Untrusted(detail),
-            failure => failure,
+            Failure::Full(detail) => match self.sync() {
+                Ok(()) => Failure::Full(detail),
+                Err(error) => Failure::Untrusted(format!("{detail}; sync_data failed: {error}")),
+            },
+            Failure::Untrusted(detail) => Failure::Untrusted(detail),
         };
         let (reason, error, is_untrusted): (Arc<str>, _, _) = match failure {
             Failure::Full(detail) => {
@@ -78,6 +84,10 @@ impl Committer {
         if is_untrusted {
             self.recover();
         }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.shared.settings.faults.sync().and_then(|()| self.log.sync_data())
     }
 
     /// Answers a command while the store is down: definitely not stored.

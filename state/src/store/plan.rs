@@ -18,6 +18,9 @@
 //! what took it back may have been used again before its own.)* If the first call of a group is lost, a rebuild puts the
 //! note beside the next one that is left.
 //!
+//! The heads of earlier releases count the note of a group while any of its calls is live. If such a head counts one that
+//! lacks its own call, a rebuild puts it beside the next as well.
+//!
 //! # How a difference is explained
 //! The pool of what may be missing are the sequences between the floor and the last that are neither found nor recorded
 //! as removed; of what may be too much (a removal record is lost), those found. Tried in this order: the whole pool;
@@ -81,6 +84,15 @@ impl Plan {
             Key::Note(seq) if !self.values.contains(&Key::Call(seq)) => Some((seq, value)),
             _ => None,
         })
+    }
+
+    /// Why the log is rebuilt before it serves, though nothing of it is lost.
+    pub(super) fn flaw(&self, raw: &Raw) -> Option<String> {
+        let is_reached = raw.ends_with(&self.head);
+        let unreached =
+            || (!is_reached).then(|| "sled would not recover the last commit".to_owned());
+        let alone = || self.notes_alone().next().map(|_| "a note lacks its own call".to_owned());
+        raw.scars.first().cloned().or_else(unreached).or_else(alone)
     }
 
     /// Bytes of the live values.

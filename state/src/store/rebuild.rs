@@ -483,16 +483,11 @@ pub(super) fn suspect(dir: &Path) {
     }
 }
 
-/// Notes that after an error of the disk, unless all that it says is that there is no room, or that the process may not
-/// open a file. A failed sync may say that there is no room, too: who had the `log` open by then hears of it.
-pub(super) fn suspect_after(dir: &Path, error: &io::Error, log: Option<&File>) {
-    use rustix::io::Errno;
-    let of_the_process = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ACCESS, Errno::PERM];
-    let code = error.raw_os_error();
-    let is_unwritten = || log.is_none_or(|log| log.sync_all().is_ok());
-    let is_harmless = of_the_process.iter().any(|errno| code == Some(errno.raw_os_error()))
-        || space::is_full(error);
-    if !(is_harmless && is_unwritten()) {
+/// Notes that after an error of the disk, unless a write or an open may have been refused with it at once. What the disk
+/// has taken and failed to keep may say the same, that there is no room: then `sync` fails, too, which is to sync the log
+/// through a handle that was there before anything was written.
+pub(super) fn suspect_after(dir: &Path, error: &io::Error, sync: impl FnOnce() -> io::Result<()>) {
+    if !space::is_refusal(error) || sync().is_err() {
         suspect(dir);
     }
 }

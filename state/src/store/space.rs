@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::{
+    fs::{FallocateFlags, fallocate, statvfs},
+    io::Errno,
+};
 
 use super::{error::OpenError, settings::StoreSettings};
 
@@ -138,6 +141,17 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
 /// Whether an error says only that there is no room.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether an error may be one of a write or an open that was refused at once, for want of room, memory, descriptors or
+/// rights.
+pub(super) fn is_refusal(error: &io::Error) -> bool {
+    use io::ErrorKind::{OutOfMemory, PermissionDenied, ReadOnlyFilesystem};
+    let has_no_descriptor =
+        [Errno::MFILE, Errno::NFILE].map(Some).contains(&Errno::from_io_error(error));
+    is_full(error)
+        || has_no_descriptor
+        || matches!(error.kind(), OutOfMemory | PermissionDenied | ReadOnlyFilesystem)
 }
 
 /// The error of a file operation on `path`.

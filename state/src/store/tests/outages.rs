@@ -73,12 +73,69 @@ fn nothing_is_acknowledged_while_syncs_fail() {
 fn an_error_that_says_nothing_of_what_was_written_makes_no_store_suspect() {
     use rustix::io::Errno;
     let dir = tempfile::tempdir().unwrap();
-    let log = fs::File::create(dir.path().join("log")).unwrap();
-    for (errno, is_suspect) in
-        [(Errno::MFILE, false), (Errno::NOSPC, false), (Errno::DQUOT, false), (Errno::IO, true)]
-    {
-        rebuild::suspect_after(dir.path(), &errno.into(), Some(&log));
-        assert_eq!(rebuild::is_suspect(dir.path()), is_suspect, "{errno}");
+    let refusals = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::ACCESS,
+        Errno::PERM,
+        Errno::ROFS,
+        Errno::NOSPC,
+        Errno::DQUOT,
+    ];
+    let is_suspect_after = |errno: Errno, is_kept: bool| {
+        let sync = || if is_kept { Ok(()) } else { Err(std::io::Error::from(Errno::IO)) };
+        rebuild::suspect_after(dir.path(), &errno.into(), sync);
+        let is_suspect = rebuild::is_suspect(dir.path());
+        rebuild::trust(dir.path()).unwrap();
+        is_suspect
+    };
+    for errno in refusals {
+        let found = [true, false].map(|is_kept| is_suspect_after(errno, is_kept));
+        assert_eq!(found, [false, true], "{errno}");
+    }
+    assert!(is_suspect_after(Errno::IO, true));
+}
+
+/// A disk may say that it is full when it writes what it had taken long before.
+#[test]
+fn a_full_disk_that_has_not_kept_what_it_had_taken_ends_in_a_rebuild() {
+    let dir = tempfile::tempdir().unwrap();
+    let (opened, faults, events) = open_with_faults(dir.path());
+    append(&opened.store, 1, b"one");
+    faults.fail_flush(1);
+    faults.fail_sync(1);
+    let failed = wait(|done| opened.store.append(call(2, b"unknown"), done)).unwrap_err();
+    assert!(matches!(failed, StoreError::SyncFailed { .. }), "{failed:?}");
+    assert!(matches!(next(&events), StoreEvent::Refusing { .. }));
+    assert!(matches!(next(&events), StoreEvent::Rebuilt { lost, .. } if lost.is_empty()));
+    assert!(matches!(next(&events), StoreEvent::Reopened { .. }));
+    append(&opened.store, 3, b"served again");
+}
+
+#[test]
+fn a_disk_that_is_full_while_a_store_opens_is_asked_what_it_has_kept() {
+    use std::os::unix::fs::MetadataExt;
+
+    for is_lost in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = open(dir.path());
+        append(&opened.store, 1, b"one");
+        append(&opened.store, 2, b"two");
+        drop(opened);
+        let inode = || fs::metadata(dir.path().join("store/db/db")).unwrap().ino();
+        let (before, faults) = (inode(), Faults::armed());
+        faults.fail_flush(1);
+        faults.fail_sync(u64::from(is_lost));
+        let settings = StoreSettings { faults: faults.clone(), ..settings(dir.path()) };
+        let refused = Store::open(settings.clone());
+        assert!(matches!(refused, Err(OpenError::DiskFull { .. })), "{refused:?}");
+        assert!(!faults.is_armed());
+        assert_eq!(rebuild::is_suspect(&settings.dir), is_lost);
+        let opened = Store::open(settings).unwrap();
+        let told = if is_lost { vec![Finding::RebuildFinished] } else { vec![] };
+        assert_eq!((seqs(&opened), &opened.findings), (vec![1, 2], &told));
+        assert_eq!(inode() != before, is_lost, "what may be lost is in new files");
     }
 }
 
