@@ -194,6 +194,11 @@ mod allocations {
         let of_a_get = fewest(|| ask(&mut client, get, b"$5\r\nvalue\r\n"));
         let set = b"*3\r\n$3\r\nSET\r\n$1\r\nw\r\n$5\r\nvalue\r\n";
         let of_a_set = fewest(|| ask(&mut client, set, b"+OK\r\n"));
+        // From now on the deadlines of keys are followed.
+        let expire = b"*3\r\n$6\r\nEXPIRE\r\n$1\r\nk\r\n$3\r\n100\r\n";
+        ask(&mut client, expire, b":1\r\n");
+        let of_a_get_after = fewest(|| ask(&mut client, get, b"$5\r\nvalue\r\n"));
+        let of_a_set_after = fewest(|| ask(&mut client, set, b"+OK\r\n"));
         let of_a_length = fewest(|| {
             ask(&mut client, b"*2\r\n$4\r\nLLEN\r\n$4\r\nnone\r\n", b":0\r\n");
         });
@@ -204,7 +209,13 @@ mod allocations {
         daemon.join().unwrap();
         drop(server);
         // One in a hundred commands would be ten.
-        let all = [("GET", of_a_get), ("SET", of_a_set), ("LLEN", of_a_length)];
+        let all = [
+            ("GET", of_a_get),
+            ("SET", of_a_set),
+            ("GET after EXPIRE", of_a_get_after),
+            ("SET after EXPIRE", of_a_set_after),
+            ("LLEN", of_a_length),
+        ];
         assert!(all.iter().all(|(_, (count, _))| *count < 10), "of {COMMANDS} commands: {all:?}");
         let (of_a_query, bytes) = (of_a_query / COMMANDS, bytes / COMMANDS);
         // Room for headers that an answer does not have was once 512 KiB of this, and room for chunks to come 320 KiB.

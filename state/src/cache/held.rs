@@ -133,7 +133,7 @@ impl Held {
         let [only] = self.reads.as_slice() else { return false };
         let same = only.key == key
             && matches!(&only.value, Value::Memory(held) if held == value)
-            && only.until == until
+            && ends_alike(only.until, until)
             && !only.restored;
         if same {
             self.answered_again.fetch_max(now.as_millis(), Ordering::Relaxed);
@@ -157,6 +157,16 @@ impl Held {
     fn size(&self) -> (u64, u64) {
         let bytes: usize = self.reads.iter().map(|read| read.key.len() + read.value.weight()).sum();
         (self.reads.len() as u64, bytes as u64)
+    }
+}
+
+/// Whether what ends at `held` may be kept for what ends at `until`: it ends then, or hardly earlier. The two are made of
+/// clocks that are read one after the other.
+fn ends_alike(held: Option<Moment>, until: Option<Moment>) -> bool {
+    const HARDLY: Duration = Duration::from_millis(10);
+    match (held, until) {
+        (Some(held), Some(until)) => held <= until && until.since(held) <= HARDLY,
+        (held, until) => held == until,
     }
 }
 

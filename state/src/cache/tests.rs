@@ -176,6 +176,19 @@ fn an_entry_ends_when_its_value_does() {
 }
 
 #[test]
+fn what_ends_a_little_later_is_refreshed_in_place_and_never_kept_beyond_its_end() {
+    let cache = cache();
+    let ms = Moment::from_millis;
+    for (until, kept) in [(5_000, 5_000), (5_010, 5_000), (4_999, 4_999), (5_010, 5_010)] {
+        cache.fill(cache.begin(LANE), key("k"), key("v"), at(1), Some(ms(until)));
+        let held = cache.inner.get(&LANE).unwrap();
+        assert_eq!(held.first().and_then(|read| read.until), Some(ms(kept)), "{until}");
+    }
+    cache.fill(cache.begin(LANE), key("k"), key("v"), at(1), None);
+    assert_eq!(look(&cache, 7), Some((6, true)), "it has no end any more");
+}
+
+#[test]
 fn fills_are_barred_where_a_write_may_still_land() {
     let cache = cache();
     cache.bar(&Lanes::One(LANE), at(5));

@@ -464,9 +464,9 @@ impl Core {
             return None;
         }
         // Of a command and one word, that is the key.
-        let left = if request.starts_with(b"*2\r\n") {
+        let left = if let Some([_, key]) = resp::arguments_of(request) {
             let lately = links.shared.settings.timeout + Duration::from_secs(1);
-            links.deadlines().left(resp::arguments(request).ok()?.get(1)?, lately)?
+            links.deadlines().left(key, lately)?
         } else {
             let slot = Slot { lane: LaneId(0), key: Bytes::copy_from_slice(request) };
             connector.expires(&slot)?

@@ -22,17 +22,19 @@
 //! none of them is on the wire, and another write has settled it. A write whose commands are not read one by one, a
 //! script say, holds all of its lanes.
 //!
-//! Some writes hold nothing and are counted instead: those that may settle any key, or very many; and all of them until
-//! the first write that sets a deadline, as there is nothing to know before. No deadline that is set while one of them
-//! is on the wire is known.
+//! Some writes hold nothing and are counted instead: those that may settle any key, or for which too many keys are held;
+//! and all of them until the first write that sets a deadline, as there is nothing to know before. No deadline that is
+//! set while one of them is on the wire is known. A command that waits for others, a `BLPOP` say, may be on the wire for
+//! ever, so it holds its keys from the start.
 //!
 //! It knows 65,536 keys, each in the place of its lane and recognised by a keyed 64-bit hash, so that keys whose lanes
 //! collide forget each other; when it is full, what has passed goes first, and then the half with the nearest
-//! deadlines. It is empty after a start.
+//! deadlines. A key that is held and has no deadline takes no place from one that has. It is empty after a start.
 
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
+    slice,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
@@ -50,8 +52,8 @@ use super::{
 };
 
 const KEYS_MAX: usize = 65_536;
-/// A write that settles more keys than this, or a transaction that does, holds none of them.
-const HELD_MAX: usize = 1_024;
+/// So many keys are held at once. A write for whose keys there is no room holds none of them.
+const HELD_MAX: usize = KEYS_MAX / 2;
 
 /// By which connection a write goes. By one and the same, the server applies writes in the order in which they were
 /// begun; `None` if that is not known of this write.
@@ -124,25 +126,29 @@ struct Place {
 }
 
 #[derive(Debug, Default)]
-struct Entries(HashMap<LaneId, Entry>);
+struct Entries {
+    by_lane: HashMap<LaneId, Entry>,
+    /// How many lanes the writes on the wire hold together.
+    held: usize,
+}
 
 impl Entries {
     fn get(&self, place: Place) -> Option<&Entry> {
-        self.0.get(&place.lane).filter(|entry| entry.key == place.key)
+        self.by_lane.get(&place.lane).filter(|entry| entry.key == place.key)
     }
 
     fn get_mut(&mut self, place: Place) -> Option<&mut Entry> {
-        self.0.get_mut(&place.lane).filter(|entry| entry.key == place.key)
+        self.by_lane.get_mut(&place.lane).filter(|entry| entry.key == place.key)
     }
 
     /// Changes the entry of a lane, if there is one. It goes if it is not needed any more.
     fn change(&mut self, lane: LaneId, change: impl FnOnce(&mut Entry)) {
-        let is_needed = self.0.get_mut(&lane).is_none_or(|entry| {
+        let is_needed = self.by_lane.get_mut(&lane).is_none_or(|entry| {
             change(entry);
             entry.is_needed()
         });
         if !is_needed {
-            self.0.remove(&lane);
+            self.by_lane.remove(&lane);
         }
     }
 }
@@ -209,32 +215,44 @@ struct Settled {
 #[derive(Debug)]
 pub(crate) struct OnWire {
     map: Arc<Deadlines>,
-    /// What it holds; `None` if it is only counted.
-    lanes: Option<Box<[LaneId]>>,
+    holds: Held,
+}
+
+/// What a write on the wire holds.
+#[derive(Debug)]
+enum Held {
+    /// It is only counted.
+    Nothing,
+    One(LaneId),
+    Lanes(Box<[LaneId]>),
 }
 
 impl OnWire {
     /// Whether it holds its keys: only then something is to be known of them.
     pub(crate) fn holds(&self) -> bool {
-        self.lanes.is_some()
+        !matches!(self.holds, Held::Nothing)
     }
 }
 
 impl Drop for OnWire {
     fn drop(&mut self) {
-        match &self.lanes {
-            None => {
+        let lanes = match &self.holds {
+            Held::Nothing => {
                 self.map.counted.fetch_sub(1, Ordering::SeqCst);
+                return;
             }
-            Some(lanes) if lanes.is_empty() => {}
-            Some(lanes) => {
-                let mut entries = self.map.entries.lock();
-                for lane in lanes {
-                    entries.change(*lane, Entry::release);
-                }
-                self.map.counts(&entries);
-            }
+            Held::One(lane) => slice::from_ref(lane),
+            Held::Lanes(lanes) => lanes,
+        };
+        if lanes.is_empty() {
+            return;
         }
+        let mut entries = self.map.entries.lock();
+        entries.held = entries.held.saturating_sub(lanes.len());
+        for lane in lanes {
+            entries.change(*lane, Entry::release);
+        }
+        self.map.counts(&entries);
     }
 }
 
@@ -257,11 +275,11 @@ impl Deadlines {
 
     /// Whether nothing is known of any key.
     pub(crate) fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Acquire) == 0
+        !self.holds.load(Ordering::Acquire) || self.count.load(Ordering::Acquire) == 0
     }
 
     fn counts(&self, entries: &Entries) {
-        self.count.store(entries.0.len(), Ordering::Release);
+        self.count.store(entries.by_lane.len(), Ordering::Release);
     }
 
     /// A write is about to be sent. It is counted if no deadline was set yet, and `None` is returned if one was.
@@ -270,7 +288,7 @@ impl Deadlines {
             return None;
         }
         self.counted.fetch_add(1, Ordering::SeqCst);
-        let on_wire = OnWire { map: Arc::clone(self), lanes: None };
+        let on_wire = OnWire { map: Arc::clone(self), holds: Held::Nothing };
         // Who sets the first deadline meanwhile either sees that it is counted, or is seen here.
         (!self.holds.load(Ordering::SeqCst)).then_some(on_wire)
     }
@@ -283,6 +301,38 @@ impl Deadlines {
         {
             return counted;
         }
+        self.holds.store(true, Ordering::SeqCst);
+        self.hold_lanes(self.settled_lanes(writes), way, false)
+    }
+
+    /// A command is about to be sent that way that waits for others, perhaps for ever, and may then settle its keys.
+    /// Nothing is known of those any more.
+    pub(crate) fn hold_waiting(self: &Arc<Self>, command: Written<'_, '_>, way: Way) -> OnWire {
+        self.hold_lanes(self.settled_lanes(slice::from_ref(&command)), way, true)
+    }
+
+    /// A write is about to be sent that way which does nothing but set `key`, without a deadline: what
+    /// [`hold`](Self::hold) and [`begin`](Self::begin) do of it, in one step.
+    pub(crate) fn begin_plain(self: &Arc<Self>, key: &[u8], way: Way) -> OnWire {
+        if let Some(counted) = self.unheld() {
+            return counted;
+        }
+        let Place { lane, key } = self.place(key);
+        let mut entries = self.entries.lock();
+        if entries.held >= HELD_MAX {
+            return self.count_one(&mut entries, Some(&[lane]));
+        }
+        let is_mixed = self.counted.load(Ordering::SeqCst) > 0;
+        entries.held += 1;
+        let entry = entries.by_lane.entry(lane).or_insert(Entry::NEW);
+        entry.hold(way, is_mixed);
+        (entry.key, entry.at, entry.owner) = (key, None, Owner::NOBODY);
+        self.counts(&entries);
+        OnWire { map: Arc::clone(self), holds: Held::One(lane) }
+    }
+
+    /// The lanes of the keys whose deadlines the writes may change, or take along.
+    fn settled_lanes(&self, writes: &[Written<'_, '_>]) -> Vec<LaneId> {
         let mut lanes = Vec::new();
         for written in writes {
             for (key, touch) in written.touches() {
@@ -296,7 +346,7 @@ impl Deadlines {
                 lanes.extend(source.map(|source| self.place(source).lane));
             }
         }
-        self.hold_lanes(lanes, way, false)
+        lanes
     }
 
     /// A write is about to be sent that way whose commands are not read one by one: it may settle the keys in `lanes`,
@@ -314,28 +364,28 @@ impl Deadlines {
     fn hold_lanes(self: &Arc<Self>, mut lanes: Vec<LaneId>, way: Way, forgets: bool) -> OnWire {
         lanes.sort_unstable();
         lanes.dedup();
-        self.holds.store(true, Ordering::SeqCst);
         let mut entries = self.entries.lock();
-        if lanes.len() > HELD_MAX || !self.make_room(&mut entries, lanes.len()) {
+        if entries.held + lanes.len() > HELD_MAX {
             return self.count_one(&mut entries, Some(&lanes));
         }
+        entries.held += lanes.len();
         let is_mixed = self.counted.load(Ordering::SeqCst) > 0;
         for lane in &lanes {
-            let entry = entries.0.entry(*lane).or_insert(Entry::NEW);
+            let entry = entries.by_lane.entry(*lane).or_insert(Entry::NEW);
             entry.hold(way, is_mixed);
             if forgets {
                 (entry.at, entry.owner) = (None, Owner::NOBODY);
             }
         }
         self.counts(&entries);
-        OnWire { map: Arc::clone(self), lanes: Some(lanes.into_boxed_slice()) }
+        OnWire { map: Arc::clone(self), holds: Held::Lanes(lanes.into_boxed_slice()) }
     }
 
     /// Counts a write that may settle the keys in `lanes`, or any, and holds none of them.
     fn count_one(self: &Arc<Self>, entries: &mut Entries, lanes: Option<&[LaneId]>) -> OnWire {
         self.counted.fetch_add(1, Ordering::SeqCst);
         match lanes {
-            None => entries.0.retain(|_, entry| {
+            None => entries.by_lane.retain(|_, entry| {
                 entry.forget();
                 entry.is_needed()
             }),
@@ -346,7 +396,7 @@ impl Deadlines {
             }
         }
         self.counts(entries);
-        OnWire { map: Arc::clone(self), lanes: None }
+        OnWire { map: Arc::clone(self), holds: Held::Nothing }
     }
 
     fn place(&self, key: &[u8]) -> Place {
@@ -399,8 +449,8 @@ impl Deadlines {
         }
         let mut entries = self.entries.lock();
         for Settled { place, at, source } in &begun.deadlines {
-            let had_it =
-                source.is_none_or(|lane| entries.0.get(&lane).is_some_and(|entry| !entry.is_mixed));
+            let had_it = source
+                .is_none_or(|lane| entries.by_lane.get(&lane).is_some_and(|entry| !entry.is_mixed));
             if had_it
                 && let Some(entry) = entries.get_mut(*place)
                 && entry.owner == begun.owner
@@ -409,6 +459,8 @@ impl Deadlines {
                 entry.at = Some(*at);
             }
         }
+        self.make_room(&mut entries);
+        self.counts(&entries);
     }
 
     /// A command is being queued: the deadlines that it inherits.
@@ -499,9 +551,9 @@ impl Deadlines {
                 Fate::Shrinks | Fate::Clears | Fate::Leaves(_) | Fate::Unknown => false,
             };
             let Place { lane, key } = self.place(key);
-            if is_queued && sets && self.make_room(entries, 1) {
+            if is_queued && sets {
                 self.holds.store(true, Ordering::SeqCst);
-                entries.0.entry(lane).or_insert(Entry::NEW);
+                entries.by_lane.entry(lane).or_insert(Entry::NEW);
             }
             entries.change(lane, |entry| {
                 // What is on the wire is applied before a queued write, or after it.
@@ -510,13 +562,14 @@ impl Deadlines {
                 entry.owner = if sets { owner } else { Owner::NOBODY };
             });
         }
+        self.make_room(entries);
         self.counts(entries);
     }
 
-    /// Whether there is room for so many entries more.
-    fn make_room(&self, Entries(entries): &mut Entries, more: usize) -> bool {
-        if entries.len() + more <= KEYS_MAX {
-            return true;
+    /// Forgets what is least needed if there are too many entries.
+    fn make_room(&self, Entries { by_lane: entries, held }: &mut Entries) {
+        if entries.len() <= KEYS_MAX + *held {
+            return;
         }
         let now = self.now();
         entries.retain(|_, entry| entry.held > 0 || entry.at.is_some_and(|at| at > now));
@@ -527,7 +580,6 @@ impl Deadlines {
             let median = *median;
             entries.retain(|_, entry| entry.held > 0 || entry.at.is_some_and(|at| at > median));
         }
-        entries.len() + more <= KEYS_MAX
     }
 }
 
@@ -760,6 +812,62 @@ mod tests {
         drop(counted);
         map.live("EXPIRE k 5", ":1\r\n");
         map.inherits("k", Some(5000));
+    }
+
+    #[test]
+    fn a_command_that_waits_for_others_holds_nothing_but_its_keys() {
+        for command in [format!("BLPOP {}jobs 0", "j ".repeat(65)), "BLPOP jobs 0".to_owned()] {
+            for sets_before in [false, true] {
+                let map = Map::new();
+                if sets_before {
+                    map.live("EXPIRE jobs 9", ":1\r\n");
+                }
+                let waits =
+                    map.with(&command, |map, written, _| map.hold_waiting(written, Some(1)));
+                assert_eq!(map.0.is_empty(), !sets_before, "nothing is looked up in vain");
+                map.live("EXPIRE k 5", ":1\r\n");
+                map.inherits("k", Some(5000));
+                map.live("EXPIRE jobs 5", ":1\r\n");
+                map.inherits("jobs", None);
+                drop(waits);
+                map.live("EXPIRE jobs 5", ":1\r\n");
+                map.inherits("jobs", Some(5000));
+            }
+        }
+    }
+
+    #[test]
+    fn a_plain_set_settles_its_key_and_no_other() {
+        let map = Map::new();
+        assert!(!map.0.begin_plain(b"k", None).holds(), "there is nothing to know yet");
+        map.live("SET k v EX 5", "+OK\r\n");
+        map.live("SET j v EX 6", "+OK\r\n");
+        let late = map.begin("EXPIRE k 7");
+        let plain = map.0.begin_plain(b"k", None);
+        map.answer(late, ":1\r\n");
+        drop(plain);
+        map.inherits("k", None);
+        map.inherits("j", Some(6000));
+        map.live("EXPIRE k 8", ":1\r\n");
+        drop(map.0.begin_plain(b"k", None));
+        map.inherits("k", None);
+    }
+
+    #[test]
+    fn what_is_held_takes_no_place_from_what_is_known() {
+        let map = Map::new();
+        for n in 0..KEYS_MAX {
+            map.live(&format!("SET k{n} v EX 90"), "+OK\r\n");
+        }
+        let keys: Vec<String> = (0..HELD_MAX).map(|number| format!("h{number}")).collect();
+        let removal = format!("DEL {}", keys.join(" "));
+        let on_wire = map.with(&removal, |map, written, _| map.hold(&[written], None));
+        assert!(on_wire.holds());
+        assert!(!map.0.begin_plain(b"other", None).holds(), "so many are held at once");
+        map.inherits("k0", Some(90_000));
+        map.inherits(&format!("k{}", KEYS_MAX - 1), Some(90_000));
+        drop(on_wire);
+        assert!(map.0.begin_plain(b"other", None).holds());
     }
 
     #[test]

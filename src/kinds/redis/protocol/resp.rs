@@ -398,18 +398,38 @@ pub fn arguments(body: &[u8]) -> Result<Vec<&[u8]>, ProtocolError> {
     let mut args = Vec::with_capacity(count);
     let mut rest = body.get(line..).unwrap_or_default();
     for _ in 0..count {
-        let Some((Head::Bulk(length), line)) = head(rest)? else { return Err(NOT_A_COMMAND) };
-        let (Some(arg), Some(b"\r\n"), true) = (
-            rest.get(line..line + length),
-            rest.get(line + length..line + length + 2),
-            rest.starts_with(b"$"),
-        ) else {
-            return Err(NOT_A_COMMAND);
-        };
+        let arg;
+        (arg, rest) = argument(rest)?.ok_or(NOT_A_COMMAND)?;
         args.push(arg);
-        rest = rest.get(line + length + 2..).unwrap_or_default();
     }
     if rest.is_empty() { Ok(args) } else { Err(NOT_A_COMMAND) }
+}
+
+/// The arguments of a command of exactly `N`, without an allocation; `None` if it is none.
+pub(crate) fn arguments_of<const N: usize>(body: &[u8]) -> Option<[&[u8]; N]> {
+    let Some((Head::Aggregate(count), line)) = head(body).ok()? else { return None };
+    if count != N || !body.starts_with(b"*") {
+        return None;
+    }
+    let mut args = [&b""[..]; N];
+    let mut rest = body.get(line..)?;
+    for place in &mut args {
+        (*place, rest) = argument(rest).ok()??;
+    }
+    rest.is_empty().then_some(args)
+}
+
+/// The first of a command's arguments, and what follows it; `None` if it is no bulk string, or not whole.
+fn argument(rest: &[u8]) -> Result<Option<(&[u8], &[u8])>, ProtocolError> {
+    let Some((Head::Bulk(length), line)) = head(rest)? else { return Ok(None) };
+    let (Some(arg), Some(b"\r\n"), true) = (
+        rest.get(line..line + length),
+        rest.get(line + length..line + length + 2),
+        rest.starts_with(b"$"),
+    ) else {
+        return Ok(None);
+    };
+    Ok(Some((arg, rest.get(line + length + 2..).unwrap_or_default())))
 }
 
 #[cfg(test)]

@@ -37,13 +37,11 @@ impl Links {
         (accepted_at, now): (UnixMillis, UnixMillis),
         way: Way,
     ) -> Noting {
-        const PLAIN_SET: &[u8] = b"*3\r\n$3\r\nSET\r\n";
         let deadlines = self.deadlines();
-        let head = body.get(..PLAIN_SET.len()).unwrap_or_default();
-        if head.eq_ignore_ascii_case(PLAIN_SET)
-            && let Some(on_wire) = deadlines.unheld()
+        if let Some([name, key, _]) = resp::arguments_of(body)
+            && name.eq_ignore_ascii_case(b"SET")
         {
-            return Noting::Nothing(on_wire);
+            return Noting::Nothing(deadlines.begin_plain(key, way));
         }
         let Some(read) = resp::arguments(body).ok().and_then(|args| self.read(args)) else {
             return Noting::Nothing(deadlines.begin_unread(Some(&[]), way));

@@ -47,7 +47,10 @@ use crate::kinds::redis::{
         upstream::{Note, Unsettled, Upstream, Waited},
         waiting::{self, Waiting},
     },
-    protocol::resp,
+    protocol::{
+        deadlines::{self, Written},
+        resp,
+    },
 };
 
 /// See the [module](self).
@@ -156,8 +159,30 @@ impl Inner {
         if !lanes.is_all() {
             client.core().backend.wrote(&lanes);
         }
-        let unsettled = Unsettled::new(client.core().connector(), lanes, Some(upstream.way()));
+        let unsettled = self.may_settle(client, lanes, said, Some(upstream.way()));
         let note = Note::Waited(Box::new(Waited { unsettled, until }));
         self.send_in(client, upstream, (None, note, true), (said.request, seq), said.now)
+    }
+
+    /// What a command that waits for others may do to the deadlines of keys while it is on the wire.
+    fn may_settle(
+        &self,
+        client: &Client,
+        lanes: Lanes,
+        said: Said<'_>,
+        way: deadlines::Way,
+    ) -> Unsettled {
+        let connector = client.core().connector();
+        let here = client.core().database();
+        let database = self.pinned.as_ref().map_or(Some(here), |pinned| pinned.database());
+        let is_here = database.is_none_or(|database| database == here);
+        if !is_here || !said.may_change() {
+            return Unsettled::waiting(connector, lanes, None, way);
+        }
+        let Some(places) = said.spec.keys(said.args) else {
+            return Unsettled::of(connector, (lanes, None), way);
+        };
+        let written = Written { name: &said.spec.name, args: said.args, places: &places };
+        Unsettled::waiting(connector, lanes, Some(written), way)
     }
 }

@@ -43,7 +43,7 @@ pub(super) struct Said<'a> {
 
 impl Said<'_> {
     /// Whether it may change data. WAIT and its like do not.
-    fn may_change(self) -> bool {
+    pub(super) fn may_change(self) -> bool {
         self.spec.flags.has(Flags::WRITE)
     }
 }

@@ -13,7 +13,7 @@ use crate::kinds::redis::{
     connector::RedisConnector,
     door::client::Client,
     protocol::{
-        deadlines::{Begun, OnWire, Way},
+        deadlines::{Begun, OnWire, Way, Written},
         resp::Reply,
     },
     transport::{handshake::Protocol, live::Noting, scripts},
@@ -81,7 +81,7 @@ struct Touched {
     lanes: Lanes,
     /// How many commands a transaction has that is followed, and those that may settle a deadline.
     followed: Option<(usize, Vec<Step>)>,
-    _on_wire: OnWire,
+    _on_wire: Option<OnWire>,
 }
 
 /// A command of a transaction.
@@ -110,6 +110,19 @@ impl Unsettled {
         way: Way,
     ) -> Self {
         let on_wire = connector.links().deadlines().begin_unread(exact.as_deref(), way);
+        Self(Box::new(Touched { connector, lanes, followed: None, _on_wire: Some(on_wire) }))
+    }
+
+    /// Of a command that waits for others, and then may write to `lanes`; `None` if that is to no key of the door's
+    /// database.
+    pub(in crate::kinds::redis::door) fn waiting(
+        connector: Arc<RedisConnector>,
+        lanes: Lanes,
+        command: Option<Written<'_, '_>>,
+        way: Way,
+    ) -> Self {
+        let on_wire =
+            command.map(|command| connector.links().deadlines().hold_waiting(command, way));
         Self(Box::new(Touched { connector, lanes, followed: None, _on_wire: on_wire }))
     }
 
@@ -128,7 +141,7 @@ impl Unsettled {
         };
         let step = |((place, command), begun)| Step { place, command, begun };
         let followed = Some((count, timed.into_iter().zip(begun).map(step).collect()));
-        Self(Box::new(Touched { connector, lanes, followed, _on_wire: on_wire }))
+        Self(Box::new(Touched { connector, lanes, followed, _on_wire: Some(on_wire) }))
     }
 
     /// What the writes touch.

@@ -7,7 +7,7 @@ const TIMEOUT: Duration = Duration::from_millis(500);
 
 impl World {
     /// How many connections wait at the server.
-    async fn that_wait(&self) -> usize {
+    pub(super) async fn that_wait(&self) -> usize {
         let list = self.server.ask(&["CLIENT", "LIST"]).await;
         String::from_utf8_lossy(&list).matches("cmd=blpop").count()
     }

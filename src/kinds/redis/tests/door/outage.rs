@@ -168,6 +168,21 @@ async fn a_time_that_a_transaction_has_given_is_known_as_any_other() {
     }
 }
 
+/// A worker waits for jobs all the time, and says so before anything has a time to live.
+#[tokio::test]
+async fn a_time_is_known_while_another_client_waits_for_jobs() {
+    let mut world = World::open().await;
+    let (mut client, mut worker) = (world.client(), world.client());
+    worker.send(&resp::command(&["BLPOP", "jobs", "0"])).await;
+    until("it waits", async || world.that_wait().await == 1).await;
+    assert_eq!(client.ask("HSET h f v").await, ":1\r\n");
+    assert_eq!(client.ask("EXPIRE h 60").await, ":1\r\n");
+    world.server.kill();
+    client.until_told("HSET h g w", ":1\r\n").await;
+    let stored = stored(&world).await;
+    assert!(stored.contains("UNTIL"), "it takes the deadline along: {stored}");
+}
+
 #[tokio::test]
 async fn a_transaction_that_is_not_run_gives_no_time() {
     let mut world = World::open().await;
