@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -69,6 +72,8 @@ pub(crate) struct Daemon {
     stop: watch::Sender<bool>,
     /// Held from the disk to the end of what follows, so that two changes do not cross.
     reloading: Mutex<Alone>,
+    /// The disk has changes at run time that are not in effect, and could not be written.
+    is_stale: AtomicBool,
     /// Notified when settings were changed at run time.
     edited: Notify,
     /// Why the alert command fails, if it does.
@@ -101,6 +106,7 @@ impl Daemon {
             doors: OnceLock::new(),
             stop: watch::channel(false).0,
             reloading: Mutex::new(Alone(())),
+            is_stale: AtomicBool::new(false),
             edited: Notify::new(),
             alert_command_fails: ArcSwapOption::empty(),
         })
@@ -190,7 +196,9 @@ impl Daemon {
     }
 
     async fn reload_from(&self, alone: &Alone, old: &Config) -> Result<Vec<String>, String> {
-        let next = self.sources.load(&old.changes).map_err(|errors| errors.to_string())?;
+        let is_stale = self.is_stale.load(Ordering::Relaxed);
+        let next = self.sources.load_again(&old.changes, is_stale);
+        let next = next.map_err(|errors| errors.to_string())?;
         fixed(old, &next)?;
         let identity = self.identity.load_full();
         let (dir, of_next) = (Arc::clone(&self.state_dir), timeouts(&next));
@@ -521,6 +529,34 @@ mod tests {
         accepting.await.unwrap().unwrap();
         assert_ne!(std::fs::read_to_string(&settings).unwrap(), text);
         assert_eq!(daemon.state_dir.copied(), None);
+        daemon.fusebox.shutdown(Duration::from_secs(1)).await;
+    }
+
+    #[tokio::test]
+    async fn a_change_that_could_not_be_removed_from_the_disk_is_removed_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let daemon = daemon(dir.path()).await;
+        let text = r#"{"version":1,"changes":[
+            {"path":"health.interval","value":"9s","by":"user 0","at":"2026-01-01T00:00:00Z"}]}"#;
+        std::fs::write(dir.path().join(crate::changes::file::NAME), text).unwrap();
+        let left = || crate::changes::file::read(dir.path()).unwrap().changes.len();
+        // Nothing can be written in its place.
+        let in_the_way = dir.path().join(format!("{}.next", crate::changes::file::NAME));
+        std::fs::create_dir(&in_the_way).unwrap();
+        daemon.keep_changes().await;
+        assert_eq!((left(), daemon.is_stale.load(Ordering::Relaxed)), (1, true));
+        std::fs::remove_dir(&in_the_way).unwrap();
+        tokio::time::pause();
+        let looking = tokio::spawn(settings::take_back_in_time(Arc::clone(&daemon)));
+        // Paused time passes by itself while there is nothing else to do.
+        for _ in 0..10 {
+            if daemon.is_stale.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_secs(61)).await;
+            }
+        }
+        assert_eq!((left(), daemon.is_stale.load(Ordering::Relaxed)), (0, false));
+        looking.abort();
+        tokio::time::resume();
         daemon.fusebox.shutdown(Duration::from_secs(1)).await;
     }
 

@@ -22,7 +22,20 @@ impl Sources {
     /// # Errors
     /// All that is wrong, at once.
     pub(crate) fn load(&self, changes: &[Change]) -> Result<Config, ConfigErrors> {
-        load(&self.flags, &self.env, changes)
+        load(&self.flags, &self.env, changes, false)
+    }
+
+    /// The same for a daemon in which these changes are in effect. If what the disk has of them `is_stale`, they are what
+    /// outlasts a restart.
+    ///
+    /// # Errors
+    /// All that is wrong, at once.
+    pub(crate) fn load_again(
+        &self,
+        changes: &[Change],
+        is_stale: bool,
+    ) -> Result<Config, ConfigErrors> {
+        load(&self.flags, &self.env, changes, is_stale)
     }
 
     /// `config` with these changes at run time in the place of its own. The file, and those that it names, are not
@@ -41,14 +54,22 @@ impl Sources {
 /// # Errors
 /// All that is wrong, at once.
 pub(crate) fn load_config(flags: &Flags, env: &Environment) -> Result<Config, ConfigErrors> {
-    load(flags, env, &[])
+    load(flags, env, &[], false)
 }
 
-fn load(flags: &Flags, env: &Environment, changes: &[Change]) -> Result<Config, ConfigErrors> {
+fn load(
+    flags: &Flags,
+    env: &Environment,
+    changes: &[Change],
+    is_stale: bool,
+) -> Result<Config, ConfigErrors> {
     let sections = kinds::sections();
     let base = Config::load(flags, env, &sections)?;
-    let found = changes::file::read(&base.state_dir)
+    let mut found = changes::file::read(&base.state_dir)
         .unwrap_or_else(|why| Found { odd: vec![why], ..Found::default() });
+    if is_stale {
+        found.changes = changes.iter().filter(|change| change.persisted).cloned().collect();
+    }
     let left_out = found.odd;
     let told = |why: &String| format!("changes at run time are left out: {why}");
     let mut told: Vec<String> = left_out.iter().map(told).collect();

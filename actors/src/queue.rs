@@ -197,8 +197,10 @@ pub struct Queue {
     dead: AtomicU64,
     dead_blocks: AtomicBool,
     fates: Mutex<HashMap<u64, oneshot::Sender<Fate>>>,
-    /// Appends whose outcome only the store can tell, once it is open again.
+    /// Appends, requeues and revivals whose outcome only the store can tell, once it is open again.
     in_doubt: Mutex<BTreeSet<u64>>,
+    /// Up to which sequence calls of other targets may go to the store's own.
+    accepted: AtomicU64,
     /// Dead letters whose marks the store did not take.
     unmarked: Mutex<BTreeMap<u64, DeadMark>>,
     /// Dead letters whose marks are not synced yet.
@@ -252,6 +254,7 @@ impl Queue {
             dead_blocks: AtomicBool::new(settings.dead_letter_policy == DeadLetterPolicy::Block),
             fates: Mutex::default(),
             in_doubt: Mutex::default(),
+            accepted: AtomicU64::new(0),
             unmarked: Mutex::default(),
             marking: Mutex::default(),
             requeuing: Mutex::default(),

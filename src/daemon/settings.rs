@@ -2,7 +2,7 @@
 //! [`crate::changes`].
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -116,14 +116,15 @@ impl Daemon {
         let is_written = is_persisted(old) != is_persisted(&next);
         if is_written {
             match write(alone, &next).await {
-                // On the disk it is one whose time is over: whoever reads it drops it.
+                // That does not wait for the disk, which is written later.
                 Err((error, _)) if why.is_some() => {
+                    self.is_stale.store(true, Ordering::Relaxed);
                     tracing::warn!(%error, "a change whose time is over could not be removed from the disk");
                 }
                 Err((error, may_be_there)) => {
                     return Err(give_back(alone, old, may_be_there, &error).await);
                 }
-                Ok(()) => {}
+                Ok(()) => self.is_stale.store(false, Ordering::Relaxed),
             }
         }
         let system = next.system(self.identity.load().instance.clone());
@@ -173,7 +174,6 @@ impl Daemon {
     /// The same for whoever changes settings just then.
     pub(super) async fn keep_those_in_effect(&self, _: &Alone) {
         self.count_overrides();
-        self.edited.notify_one();
         let config = self.config.load_full();
         let kept = blocking(move || {
             // What is not ours stays until there is something to write.
@@ -184,9 +184,12 @@ impl Daemon {
             }
             changes::file::write(&config.state_dir, &config.changes)
         });
-        if let Err(error) = kept.await {
+        let kept = kept.await;
+        self.is_stale.store(kept.is_err(), Ordering::Relaxed);
+        if let Err(error) = kept {
             tracing::warn!(%error, "changes of settings that are not in effect could not be removed from the disk");
         }
+        self.edited.notify_one();
     }
 
     /// Shows, as metrics, how many settings are changed at run time, and how many changes cannot be read.
@@ -254,24 +257,29 @@ async fn give_back(alone: &Alone, old: &Config, is_written: bool, why: &AdminErr
     })
 }
 
-/// Takes back changes that were made for a time, when that is over.
+/// Takes back changes that were made for a time, when that is over; and writes the disk again if that has failed.
 pub(crate) async fn take_back_in_time(daemon: Arc<Daemon>) {
-    /// The wall clock may be set forward: how far off a change may then be taken back.
+    /// The wall clock may be set forward: how far off a change may then be taken back. A disk that takes nothing is tried
+    /// again as often.
     const LOOK: Duration = Duration::from_secs(60);
     let mut timed = Timed::default();
     loop {
         let changed = daemon.edited.notified();
         let (now, wall) = (Instant::now(), SystemTime::now());
         timed.look(&daemon.config.load().changes, now, wall);
-        let Some(rest) = timed.first(now, wall) else {
+        let is_stale = daemon.is_stale.load(Ordering::Relaxed);
+        let Some(rest) = timed.first(now, wall).or(is_stale.then_some(LOOK)) else {
             changed.await;
             continue;
         };
         if !rest.is_zero() {
-            tokio::select! {
+            let is_changed = tokio::select! {
                 biased;
-                () = changed => {}
-                () = tokio::time::sleep(rest.min(LOOK)) => {}
+                () = changed => true,
+                () = tokio::time::sleep(rest.min(LOOK)) => false,
+            };
+            if is_stale && !is_changed {
+                daemon.keep_changes().await;
             }
             continue;
         }

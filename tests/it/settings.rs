@@ -446,6 +446,32 @@ fn a_change_for_a_time_is_taken_back_also_after_a_restart() {
     assert_eq!(shown(&daemon)["overrides"], json!({}));
 }
 
+#[test]
+fn a_change_whose_time_is_over_does_not_come_back_from_a_disk_that_could_not_be_written() {
+    let redis = RedisServer::start();
+    let daemon = quiet(&redis).start();
+    let change = json!({"breaker": {"failure_threshold": 7}});
+    assert_eq!(patch(&daemon, "?persist=true&for=3s", change).0, 200);
+    let file = daemon.state_dir().join("settings.json");
+    // Nothing can be written in its place.
+    let in_the_way = daemon.state_dir().join("settings.json.next");
+    fs::create_dir(&in_the_way).unwrap();
+    daemon.wait_until("its time is over", LONG, |_| threshold(&daemon) == 5);
+    // As it looks once the clock was set back.
+    let mut content: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    content["changes"][0]["at"] = json!("2100-01-01T00:00:00Z");
+    content["changes"][0]["until"] = json!("2100-01-01T01:00:00Z");
+    fs::write(&file, content.to_string()).unwrap();
+    let reload = || assert!(daemon.fusebox(&["config", "reload"]).status.success());
+    reload();
+    assert_eq!(threshold(&daemon), 5);
+    fs::remove_dir(&in_the_way).unwrap();
+    reload();
+    assert_eq!(threshold(&daemon), 5);
+    let content: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(content["changes"], json!([]));
+}
+
 /// The file allows no `recovery_timeout` above 5 m: a change for a time does, and what rests on that goes with it.
 #[test]
 fn a_change_that_does_not_fit_without_one_whose_time_is_over_goes_with_it() {

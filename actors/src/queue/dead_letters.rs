@@ -142,7 +142,7 @@ impl Queue {
     }
 
     /// Puts a dead letter back at the tail of its lanes; resolves once that is synced. It keeps its doubt unless
-    /// that is to be forgotten.
+    /// that is to be forgotten, and the target that it was accepted for unless an operator has accepted the present one.
     pub fn requeue(
         self: &Arc<Self>,
         seq: u64,
@@ -177,15 +177,16 @@ impl Queue {
         };
         self.requeuing.lock().insert(new, (seq, old));
         let this = Arc::clone(self);
-        store.requeue(
-            seq,
-            new,
-            !forget_doubt,
-            Box::new(move |result| {
-                this.requeued(new, &result);
-                drop(sender.send(result));
-            }),
-        );
+        let keep_note = !forget_doubt;
+        let done = Box::new(move |result: Result<(), StoreError>| {
+            this.requeued(new, &result);
+            drop(sender.send(result));
+        });
+        if seq <= self.accepted.load(Ordering::Acquire) {
+            store.requeue_here(seq, new, keep_note, done);
+        } else {
+            store.requeue(seq, new, keep_note, done);
+        }
         drop(ordered);
         Some(synced)
     }
@@ -207,6 +208,7 @@ impl Queue {
             }
         }
         if is_unknown {
+            self.in_doubt.lock().extend(members);
             return;
         }
         for seq in members {

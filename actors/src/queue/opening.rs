@@ -75,6 +75,7 @@ impl Queue {
     ) {
         // Calls have the target that they were accepted for, also if the store's own is the same.
         let accepted_up_to = accepted_up_to(&*opened.store, target);
+        self.accepted.store(accepted_up_to, Ordering::Release);
         let stray = |call: &&FoundCall| call.target != *target && call.seq > accepted_up_to;
         let other = opened.calls.iter().find(stray).map(|call| call.target.clone());
         // A large queue takes seconds, in which the index can be asked.
@@ -175,8 +176,8 @@ impl Queue {
         for (seq, phase) in known {
             let in_doubt = self.in_doubt.lock().remove(&seq);
             match (held.remove(&seq), phase) {
-                // Its append was sent since the store serves again, and waits for its turn.
-                (None, Phase::Committing) if !in_doubt => {}
+                // What lets it wait was sent since the store serves again, and is still to be committed.
+                (_, Phase::Committing) if !in_doubt => {}
                 (Some(_), Phase::Committing) => index.committed(seq),
                 (Some(_), Phase::Removing) => again.push(seq),
                 (Some(stored), _) => replaced(&mut index, stored),

@@ -2,7 +2,10 @@
 //!
 //! Each call has the target of the connector that planned it, and goes nowhere else by itself. The store has one of its
 //! own, which says for whom it is being filled. A start that finds another one there, or a call that is for another one,
-//! asks an operator, whose answer is a fact: up to which sequence calls of other targets may go to the present one.
+//! asks an operator, whose answer is a fact: up to which sequence calls of other targets may go to the present one. A dead
+//! letter up to there that is requeued later gets the present target with its new sequence; any other keeps its own.
+
+use std::sync::{Arc, atomic::Ordering};
 
 use fusebox_state::{
     Target,
@@ -41,7 +44,7 @@ impl Queue {
     /// # Errors
     /// [`AppendError::NoStore`] if it is not open.
     pub(crate) fn accept_target(
-        &self,
+        self: &Arc<Self>,
         target: impl FnOnce() -> Target,
     ) -> Result<oneshot::Receiver<Result<(), StoreError>>, AppendError> {
         let store = self.store()?;
@@ -50,7 +53,16 @@ impl Queue {
         let (target, last_seq) = (target(), self.index.lock().last_seq());
         // Before the target itself: a crash in between leaves the question open.
         store.put_fact(ACCEPTED_FACT, accepted(last_seq, &target), Box::new(|_| ()));
-        store.set_target(&target, Box::new(move |result| drop(sender.send(result))));
+        let this = Arc::clone(self);
+        store.set_target(
+            &target,
+            Box::new(move |result| {
+                if result.is_ok() {
+                    this.accepted.store(last_seq, Ordering::Release);
+                }
+                drop(sender.send(result));
+            }),
+        );
         drop(ordered);
         Ok(synced)
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use fusebox_state::{
     LaneId, OpId, UnixMillis,
     store::{
-        DeadReason, FoundCall, Marks, OpenError, StoreSettings, TokenKind, Traits,
+        DeadReason, FoundCall, Marks, OpenError, StoreEvent, StoreSettings, TokenKind, Traits,
         memory::{MemoryCommitter, MemoryDisk},
     },
     write::End,
@@ -84,11 +84,14 @@ impl Bench {
         self.queue.on_store_event(committer.as_mut().unwrap().fail(true, "a sync failed"));
     }
 
+    /// The store takes commands again. Returns what the queue is told of that.
+    fn reopened(&self) -> StoreEvent {
+        self.stores.committer.lock().as_mut().unwrap().reopen().unwrap().unwrap()
+    }
+
     fn serves_again(&self) {
-        let mut committer = self.stores.committer.lock();
-        let committer = committer.as_mut().unwrap();
-        self.queue.on_store_event(committer.reopen().unwrap().unwrap());
-        committer.settle();
+        self.queue.on_store_event(self.reopened());
+        self.commits();
     }
 
     fn fails_and_serves_again(&self) {
@@ -107,6 +110,40 @@ impl Bench {
         self.commits();
         seq
     }
+
+    /// Two calls that were sent as one, of which nobody knows whether they were applied: a dead letter.
+    fn buried_in_doubt(&self) -> [u64; 2] {
+        let both = [1, 2].map(|op| self.queued(op, Repeat::Token));
+        let evidence = Bytes::from_static(b"before");
+        drop(self.queue.note_sending(&both, OpId::from_u128(9), evidence));
+        self.commits();
+        for seq in both {
+            let mut index = self.queue.index();
+            let state = &mut index.get_mut(seq).unwrap().state;
+            state.sent();
+            state.end(End::Unknown);
+        }
+        assert!(self.queue.bury(both[0], DeadReason::Ambiguous, &"nobody knows".into()));
+        self.commits();
+        both
+    }
+}
+
+/// Whether both are a dead letter in doubt, as they were sent.
+fn are_in_doubt(queue: &Queue, both: [u64; 2]) -> bool {
+    let index = queue.index();
+    let is_in_doubt = |entry: &Entry| {
+        let details = entry.details();
+        entry.state.is_in_doubt() && details.noted.is_some() && details.group == Some(both[0])
+    };
+    both.iter().all(|seq| index.get(*seq).is_some_and(is_in_doubt)) && index.dead().0 == 1
+}
+
+/// Whether both are in no doubt, each on its own, and no dead letters.
+fn are_fresh(queue: &Queue, both: [u64; 2]) -> bool {
+    let index = queue.index();
+    let is_fresh = |entry: &Entry| !entry.state.is_in_doubt() && entry.details().group.is_none();
+    both.iter().all(|seq| index.get(*seq).is_some_and(is_fresh)) && index.dead().0 == 0
 }
 
 fn write(op: u128, repeat: Repeat) -> NewWrite {
@@ -216,6 +253,38 @@ fn a_call_for_another_address_than_the_stores_goes_nowhere_without_being_asked_f
 }
 
 #[test]
+fn a_dead_letter_is_requeued_for_the_address_that_it_was_accepted_for() {
+    let bench = Bench::new();
+    let bury_there = |queue: &Arc<Queue>, op| {
+        let there = NewWrite { target: "there".into(), ..write(op, Repeat::Absolute) };
+        let (reason, detail) = (DeadReason::Rejected, "no".into());
+        let mark = DeadMark { reason, detail, at: UnixMillis::new(6), attempts: 1 };
+        drop(queue.append_dead(there, mark, || true).unwrap());
+        bench.commits();
+    };
+    let requeue = |queue: &Arc<Queue>, op| {
+        let (seq, is_dead) = queue.index().find(OpId::from_u128(op)).unwrap();
+        assert!(is_dead);
+        drop(queue.requeue(seq, false).unwrap());
+        bench.commits();
+        bench.next_run()
+    };
+    bury_there(&bench.queue, 1);
+    let (queue, asked) = requeue(&bench.queue, 1);
+    assert_eq!(asked, Some("there".into()), "nobody has said that it may go here");
+    bury_there(&queue, 2);
+    drop(queue.accept_target(|| HERE.into()).unwrap());
+    bench.commits();
+    let (queue, asked) = requeue(&queue, 2);
+    assert_eq!(asked, None, "an operator has said so");
+    // That holds in later runs, too.
+    let (seq, _) = queue.index().find(OpId::from_u128(1)).unwrap();
+    assert!(queue.bury(seq, DeadReason::Rejected, &"no".into()));
+    bench.commits();
+    assert_eq!(requeue(&queue, 1).1, None);
+}
+
+#[test]
 fn what_is_left_of_a_call_is_for_the_address_that_the_call_was_for() {
     let bench = Bench::new();
     let queue = &bench.queue;
@@ -256,43 +325,74 @@ fn a_call_whose_removal_the_store_refuses_waits_on_and_nothing_has_passed_it() {
 fn calls_that_were_sent_as_one_stay_in_doubt_until_it_is_stored_that_they_were_not_applied() {
     let bench = Bench::new();
     let queue = &bench.queue;
-    let both = [1, 2].map(|op| bench.queued(op, Repeat::Token));
-    drop(queue.note_sending(&both, OpId::from_u128(9), Bytes::from_static(b"before")));
-    bench.commits();
-    for seq in both {
-        let mut index = queue.index();
-        let state = &mut index.get_mut(seq).unwrap().state;
-        state.sent();
-        state.end(End::Unknown);
-    }
-    assert!(queue.bury(both[0], DeadReason::Ambiguous, &"nobody knows".into()));
-    bench.commits();
-    let is_in_doubt = |entry: &Entry| {
-        let details = entry.details();
-        entry.state.is_in_doubt() && details.noted.is_some() && details.group == Some(both[0])
-    };
-    let are_in_doubt = |queue: &Queue| {
-        let index = queue.index();
-        both.iter().all(|seq| index.get(*seq).is_some_and(is_in_doubt)) && index.dead().0 == 1
-    };
+    let both = bench.buried_in_doubt();
     bench.fails();
     let mut refused = queue.requeue(both[1], true).unwrap();
     bench.commits();
     assert!(matches!(refused.try_recv(), Ok(Err(_))));
     bench.serves_again();
-    assert!(are_in_doubt(queue));
+    assert!(are_in_doubt(queue, both));
     let (queue, _) = bench.next_run();
-    assert!(are_in_doubt(&queue));
+    assert!(are_in_doubt(&queue, both));
     let mut cleared = queue.requeue(both[1], true).unwrap();
     assert!(queue.requeue(both[0], true).is_none(), "they are no dead letters any more");
     bench.commits();
     assert!(matches!(cleared.try_recv(), Ok(Ok(()))));
-    let is_fresh = |seq: &u64| {
-        let index = queue.index();
-        let entry = index.get(*seq).unwrap();
-        !entry.state.is_in_doubt() && entry.details().group.is_none()
-    };
-    assert!(both.iter().all(is_fresh) && queue.index().dead().0 == 0);
+    assert!(are_fresh(&queue, both));
     let stored = bench.stored();
     assert!(stored.iter().all(|call| *call.marks() == Marks::default()), "{stored:?}");
+}
+
+#[test]
+fn calls_that_are_to_wait_again_are_not_sent_before_that_is_stored() {
+    let bench = Bench::new();
+    let queue = &bench.queue;
+    let both = bench.buried_in_doubt();
+    bench.fails();
+    // An operator is faster than what tells that the store serves again.
+    let reopened = bench.reopened();
+    let mut cleared = queue.requeue(both[0], true).unwrap();
+    queue.on_store_event(reopened);
+    assert_eq!(queue.index().take(queue.clock.now()), None);
+    bench.commits();
+    assert!(matches!(cleared.try_recv(), Ok(Ok(()))));
+    assert!(are_fresh(queue, both));
+    assert_eq!(queue.index().take(queue.clock.now()), Some(both[0]));
+}
+
+#[test]
+fn calls_that_were_to_wait_again_are_dead_letters_if_the_store_fails_before_that_is_stored() {
+    let bench = Bench::new();
+    let queue = &bench.queue;
+    let both = bench.buried_in_doubt();
+    bench.fails();
+    let reopened = bench.reopened();
+    // It fills the group that fails.
+    let large = Bytes::from(vec![0; 100_000]);
+    drop(queue.append(NewWrite { body: large, ..write(3, Repeat::Absolute) }, || true).unwrap());
+    let mut refused = queue.requeue(both[0], true).unwrap();
+    queue.on_store_event(reopened);
+    bench.fails();
+    bench.commits();
+    let refused = refused.try_recv().unwrap().unwrap_err();
+    assert!(!refused.outcome_unknown(), "{refused}");
+    assert!(are_in_doubt(queue, both));
+    bench.serves_again();
+    assert!(are_in_doubt(queue, both));
+    assert!(are_in_doubt(&bench.next_run().0, both));
+}
+
+#[test]
+fn calls_wait_again_once_the_store_is_open_if_it_is_unknown_whether_that_was_stored() {
+    let bench = Bench::new();
+    let queue = &bench.queue;
+    let both = bench.buried_in_doubt();
+    let mut cleared = queue.requeue(both[0], true).unwrap();
+    bench.fails();
+    let unknown = cleared.try_recv().unwrap().unwrap_err();
+    assert!(unknown.outcome_unknown(), "{unknown}");
+    assert_eq!(queue.index().take(queue.clock.now()), None);
+    bench.serves_again();
+    assert!(are_fresh(queue, both));
+    assert_eq!(queue.index().take(queue.clock.now()), Some(both[0]));
 }

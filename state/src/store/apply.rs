@@ -68,7 +68,7 @@ pub(super) struct Applier {
     pub(super) uploads: BTreeSet<u64>,
     /// Keys that belong to nothing; removed as groups have room.
     pub(super) garbage: Vec<IVec>,
-    /// The identity that the store is filled for, which a requeued call has.
+    /// The identity that the store is filled for, which a call has that is requeued for it.
     pub(super) target: Arc<RwLock<Target>>,
     /// Small calls that are committed together share values.
     pub(super) packs: bool,
@@ -155,8 +155,8 @@ impl Applier {
             Command::Replace { seq, header, says, ticket } => {
                 self.replace(db, seq, header, says, ticket)
             }
-            Command::Requeue { old, new_seq, keep_note, ticket } => {
-                self.requeue(db, old, new_seq, keep_note, ticket)
+            Command::Requeue { old, new_seq, keep_note, keep_target, ticket } => {
+                self.requeue(db, old, new_seq, keep_note, keep_target, ticket)
             }
             Command::Put { key, value, ticket } => {
                 self.settle(ticket, Ok(()));
@@ -382,6 +382,7 @@ impl Applier {
         old: u64,
         new_seq: u64,
         keep_note: bool,
+        keep_target: bool,
         ticket: Ticket,
     ) -> Result<Option<Command>, Failure> {
         let there =
@@ -396,8 +397,9 @@ impl Applier {
                 }
                 None => None,
             };
-            let target = self.target.read();
-            Ok((queue::encode_again(&call, new_seq, &target, &body)?, note))
+            let here = self.target.read();
+            let target = if keep_target { &call.target } else { &*here };
+            Ok((queue::encode_again(&call, new_seq, target, &body)?, note))
         });
         match read {
             Ok((encoded, note)) => self.append(

@@ -67,9 +67,13 @@ pub trait CallStore: fmt::Debug + Send + Sync {
     fn bury(&self, seq: u64, mark: DeadMark, done: Done);
 
     /// Moves a dead letter to the tail: the same call and `op_id` under `new_seq`, without its mark, with
-    /// its note of sending only if `keep_note`. Old and new change place in one commit. Ends with
-    /// `NotFound` if `old` is not stored.
+    /// its note of sending only if `keep_note`. It keeps the target that it was accepted for. Old and new change place in
+    /// one commit. Ends with `NotFound` if `old` is not stored.
     fn requeue(&self, old: u64, new_seq: u64, keep_note: bool, done: Done);
+
+    /// The same of one that may go to the [target](CallStore::set_target) that the store is filled for: it is for that
+    /// one from now on.
+    fn requeue_here(&self, old: u64, new_seq: u64, keep_note: bool, done: Done);
 
     /// Stores a named value of at most about 3,800 bytes, in place of the one before.
     fn put_fact(&self, name: &'static str, value: Vec<u8>, done: Done);
@@ -102,8 +106,8 @@ pub trait CallStore: fmt::Debug + Send + Sync {
     /// The store's state. Asks the file system for a size, nothing more.
     fn status(&self) -> StoreStatus;
 
-    /// Records the identity that the store is filled for from now on. A dead letter that is requeued after `Ok` has
-    /// it; all other calls keep the one that they were [accepted for](NewCall::target).
+    /// Records the identity that the store is filled for from now on. All calls keep the one that they were
+    /// [accepted for](NewCall::target), but for a dead letter that is [requeued for it](CallStore::requeue_here).
     fn set_target(&self, target: &Target, done: Done);
 
     /// Writes what is live into new files, which gives back what is dead in the log. The store serves meanwhile, but
@@ -222,7 +226,13 @@ impl<B: Backed> CallStore for B {
     }
 
     fn requeue(&self, old: u64, new_seq: u64, keep_note: bool, done: Done) {
-        self.send(Command::Requeue { old, new_seq, keep_note, ticket: Ticket::new(done) });
+        let ticket = Ticket::new(done);
+        self.send(Command::Requeue { old, new_seq, keep_note, keep_target: true, ticket });
+    }
+
+    fn requeue_here(&self, old: u64, new_seq: u64, keep_note: bool, done: Done) {
+        let ticket = Ticket::new(done);
+        self.send(Command::Requeue { old, new_seq, keep_note, keep_target: false, ticket });
     }
 
     fn put_fact(&self, name: &'static str, value: Vec<u8>, done: Done) {
@@ -266,7 +276,7 @@ impl<B: Backed> CallStore for B {
         if let Err(error) = keys::within("target", text.len(), queue::TARGET_MAX) {
             return Ticket::new(done).complete(Err(error));
         }
-        // What is requeued from here on has it. If the fact is not written, the next start asks.
+        // What is requeued for it from here on has it. If the fact is not written, the next start asks.
         let mut current = self.target().write();
         *current = target.clone();
         put(self, FACT_TARGET, text.as_bytes(), done);

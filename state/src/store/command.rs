@@ -45,8 +45,8 @@ pub(super) enum Command {
     TakeBack { keys: Vec<[u8; 9]>, ticket: Ticket },
     /// Another header, with its body, in place of the one that is there.
     Replace { seq: u64, header: Draft, says: Says, ticket: Ticket },
-    /// A dead letter goes to the tail.
-    Requeue { old: u64, new_seq: u64, keep_note: bool, ticket: Ticket },
+    /// A dead letter goes to the tail, for its own target or for the store's.
+    Requeue { old: u64, new_seq: u64, keep_note: bool, keep_target: bool, ticket: Ticket },
     /// A value under its own key.
     Put { key: Vec<u8>, value: Draft, ticket: Ticket },
     /// A record for the history ring.

@@ -266,7 +266,13 @@ impl Run {
                 let new_seq = self.next;
                 self.next += 1;
                 let keep_note = old % 2 == 0;
-                self.apply(Command::Requeue { old, new_seq, keep_note, ticket: ticket() });
+                self.apply(Command::Requeue {
+                    old,
+                    new_seq,
+                    keep_note,
+                    keep_target: true,
+                    ticket: ticket(),
+                });
                 let kept = model.calls.remove(&old).unwrap();
                 let noted = kept.noted && keep_note;
                 model.calls.insert(new_seq, Kept { noted, dead: false, ..kept });
