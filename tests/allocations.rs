@@ -197,8 +197,8 @@ mod allocations {
         // From now on the deadlines of keys are followed.
         let expire = b"*3\r\n$6\r\nEXPIRE\r\n$1\r\nk\r\n$3\r\n100\r\n";
         ask(&mut client, expire, b":1\r\n");
-        let of_a_get_after = fewest(|| ask(&mut client, get, b"$5\r\nvalue\r\n"));
-        let of_a_set_after = fewest(|| ask(&mut client, set, b"+OK\r\n"));
+        let followed_get = fewest(|| ask(&mut client, get, b"$5\r\nvalue\r\n"));
+        let followed_set = fewest(|| ask(&mut client, set, b"+OK\r\n"));
         let of_a_length = fewest(|| {
             ask(&mut client, b"*2\r\n$4\r\nLLEN\r\n$4\r\nnone\r\n", b":0\r\n");
         });
@@ -212,8 +212,8 @@ mod allocations {
         let all = [
             ("GET", of_a_get),
             ("SET", of_a_set),
-            ("GET after EXPIRE", of_a_get_after),
-            ("SET after EXPIRE", of_a_set_after),
+            ("GET after EXPIRE", followed_get),
+            ("SET after EXPIRE", followed_set),
             ("LLEN", of_a_length),
         ];
         assert!(all.iter().all(|(_, (count, _))| *count < 10), "of {COMMANDS} commands: {all:?}");

@@ -84,7 +84,7 @@ impl Bench {
         self.queue.on_store_event(committer.as_mut().unwrap().fail(true, "a sync failed"));
     }
 
-    /// The store takes commands again. Returns what the queue is told of that.
+    /// The store takes commands again. Returns the event for the queue.
     fn reopened(&self) -> StoreEvent {
         self.stores.committer.lock().as_mut().unwrap().reopen().unwrap().unwrap()
     }

@@ -381,12 +381,13 @@ pub fn write_head(out: &mut BytesMut, kind: char, size: usize) {
     write!(out, "{kind}{size}\r\n").unwrap_or_default();
 }
 
+const NOT_A_COMMAND: ProtocolError = ProtocolError("a command is one array of bulk strings");
+
 /// The arguments of a command in wire form, in place.
 ///
 /// # Errors
 /// `body` is not exactly one array of at least one bulk string, or of more than [`ARGUMENTS_MAX`].
 pub fn arguments(body: &[u8]) -> Result<Vec<&[u8]>, ProtocolError> {
-    const NOT_A_COMMAND: ProtocolError = ProtocolError("a command is one array of bulk strings");
     let Some((Head::Aggregate(count), line)) = head(body)? else { return Err(NOT_A_COMMAND) };
     // A bulk string takes at least five bytes, so the bytes that are there bound the allocation.
     if !body.starts_with(b"*") || count == 0 || count > body.len() / 5 {
@@ -399,7 +400,7 @@ pub fn arguments(body: &[u8]) -> Result<Vec<&[u8]>, ProtocolError> {
     let mut rest = body.get(line..).unwrap_or_default();
     for _ in 0..count {
         let arg;
-        (arg, rest) = argument(rest)?.ok_or(NOT_A_COMMAND)?;
+        (arg, rest) = argument(rest)?;
         args.push(arg);
     }
     if rest.is_empty() { Ok(args) } else { Err(NOT_A_COMMAND) }
@@ -414,22 +415,22 @@ pub(crate) fn arguments_of<const N: usize>(body: &[u8]) -> Option<[&[u8]; N]> {
     let mut args = [&b""[..]; N];
     let mut rest = body.get(line..)?;
     for place in &mut args {
-        (*place, rest) = argument(rest).ok()??;
+        (*place, rest) = argument(rest).ok()?;
     }
     rest.is_empty().then_some(args)
 }
 
-/// The first of a command's arguments, and what follows it; `None` if it is no bulk string, or not whole.
-fn argument(rest: &[u8]) -> Result<Option<(&[u8], &[u8])>, ProtocolError> {
-    let Some((Head::Bulk(length), line)) = head(rest)? else { return Ok(None) };
+/// The first of a command's arguments, and what follows it.
+fn argument(rest: &[u8]) -> Result<(&[u8], &[u8]), ProtocolError> {
+    let Some((Head::Bulk(length), line)) = head(rest)? else { return Err(NOT_A_COMMAND) };
     let (Some(arg), Some(b"\r\n"), true) = (
         rest.get(line..line + length),
         rest.get(line + length..line + length + 2),
         rest.starts_with(b"$"),
     ) else {
-        return Ok(None);
+        return Err(NOT_A_COMMAND);
     };
-    Ok(Some((arg, rest.get(line + length + 2..).unwrap_or_default())))
+    Ok((arg, rest.get(line + length + 2..).unwrap_or_default()))
 }
 
 #[cfg(test)]

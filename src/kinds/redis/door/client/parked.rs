@@ -174,8 +174,7 @@ impl Inner {
     ) -> Unsettled {
         let connector = client.core().connector();
         let here = client.core().database();
-        let database = self.pinned.as_ref().map_or(Some(here), |pinned| pinned.database());
-        let is_here = database.is_none_or(|database| database == here);
+        let is_here = self.database(client).is_none_or(|database| database == here);
         if !is_here || !said.may_change() {
             return Unsettled::waiting(connector, lanes, None, way);
         }

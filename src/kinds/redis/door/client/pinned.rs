@@ -404,15 +404,21 @@ impl Inner {
         Err(self.denied(client, way, lanes, now))
     }
 
+    /// The client's database, if it is known.
+    pub(super) fn database(&self, client: &Client) -> Option<u32> {
+        match &self.pinned {
+            Some(pinned) => pinned.database(),
+            None => Some(client.core().database()),
+        }
+    }
+
     /// The lanes of a command in the client's database; all if they are not known, or it is not about keys alone. Of one
     /// that a shared connection could carry, they are what is planned for it there.
     pub(super) fn lanes_of(&self, client: &Client, said: Said<'_>) -> Lanes {
         let Said { spec, class, args, request, .. } = said;
-        let database = match &self.pinned {
-            Some(pinned) => pinned.database(),
-            None => Some(client.core().database()),
+        let (Some(database), Some(places)) = (self.database(client), spec.keys(args)) else {
+            return Lanes::All;
         };
-        let (Some(database), Some(places)) = (database, spec.keys(args)) else { return Lanes::All };
         let is_wide = match (class, rules::kind(spec)) {
             // WAIT and its like wait for others, and change nothing. Nor does WATCH.
             (Class::Pinned(Pinned::Blocks | Pinned::Watch), _) => false,
