@@ -17,11 +17,11 @@ const NOT_MEASURED: &[&str] = &["CHANGELOG.md"];
 /// Path, relative to the root of the repository, to text.
 pub(super) type Pages = BTreeMap<String, String>;
 
-/// Every page below the root and `docs`.
+/// Every page of the root, of `docs` and of `examples`.
 pub(super) fn read(root: &Path) -> Pages {
     let mut pages = Pages::new();
     add(root, "", &mut pages);
-    for folder in ["docs", "docs/guide", "docs/prometheus"] {
+    for folder in ["docs", "docs/guide", "docs/prometheus", "examples"] {
         add(root, folder, &mut pages);
     }
     assert!(pages.len() > 2, "no pages below {}", root.display());
