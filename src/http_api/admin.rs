@@ -27,7 +27,7 @@ const REASON_MAX: usize = 1_024;
 /// The JSON of `body`, or the default if it is empty.
 ///
 /// # Errors
-/// 413 above 64 KiB, 400 if it is malformed, naming the place.
+/// 413 above 64 KiB, 400 if it is malformed, naming the key and the place.
 pub(crate) async fn optional_json<T: DeserializeOwned + Default>(body: Body) -> Result<T, Problem> {
     let read =
         tokio::time::timeout(Duration::from_secs(5), Limited::new(body, ORDER_MAX).collect());
@@ -47,7 +47,14 @@ pub(crate) async fn optional_json<T: DeserializeOwned + Default>(body: Body) -> 
     if body.is_empty() {
         return Ok(T::default());
     }
-    serde_json::from_slice(&body).map_err(|error| Problem::malformed(error.to_string()))
+    let mut json = serde_json::Deserializer::from_slice(&body);
+    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let key = error.path().to_string();
+        let why = error.into_inner();
+        Problem::malformed(if key == "." { why.to_string() } else { format!("{key}: {why}") })
+    })?;
+    json.end().map_err(|error| Problem::malformed(error.to_string()))?;
+    Ok(read)
 }
 
 /// `{"reason":"…","for":"10m"}`

@@ -250,6 +250,28 @@ fn the_command_line_sets_lists_and_clears_and_is_told_what_is_wrong() {
 }
 
 #[test]
+fn an_order_with_a_value_of_the_wrong_type_is_refused_by_its_key() {
+    let redis = RedisServer::start();
+    let daemon = patient(&redis.url()).start();
+    let fault = json!({ "kind": "error", "rate": 0.1 });
+    for (order, told) in [
+        (
+            json!({ "faults": [fault, { "kind": "error", "rate": "half" }] }),
+            "faults[1].rate: invalid type: string \"half\"",
+        ),
+        (
+            json!({ "faults": [fault], "max_active": "ten" }),
+            "max_active: invalid type: string \"ten\"",
+        ),
+    ] {
+        let (status, answer) = daemon.put("/admin/backends/redis/chaos", order);
+        assert_eq!((status, &answer["code"]), (400, &json!("malformed")), "{answer}");
+        assert!(answer["detail"].as_str().unwrap_or_default().starts_with(told), "{answer}");
+    }
+    assert_eq!(chaos_of(&daemon, "redis"), Value::Null);
+}
+
+#[test]
 fn a_daemon_that_may_not_have_chaos_has_none() {
     let redis = RedisServer::start();
     let daemon = patient(&redis.url()).set("chaos.enabled", false).start();
