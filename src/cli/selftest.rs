@@ -16,8 +16,8 @@ const TIMES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(86_400
 /// Tests the disk of `state_dir`, which is made if it is missing.
 pub(super) fn run(state_dir: &Path, time: Duration, json: bool) -> Done {
     if !(TIMES[0]..=TIMES[1]).contains(&time) {
-        let [least, most] = TIMES.map(humantime::format_duration);
-        return Err(Failure::usage(format!("--time must be from {least} to {most}")));
+        let [least, most, given] = [TIMES[0], TIMES[1], time].map(humantime::format_duration);
+        return Err(Failure::usage(format!("--time must be from {least} to {most}, got {given}")));
     }
     crate::keep_private();
     std::fs::create_dir_all(state_dir).map_err(|error| {

@@ -94,8 +94,10 @@ async fn edit(
 ) -> Result<Json<Value>, Problem> {
     let patch: Value = optional_json(body).await?;
     let How { persist, lasting, dry_run, force } = how;
-    if lasting.is_some_and(|lasting| lasting.is_zero() || lasting > LONGEST) {
-        return Err(Problem::malformed("for must be more than 0s and at most 365days"));
+    if let Some(given) = lasting.filter(|lasting| lasting.is_zero() || *lasting > LONGEST) {
+        let given = humantime::format_duration(given);
+        let why = format!("for must be more than 0s and at most 365days, got {given}");
+        return Err(Problem::malformed(why));
     }
     let expected = headers.get(IF_MATCH).map(|value| value.to_str().unwrap_or_default());
     // `*` is any revision (RFC 9110, 13.1.1).

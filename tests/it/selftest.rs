@@ -38,5 +38,5 @@ fn a_place_that_cannot_be_written_and_a_wrong_time_are_told() {
     assert!(said.contains("cannot make /proc/nowhere"), "{said}");
     let (code, said) = selftest("/tmp", &["--time", "1ms"]).unwrap();
     assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("--time must be from 1s to 1day"), "{said}");
+    assert!(said.contains("--time must be from 1s to 1day, got 1ms"), "{said}");
 }

@@ -154,7 +154,12 @@ fn a_change_that_is_refused_changes_nothing() {
         assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{wrong}: {problem}");
         assert!(problem["detail"].as_str().unwrap().contains(part), "{wrong}: {problem}");
     }
-    assert_eq!(patch(&daemon, "?for=0s", json!({"retry": {"attempts": 2}})).0, 400);
+    for time in ["0s", "2years"] {
+        let (status, problem) =
+            patch(&daemon, &format!("?for={time}"), json!({"retry": {"attempts": 2}}));
+        let told = format!("for must be more than 0s and at most 365days, got {time}");
+        assert_eq!((status, problem["detail"].as_str()), (400, Some(told.as_str())), "{problem}");
+    }
     assert_eq!(patch(&daemon, "?fro=9s", json!({"retry": {"attempts": 2}})).0, 400);
     assert_eq!(daemon.patch("/admin/backends/nosuch/config", json!({})).0, 404);
     assert_eq!(shown(&daemon), before);
