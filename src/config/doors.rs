@@ -35,6 +35,18 @@ use crate::ingress::callers::Callers;
 #[cfg(test)]
 mod tests;
 
+/// The settings that not every door has, and the kinds whose doors have them.
+const OF_KINDS: &[(&str, &[&str])] = &[
+    ("out_bytes", &["redis", "firestore"]),
+    ("out_client", &["redis"]),
+    ("pinned", &["redis"]),
+    ("unavailable", &["redis"]),
+    ("on_unknown", &["redis"]),
+    ("on_miss", &["redis"]),
+    ("effect_reply", &["redis"]),
+    ("projects", &["firestore"]),
+];
+
 /// The address at which a door listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DoorAddress {
@@ -143,6 +155,7 @@ pub(super) fn check(
     for (at, raw) in raw.into_iter().enumerate() {
         let base = format!("doors[{at}]");
         let Some(door) = check_one(&base, raw, backing, checker) else { continue };
+        leave_out_others(at, door.kind, table, checker);
         let key = format!("{base}.listen");
         if let Some(other) = doors.iter().find(|other| other.listen == door.listen) {
             let other = other.key.clone().unwrap_or_default();
@@ -196,6 +209,7 @@ fn by_default(
         table.get("doors").cloned().and_then(|doors| doors.try_into().ok()).unwrap_or_default();
     let doors = raw.into_iter().enumerate().filter_map(|(at, raw)| {
         let door = check_one(&format!("doors[{at}]"), raw, backing, checker)?;
+        leave_out_others(at, door.kind, table, checker);
         Some(Arc::new(DoorSettings { key: None, ..door }))
     });
     doors.collect()
@@ -239,11 +253,43 @@ fn check_one(
         }
     }
     check_limits(base, &raw, &mut door, checker);
+    check_kind(base, kind, checker);
     door.projects = raw.projects.unwrap_or_default();
-    if !door.projects.is_empty() && door.kind != "firestore" {
-        checker.problem(&format!("{base}.projects"), "is only for doors to Firestore");
-    }
     Some(door)
+}
+
+/// The settings that doors of this kind do not have, and the kinds whose doors have them.
+fn of_others(kind: &'static str) -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+    OF_KINDS.iter().copied().filter(move |(_, kinds)| !kinds.contains(&kind))
+}
+
+/// Complains of what the file sets, and only other kinds' doors have.
+fn check_kind(base: &str, kind: &'static str, checker: &mut Checker) {
+    for (leaf, kinds) in of_others(kind) {
+        let key = format!("{base}.{leaf}");
+        // A default has no origin.
+        if checker.origins.contains_key(&key) {
+            let kinds = kinds.join(" or ");
+            let what = format!("is only for doors of the kind {kinds}, and this door's is {kind}");
+            checker.problem(&key, what);
+        }
+    }
+}
+
+/// Takes out what only other kinds' doors have, so that what is shown of the settings can be set.
+fn leave_out_others(at: usize, kind: &'static str, table: &mut Table, checker: &mut Checker) {
+    let doors = table.get_mut("doors").and_then(Value::as_array_mut);
+    let door = doors.and_then(|doors| doors.get_mut(at)).and_then(Value::as_table_mut);
+    if let Some(door) = door {
+        for (leaf, _) in of_others(kind) {
+            door.remove(leaf);
+        }
+    }
+    let base = format!("doors[{at}].");
+    checker.followed.retain(|(path, _)| {
+        let leaf = path.strip_prefix(&base);
+        leaf.is_none_or(|leaf| of_others(kind).all(|(other, _)| other != leaf))
+    });
 }
 
 /// The kind and the name of the backend. Each names the other if that is left out.

@@ -42,15 +42,23 @@ impl Section for WithDoor {
 }
 
 fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let sections: Vec<WithDoor> = crate::kinds::sections().into_iter().map(WithDoor).collect();
+    let sections: Vec<&dyn Section> = sections.iter().map(|it| it as &dyn Section).collect();
+    load_with(text, env, &sections)
+}
+
+fn load_with(
+    text: &str,
+    env: &[(&str, &str)],
+    sections: &[&dyn Section],
+) -> Result<Config, ConfigErrors> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("fusebox.toml");
     std::fs::write(&path, text).unwrap();
     let mut all = vec![("HOME", "/home/ada"), ("FUSEBOX_SOCKET", "/run/user/1/fusebox.sock")];
     all.extend_from_slice(env);
     let flags = Flags { config: Some(path), ..Flags::default() };
-    let sections: Vec<WithDoor> = crate::kinds::sections().into_iter().map(WithDoor).collect();
-    let sections: Vec<&dyn Section> = sections.iter().map(|it| it as &dyn Section).collect();
-    Config::load(&flags, &Environment::of(&all), &sections)
+    Config::load(&flags, &Environment::of(&all), sections)
 }
 
 /// The doors of a file with these lines in its first `[[doors]]`.
@@ -102,8 +110,47 @@ fn a_door_that_is_not_there_by_default_is_there_if_the_file_names_it_and_its_pro
     assert_eq!(config.show()["doors"][0]["projects"], serde_json::json!(["a", "b"]));
     problems(
         "[[doors]]\nkind = 'redis'\nlisten = '127.0.0.1:1'\nprojects = ['a']",
-        &["doors[0].projects is only for doors to Firestore"],
+        &["doors[0].projects is only for doors of the kind firestore, and this door's is redis"],
     );
+}
+
+#[test]
+fn a_setting_of_another_kinds_doors_is_an_error_and_is_not_shown() {
+    let firestore = "[[doors]]\nkind = 'firestore'\nlisten = '127.0.0.1:1'\nout_bytes = '2MiB'\n";
+    for line in [
+        "out_client = '1MiB'",
+        "pinned = 1",
+        "unavailable = 'LOADING'",
+        "on_unknown = 'close'",
+        "on_miss = 'nil'",
+        "effect_reply = 'all'",
+    ] {
+        let key = line.split(' ').next().unwrap();
+        let told = "is only for doors of the kind redis, and this door's is firestore";
+        problems(&format!("{firestore}{line}"), &[&format!("doors[0].{key} {told}")]);
+    }
+    let sections = crate::kinds::sections();
+    let clickhouse = "[[doors]]\nkind = 'clickhouse'\nlisten = 'unix:/c'\n";
+    let errors = load_with(&format!("{clickhouse}out_bytes = '2MiB'"), &[], &sections);
+    assert_eq!(
+        errors.map(|_| ()).unwrap_err().problems,
+        [
+            "doors[0].out_bytes is only for doors of the kind redis or firestore, and this door's is clickhouse"
+        ]
+    );
+    // What is shown can be set, whether the file names the doors or not.
+    for text in ["", clickhouse] {
+        let config = load_with(text, &[], &sections).unwrap_or_else(|errors| panic!("{errors}"));
+        let shown = config.show();
+        let doors = shown["doors"].as_array().unwrap();
+        let door = doors.iter().find(|door| door["kind"] == "clickhouse").unwrap();
+        for (key, of_kinds) in OF_KINDS {
+            assert!(door.get(*key).is_none(), "{key} is only for {of_kinds:?}: {door}");
+        }
+        let again = load_with(&config.show_toml(), &[], &sections);
+        let again = again.unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(again.show()["doors"], shown["doors"]);
+    }
 }
 
 #[test]
