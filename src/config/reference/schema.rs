@@ -103,5 +103,8 @@ fn state(fields: &mut Map<String, Value>, facts: Facts) {
     if let Some(example) = facts.example {
         fields.insert("examples".into(), json!([example]));
     }
+    if facts.secret {
+        fields.insert("writeOnly".into(), true.into());
+    }
     fields.insert("x-change".into(), facts.takes.as_str().into());
 }

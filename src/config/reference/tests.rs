@@ -106,6 +106,12 @@ fn what_is_in_effect_fits_the_schema() {
     assert!(backends["additionalProperties"]["properties"]["on_miss"].is_object());
     let window = &backends["properties"]["redis"]["properties"]["breaker"]["properties"]["window"];
     assert_eq!((&window["x-minimum"], &window["x-change"]), (&"60ms".into(), &"patch".into()));
+    // A part of it is never shown.
+    let own = &backends["properties"]["redis"]["properties"];
+    assert_eq!(
+        (&own["url"]["writeOnly"], &own["username"]["writeOnly"]),
+        (&true.into(), &Value::Null)
+    );
     assert!(!schema.to_string().contains("\"setting\""));
     assert_eq!(schema["additionalProperties"], false);
 }
