@@ -10,7 +10,7 @@ mod invented;
 mod known;
 mod notice;
 mod numbers;
-mod pages;
+pub(crate) mod pages;
 mod rules;
 mod selects;
 mod source;

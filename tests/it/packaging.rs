@@ -6,7 +6,10 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::support::{daemon::FUSEBOX, proc::venv_python};
+use crate::{
+    house::pages::{beside, links},
+    support::{daemon::FUSEBOX, proc::venv_python},
+};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -96,34 +99,104 @@ fn manifest() -> toml::Table {
     fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap()
 }
 
-#[test]
-fn the_debian_package_has_every_unit_and_every_page() {
+/// A file of the repository, and its place on a host.
+type Packaged = (String, String);
+
+/// The files of the Debian package.
+fn packaged() -> Vec<Packaged> {
     let manifest = manifest();
     let assets = manifest["package"]["metadata"]["deb"]["assets"].as_array().unwrap();
-    let sources: Vec<&str> = assets.iter().map(|asset| asset[0].as_str().unwrap()).collect();
-    let folder = |source: &str| source.rsplit_once('/').unwrap_or_default().0.to_owned();
-    for source in &sources {
-        let is_made = source.starts_with("target/");
-        let is_there =
-            if source.contains('*') { root().join(folder(source)) } else { root().join(source) };
-        assert!(is_made || is_there.try_exists().unwrap(), "{source} is not there");
+    let mut packaged = Vec::new();
+    for asset in assets {
+        let target = asset[1].as_str().unwrap();
+        for source in matching(asset[0].as_str().unwrap()) {
+            let name = source.rsplit('/').next().unwrap_or(&source);
+            let place =
+                if target.ends_with('/') { target.to_owned() + name } else { target.into() };
+            packaged.push((source, place));
+        }
     }
-    let mut folders = vec![root().join("docs"), root().join("systemd")];
+    packaged
+}
+
+/// The file that an asset names, or the files that its pattern matches.
+fn matching(source: &str) -> Vec<String> {
+    let (folder, name) = source.rsplit_once('/').unwrap_or(("", source));
+    let Some(ending) = name.strip_prefix('*') else { return vec![source.to_owned()] };
+    let files = fs::read_dir(root().join(folder)).unwrap().map(|file| file.unwrap().path());
+    let files = files.filter(|path| path.is_file());
+    let names = files.map(|path| path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned());
+    names.filter(|name| name.ends_with(ending)).collect()
+}
+
+/// The relative links of the packaged pages that lead to nothing in the package.
+fn dead_links(packaged: &[Packaged]) -> Vec<String> {
+    let mut dead = Vec::new();
+    for (source, place) in packaged {
+        if Path::new(place).extension() != Some("md".as_ref()) {
+            continue;
+        }
+        let page = fs::read_to_string(root().join(source)).unwrap();
+        for (line, target) in links(&page) {
+            let file = target.split('#').next().unwrap_or_default();
+            if file.is_empty() || file.contains("://") || file.starts_with("mailto:") {
+                continue;
+            }
+            let wanted = beside(place, file);
+            let folder = format!("{wanted}/");
+            if !packaged.iter().any(|(_, place)| *place == wanted || place.starts_with(&folder)) {
+                dead.push(format!("{source}:{line}: the package has no {wanted}"));
+            }
+        }
+    }
+    dead
+}
+
+#[test]
+fn the_debian_package_has_every_unit_and_every_page() {
+    let packaged = packaged();
+    for (source, _) in &packaged {
+        let is_made = source.starts_with("target/");
+        assert!(is_made || root().join(source).try_exists().unwrap(), "{source} is not there");
+    }
+    let mut folders = ["docs", "systemd", "examples"].map(|folder| root().join(folder)).to_vec();
     while let Some(next) = folders.pop() {
         for entry in fs::read_dir(next).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                folders.push(path);
+                // Python leaves its own files in a folder of this name.
+                if !path.ends_with("__pycache__") {
+                    folders.push(path);
+                }
                 continue;
             }
             let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
-            let has = |source: &&str| {
-                let all = source.ends_with("/*.md") && path.extension() == Some("md".as_ref());
-                **source == *name
-                    || (all || source.ends_with("/*")) && folder(source) == folder(name)
-            };
-            assert!(sources.iter().any(&has), "{name} is not packaged");
+            assert!(packaged.iter().any(|(source, _)| source == name), "{name} is not packaged");
         }
+    }
+    let dead = dead_links(&packaged);
+    assert!(dead.is_empty(), "{}", dead.join("\n"));
+}
+
+#[test]
+fn a_packaged_page_with_a_dead_link_is_found() {
+    let mut packaged = packaged();
+    packaged.retain(|(source, _)| source != "SECURITY.md");
+    let dead = dead_links(&packaged);
+    assert!(dead.iter().any(|link| link.starts_with("README.md:")), "{dead:?}");
+    assert!(dead.iter().all(|link| link.ends_with("doc/fusebox/SECURITY.md")), "{dead:?}");
+}
+
+#[test]
+fn the_image_has_the_licences() {
+    let container = root().join("packaging/container");
+    let dockerfile = fs::read_to_string(container.join("Dockerfile")).unwrap();
+    let sent = fs::read_to_string(container.join("Dockerfile.dockerignore")).unwrap();
+    let copied = dockerfile.lines().find(|line| line.contains("/image/usr/share/doc/fusebox/"));
+    let copied = copied.expect("the files are copied");
+    for file in ["NOTICE", "LICENSE-APACHE", "LICENSE-MIT"] {
+        assert!(copied.contains(file), "{file} is not in the image: {copied}");
+        assert!(sent.lines().any(|line| line == format!("!{file}")), "{file} is not sent");
     }
 }
 

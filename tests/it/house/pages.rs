@@ -80,7 +80,8 @@ pub(super) fn lost_links(pages: &Pages, is_file: impl Fn(&str) -> bool) -> Vec<S
     complaints
 }
 
-fn links(text: &str) -> Vec<(usize, String)> {
+/// The targets of the links of a page, each with its line.
+pub(crate) fn links(text: &str) -> Vec<(usize, String)> {
     let mut links = Vec::new();
     for (at, line) in prose(text) {
         let line = without_code(line);
@@ -91,7 +92,7 @@ fn links(text: &str) -> Vec<(usize, String)> {
 }
 
 /// What `link` on `page` leads to, from the root.
-fn beside(page: &str, link: &str) -> String {
+pub(crate) fn beside(page: &str, link: &str) -> String {
     let mut parts: Vec<&str> = page.split('/').collect();
     parts.pop();
     for part in link.split('/') {
