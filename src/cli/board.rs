@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fusebox_actors::view::{BackendView, PredictionView, ResilienceView};
+use fusebox_actors::view::{BackendView, ChaosView, PredictionView, ResilienceView};
 use fusebox_state::{UnixMillis, Words, breaker::State, predict, words::with_code};
 
 use crate::terminal::{paint::Tone, table::ago};
@@ -351,6 +351,19 @@ pub(crate) fn whole(words: &[Words]) -> impl Iterator<Item = String> + '_ {
     words.iter().map(|words| words.whole().to_owned())
 }
 
+/// Which faults on purpose are set, and what they did.
+fn faults(chaos: &ChaosView) -> String {
+    let ChaosView { until, suspended, attempts, faults, .. } = chaos;
+    let kinds: Vec<&str> = faults.iter().map(|fault| fault.kind.as_str()).collect();
+    let hits: u64 = faults.iter().map(|fault| fault.hits).sum();
+    let suspended = suspended.as_ref().map(|why| format!("; suspended: {why}"));
+    format!(
+        "faults on purpose until {until}: {}; {hits} hits in {attempts} attempts{}",
+        kinds.join(", "),
+        suspended.unwrap_or_default()
+    )
+}
+
 /// All that an operator should know of a backend, in sentences.
 pub(crate) fn notes(backend: &BackendView) -> Vec<String> {
     let (breaker, queue) = (&backend.breaker, &backend.queue);
@@ -365,6 +378,7 @@ pub(crate) fn notes(backend: &BackendView) -> Vec<String> {
         let until = until.unwrap_or_else(|| "until it is released".into());
         notes.push(format!("forced {} {until}: {}", forced.state, forced.reason));
     }
+    notes.extend(backend.chaos.as_ref().map(faults));
     if let Some(refuses) = &queue.store_refuses {
         notes.push(format!("its store refuses writes: {refuses}"));
     }

@@ -173,6 +173,23 @@ mod tests {
     }
 
     #[test]
+    fn faults_on_purpose_are_noted_at_their_backend() {
+        let struck = backend(
+            "store",
+            &json!({
+                "chaos": { "until": "2026-09-21T14:20:00Z", "attempts": 40,
+                    "suspended": "the backend is offline",
+                    "faults": [{ "kind": "error", "hits": 9 }, { "kind": "latency", "hits": 4 }] },
+            }),
+        );
+        let view = json!({ "state": "HEALTHY", "backends": { "store": struck } });
+        let text = status_text(&read(&view).unwrap(), Paper::PIPE);
+        let told = "\n  store: faults on purpose until 2026-09-21T14:20:00.000Z: error, latency; \
+                    13 hits in 40 attempts; suspended: the backend is offline\n";
+        assert!(text.contains(told), "{text}");
+    }
+
+    #[test]
     fn the_status_of_a_bad_day_in_a_pipe() {
         assert_eq!(
             status_text(&a_bad_day(), Paper::PIPE),

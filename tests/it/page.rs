@@ -20,6 +20,7 @@ use crate::support::proc::require;
 use crate::support::redis::RedisServer;
 
 mod browser;
+mod cards;
 use browser::Browser;
 
 const LONG: Duration = Duration::from_secs(20);

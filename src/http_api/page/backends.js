@@ -217,11 +217,18 @@ function prediction(told) {
   return `${state}: ${told.because ?? "no limit is near any longer"}${when}${score}`;
 }
 
+/// Which faults on purpose are set, and until when.
+function faults({ faults: all, until, suspended }) {
+  const kinds = all.map((fault) => fault.kind).join(", ");
+  return `faults on purpose until ${time(until)}: ${kinds}${suspended ? `; suspended: ${suspended}` : ""}`;
+}
+
 function flags(view) {
   const { breaker } = view;
   const flags = [];
   if (view.critical) flags.push("critical");
   if (breaker.forced) flags.push(`forced ${breaker.forced.state}, underneath ${breaker.underlying}`);
+  if (view.chaos) flags.push(faults(view.chaos));
   if (view.opening) flags.push(`its queue is being opened, breaker ${breaker.state}`);
   if (view.offline) flags.push(`offline, breaker ${breaker.state}`);
   if (view.impaired_by.length > 0) flags.push(`impaired by ${view.impaired_by.join(", ")}`);
