@@ -99,6 +99,9 @@ const WEB: &[&str] = &[
     "tower",
 ];
 
+/// The size of README.md in bytes, at most: people who do not know fusebox yet shall read all of it.
+const README_MAX: usize = 7_000;
+
 /// The folders that the rules are about: none may be missing.
 const FOLDERS: &[&str] = &[
     "src/config",
@@ -190,6 +193,15 @@ fn every_link_leads_somewhere_and_every_page_can_be_found() {
 #[test]
 fn the_sentences_of_the_documentation_are_short() {
     all_is_well(pages::long_sentences(&pages::read(root())));
+}
+
+#[test]
+fn the_readme_is_short() {
+    let bytes = pages::read(root())["README.md"].len();
+    assert!(
+        bytes <= README_MAX,
+        "README.md has {bytes} bytes, at most {README_MAX} are wanted: docs has room for more"
+    );
 }
 
 #[test]
