@@ -26,6 +26,7 @@ impl BackendShared {
             flag(gauge, of == state);
         }
         flag(&gauges.breaker_forced, breaker.forced_since().is_some());
+        gauges.breaker_slow.set(breaker.snapshot(circuit.clock.now()).counts.slow_rate());
         flag(&gauges.offline, holds.is_offline());
         flag(&gauges.opening, holds.opening);
         flag(&gauges.fallbacks_active, !breaker.is_operational());

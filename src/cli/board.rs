@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fusebox_actors::view::{BackendView, ChaosView, PredictionView, ResilienceView};
+use fusebox_actors::view::{BackendView, BreakerView, ChaosView, PredictionView, ResilienceView};
 use fusebox_state::{UnixMillis, Words, breaker::State, predict, words::with_code};
 
 use crate::terminal::{paint::Tone, table::ago};
@@ -351,6 +351,16 @@ pub(crate) fn whole(words: &[Words]) -> impl Iterator<Item = String> + '_ {
     words.iter().map(|words| words.whole().to_owned())
 }
 
+/// How many calls were slow, if their share is one at which the breaker opens.
+fn slow_calls(breaker: &BreakerView) -> Option<String> {
+    let (slow, calls, millis) = (breaker.window_slow, breaker.window_calls, breaker.slow_call_ms);
+    let (least, rate) = (breaker.failure_threshold, breaker.slow_rate_threshold);
+    (breaker.slow_rate >= rate).then(|| {
+        let at = format!("the breaker opens at {least} slow calls and {:.0}%", rate * 100.0);
+        format!("{slow} of {calls} calls took longer than {millis} ms; {at}")
+    })
+}
+
 /// Which faults on purpose are set, and what they did.
 fn faults(chaos: &ChaosView) -> String {
     let ChaosView { until, suspended, attempts, faults, .. } = chaos;
@@ -372,6 +382,9 @@ pub(crate) fn notes(backend: &BackendView) -> Vec<String> {
     if breaker.pings_failed > 0 && is_closed {
         let (pings, most) = (breaker.pings_failed, breaker.failure_threshold);
         notes.push(format!("failed pings in a row: {pings}; the breaker opens at {most}"));
+    }
+    if is_closed && breaker.slow_rate_threshold > 0.0 {
+        notes.extend(slow_calls(breaker));
     }
     if let Some(forced) = &breaker.forced {
         let until = forced.until.map(|until| format!("until {until}"));

@@ -173,6 +173,22 @@ mod tests {
     }
 
     #[test]
+    fn slow_calls_are_noted_from_the_share_on_at_which_the_breaker_opens() {
+        let text = |rate: f64, threshold: f64| {
+            let slow = json!({ "breaker.slow_rate": rate, "breaker.slow_rate_threshold": threshold,
+                "breaker.window_slow": 3, "breaker.window_calls": 5, "breaker.slow_call_ms": 250 });
+            let view = json!({ "backends": { "store": backend("store", &slow) } });
+            status_text(&read(&view).unwrap(), Paper::PIPE)
+        };
+        let told = "\n  store: 3 of 5 calls took longer than 250 ms; \
+                    the breaker opens at 5 slow calls and 50%\n";
+        assert!(text(0.5, 0.5).contains(told), "{}", text(0.5, 0.5));
+        for (rate, threshold) in [(0.49, 0.5), (0.6, 0.0)] {
+            assert!(!text(rate, threshold).contains("took longer"), "{rate} {threshold}");
+        }
+    }
+
+    #[test]
     fn faults_on_purpose_are_noted_at_their_backend() {
         let struck = backend(
             "store",

@@ -207,3 +207,30 @@ fn an_open_breaker_and_its_deadline_survive_the_daemon() {
     assert!(recovered.status.success(), "{recovered:?}");
     daemon.wait_for_breaker("redis", "CLOSED", LONG);
 }
+
+#[test]
+fn slow_calls_are_shown_and_open_it_at_a_share_of_their_own() {
+    let redis = RedisServer::start();
+    let daemon = without_pings(&redis)
+        .set("backends.redis.breaker.slow_call_duration", "50ms")
+        .set("backends.redis.breaker.slow_call_rate", 0.5)
+        .start();
+    let fault = json!({ "kind": "latency", "latency": "100ms", "rate": 1.0 });
+    let order = json!({ "faults": [fault], "force": true });
+    let (status, answer) = daemon.put("/admin/backends/redis/chaos", order);
+    assert_eq!(status, 200, "{answer}");
+    for _ in 0..4 {
+        daemon.redis(&["GET", "absent"]).assert_live();
+    }
+    assert_eq!(daemon.breaker("redis"), "CLOSED");
+    let share = daemon.metric("breaker_slow_call_ratio", &[("backend", "redis")]);
+    assert!(share > 0.5 && share <= 1.0, "{share}");
+    let said = daemon.fusebox(&["status"]).stdout;
+    let said = String::from_utf8_lossy(&said);
+    let told = "calls took longer than 50 ms; the breaker opens at 5 slow calls and 50%";
+    assert!(said.contains("redis: 4 of ") && said.contains(told), "{said}");
+    daemon.redis(&["GET", "absent"]).assert_live();
+    daemon.wait_for_breaker("redis", "OPEN", LONG);
+    let labels = [("backend", "redis"), ("to", "OPEN"), ("reason", "slow_calls")];
+    assert!(daemon.metric("breaker_transitions_total", &labels) > 0.0);
+}

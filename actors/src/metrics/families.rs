@@ -127,6 +127,7 @@ pub(super) struct Families {
     pub(super) wait_seconds: Family<OneBackend, Histogram>,
     pub(super) breaker_state: Family<StateLabels, Gauge>,
     pub(super) breaker_forced: Family<OneBackend, Gauge>,
+    pub(super) breaker_slow: Family<OneBackend, FloatGauge>,
     pub(super) offline: Family<OneBackend, Gauge>,
     pub(super) opening: Family<OneBackend, Gauge>,
     pub(super) fallbacks_active: Family<OneBackend, Gauge>,
@@ -193,6 +194,7 @@ impl Families {
             wait_seconds: Family::new_with_constructor(waits),
             breaker_state: Family::default(),
             breaker_forced: Family::default(),
+            breaker_slow: Family::default(),
             offline: Family::default(),
             opening: Family::default(),
             fallbacks_active: Family::default(),
@@ -274,6 +276,9 @@ impl Families {
         to.register("breaker_state", help, self.breaker_state.clone());
         let help = "1 while an operator forces the breaker open or closed";
         to.register("breaker_forced", help, self.breaker_forced.clone());
+        let help =
+            "Share of the calls in the breaker's window that were slow, 0 if there were none";
+        to.register("breaker_slow_call_ratio", help, self.breaker_slow.clone());
         let help = "Changes of the breaker's state by reason";
         to.register("breaker_transitions", help, self.transitions.clone());
         let help = "1 while the backend is offline, because an operator took it offline or must decide first";

@@ -15,6 +15,7 @@ pub(crate) const BREAKER_STATES: [State; 3] = [State::Closed, State::Open, State
 pub(crate) struct BackendGauges {
     pub(crate) breaker_state: [Gauge; 3],
     pub(crate) breaker_forced: Gauge,
+    pub(crate) breaker_slow: FloatGauge,
     pub(crate) offline: Gauge,
     pub(crate) opening: Gauge,
     pub(crate) fallbacks_active: Gauge,
@@ -54,6 +55,7 @@ impl BackendGauges {
             breaker_state: BREAKER_STATES
                 .map(|it| all.breaker_state.get_or_create_owned(&state(it.as_str()))),
             breaker_forced: all.breaker_forced.get_or_create_owned(&one),
+            breaker_slow: all.breaker_slow.get_or_create_owned(&one),
             offline: all.offline.get_or_create_owned(&one),
             opening: all.opening.get_or_create_owned(&one),
             fallbacks_active: all.fallbacks_active.get_or_create_owned(&one),

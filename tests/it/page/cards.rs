@@ -1,6 +1,9 @@
 //! What the page says of each backend, and where.
 
-use super::*;
+use serde_json::{Value, json};
+
+use super::{Browser, LONG, Stage};
+use crate::support::poll::eventually;
 
 /// How many elements of `selector` with a text that matches `text` are to be seen.
 #[track_caller]
