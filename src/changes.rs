@@ -32,9 +32,9 @@
 //! that. A crash before that leaves the new settings, which nobody knows of.
 //!
 //! A change whose time is over is dropped when it is read, so that one that ran out while no daemon ran is not in
-//! effect again. One that was made for a time lasts no longer than that, wherever the wall clock is set ([`timed`]). A file that cannot be read, or a change in it, is left out with a warning, and shown for as long as
-//! the daemon runs ([`Config::left_out`]); a change that no longer fits is dropped with a warning. None of that stops a
-//! start.
+//! effect again. One that was made for a time lasts no longer than that, wherever the wall clock is set ([`timed`]). A
+//! file that cannot be read, or a change in it, is left out with a warning, and shown for as long as the daemon runs
+//! ([`Config::left_out`]). So is a persisted change that is no longer possible. None of that stops a start.
 
 pub(crate) mod edit;
 pub(crate) mod file;
@@ -46,6 +46,24 @@ use std::time::SystemTime;
 
 use crate::config::{Change, Config, ConfigErrors, Origin, declared::leaf_of, setting::Takes};
 
+/// What changes at run time amount to.
+pub(crate) struct Settled {
+    /// The configuration with those that are in effect.
+    pub(crate) config: Config,
+    /// Warnings about those that are not.
+    pub(crate) told: Vec<String>,
+    /// Those of the warnings that are about persisted changes that are no longer possible.
+    pub(crate) left_out: Vec<String>,
+}
+
+/// Why a change is not in effect any more.
+enum Outdated {
+    /// Its time is over, or the file has another value for its setting.
+    Over(&'static str),
+    /// It is no longer possible.
+    Impossible(String),
+}
+
 /// `base`, the configuration without any change, with those of `changes` that are in effect; and warnings about those
 /// that are not.
 pub(crate) fn settle(
@@ -53,19 +71,23 @@ pub(crate) fn settle(
     load: impl Fn(&[Change]) -> Result<Config, ConfigErrors>,
     changes: Vec<Change>,
     now: SystemTime,
-) -> (Config, Vec<String>) {
-    let mut told = Vec::new();
+) -> Settled {
+    let (mut told, mut left_out) = (Vec::new(), Vec::new());
     let mut kept = Vec::new();
     for change in changes {
+        let named = || format!("{}, changed at run time by {}", change.path, change.by);
         match outdated(base, &change, now) {
-            Some(why) => {
-                told.push(format!("{}, changed at run time by {}: {why}", change.path, change.by));
+            Some(Outdated::Over(why)) => told.push(format!("{}: {why}", named())),
+            Some(Outdated::Impossible(why)) => {
+                let why = format!("{}: {why}", named());
+                left_out.extend(change.persisted.then(|| why.clone()));
+                told.push(why);
             }
             None => kept.push(change),
         }
     }
     if let Ok(config) = load(&kept) {
-        return (config, told);
+        return Settled { config, told, left_out };
     }
     // One of them no longer fits: each is tried on those that do.
     let (mut config, mut fitting) = (base.clone(), Vec::new());
@@ -76,33 +98,34 @@ pub(crate) fn settle(
             Err(errors) => {
                 if let Some(change) = fitting.pop() {
                     let (path, by) = (&change.path, &change.by);
-                    told.push(format!(
-                        "{path}, changed at run time by {by}, is left out: {errors}"
-                    ));
+                    let why = format!("{path}, changed at run time by {by}, is left out: {errors}");
+                    left_out.extend(change.persisted.then(|| why.clone()));
+                    told.push(why);
                 }
             }
         }
     }
-    (config, told)
+    Settled { config, told, left_out }
 }
 
 /// Why a change is not in effect any more; `None` if it is.
-fn outdated(base: &Config, change: &Change, now: SystemTime) -> Option<String> {
+fn outdated(base: &Config, change: &Change, now: SystemTime) -> Option<Outdated> {
     if change.until.is_some_and(|until| until <= now) {
-        return Some("its time is over".to_owned());
+        return Some(Outdated::Over("its time is over"));
     }
     let Some(setting) = base.declared.find(&change.path, None) else {
-        return Some("there is no such setting, so it is left out".to_owned());
+        let why = "there is no such setting, so it is left out";
+        return Some(Outdated::Impossible(why.to_owned()));
     };
     if setting.facts.takes != Takes::Patch {
-        return Some(format!(
+        return Some(Outdated::Impossible(format!(
             "it now takes effect only after a {}, so it is left out",
             setting.facts.takes.as_str()
-        ));
+        )));
     }
     let in_file = leaf_of(&base.file_table, &change.path);
     (in_file != change.replaced.as_ref())
-        .then(|| "the file was changed since then, so it is left out".to_owned())
+        .then_some(Outdated::Over("the file was changed since then, so it is left out"))
 }
 
 /// The origin of a setting's value, in a word; `default` if nothing sets it.

@@ -115,7 +115,7 @@ pub(crate) struct Config {
     pub(crate) file_table: Table,
     /// What was changed at run time.
     pub(crate) changes: Vec<Change>,
-    /// What was changed at run time, and cannot be read.
+    /// What was changed at run time and meant to last, and cannot be read, or is no longer possible.
     pub(crate) left_out: Vec<String>,
 }
 

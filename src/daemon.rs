@@ -154,7 +154,7 @@ impl Daemon {
     /// Everything, as `/health/resilience` shows it.
     pub(crate) fn resilience(&self) -> ResilienceView {
         let left_out =
-            |why: &String| Words::quoting("a change at run time cannot be read", why.as_str());
+            |why: &String| Words::quoting("a change at run time cannot be used", why.as_str());
         let settings_left_out = self.config.load().left_out.iter().map(left_out).collect();
         let alert_command_fails = self.alert_command_fails.load().as_deref().cloned();
         ResilienceView {

@@ -70,7 +70,7 @@ fn load(
     if is_stale {
         found.changes = changes.iter().filter(|change| change.persisted).cloned().collect();
     }
-    let left_out = found.odd;
+    let mut left_out = found.odd;
     let told = |why: &String| format!("changes at run time are left out: {why}");
     let mut told: Vec<String> = left_out.iter().map(told).collect();
     let lasting = changes.iter().filter(|change| !change.persisted).cloned();
@@ -85,8 +85,9 @@ fn load(
         return Ok(Config { warnings, left_out, ..base });
     }
     let with = |changes: &[Change]| base.with(flags, env, changes, &sections);
-    let (config, dropped) = changes::settle(&base, with, all, now);
-    told.extend(dropped);
+    let settled = changes::settle(&base, with, all, now);
+    told.extend(settled.told);
+    left_out.extend(settled.left_out);
     let warnings = [base.warnings, told].concat();
-    Ok(Config { warnings, left_out, ..config })
+    Ok(Config { warnings, left_out, ..settled.config })
 }

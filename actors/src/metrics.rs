@@ -143,7 +143,7 @@ impl Metrics {
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Sets how many changes of settings at run time cannot be read.
+    /// Sets how many saved changes of settings are not in effect.
     pub(crate) fn set_config_left_out(&self, count: usize) {
         self.0.config_left_out.set(i64::try_from(count).unwrap_or(i64::MAX));
     }

@@ -89,8 +89,8 @@ pub struct ResilienceView {
     pub active_fallbacks: Vec<String>,
     /// Stores in the state directory whose backend is not configured: what waits in them waits on.
     pub stray_stores: Vec<String>,
-    /// Changes of settings that were made at run time and cannot be read, so that they are not in effect. The core has
-    /// none: who reads them adds them.
+    /// Changes of settings that were made at run time and cannot be read, or are no longer possible, so that they are
+    /// not in effect. The core has none: who reads them adds them.
     pub settings_left_out: Vec<Words>,
     /// Why the alert command fails, if it does. The core has none: who runs it adds it.
     pub alert_command_fails: Option<Words>,

@@ -133,7 +133,8 @@ fn what_is_outdated_is_dropped_and_told_and_the_rest_is_kept() {
         change("backends.redis.retry.cap", "1ms"),
     ];
     let base = with(file, &[]);
-    let (config, told) = settle(&base, |changes| load(file, &[], changes), changes, NOW);
+    let settle = |changes| settle(&base, |changes| load(file, &[], changes), changes, NOW);
+    let Settled { config, told, left_out } = settle(changes.clone());
     assert_eq!(config.changes, [kept]);
     assert_eq!((threshold(&config), config.pings.interval), (6, Duration::from_secs(9)));
     let all = told.join("\n");
@@ -147,6 +148,12 @@ fn what_is_outdated_is_dropped_and_told_and_the_rest_is_kept() {
         assert!(all.contains(part), "{part}\n{all}");
     }
     assert_eq!(told.len(), 5);
+    // What was meant to last and is no longer possible is an alert; what is over is not.
+    assert_eq!(left_out, [""; 0]);
+    let lasting = changes.into_iter().map(|change| Change { persisted: true, ..change });
+    let lasting = settle(lasting.collect());
+    assert_eq!(lasting.told, told);
+    assert_eq!(lasting.left_out, told[2..]);
 }
 
 #[test]

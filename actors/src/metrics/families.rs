@@ -240,7 +240,7 @@ impl Families {
         let help =
             "Settings that are changed at run time; without the label backend, of the whole daemon";
         to.register("config_overrides", help, self.config_overrides.clone());
-        let help = "Changes of settings at run time that cannot be read and are not in effect";
+        let help = "Saved changes of settings that are not in effect";
         to.register("config_left_out", help, self.config_left_out.clone());
         let help = "Operational backends among the enabled ones, in percent";
         to.register("operational_percent", help, self.operational.clone());
