@@ -243,11 +243,10 @@ function flags(view) {
   return flags;
 }
 
-/// A backend's trouble in a sentence, for the top of the page.
+/// A backend's trouble in a few words, for the top of the page. What caused it is in its card.
 export function trouble(view, samples) {
-  const parts = [`${view.name} is ${condition(view)}`];
-  const cause = beginning(view.name);
-  if (view.breaker.state !== "CLOSED" && !view.breaker.forced && cause) parts[0] += `: ${because(cause)}`;
+  const critical = view.critical && !view.operational ? "critical backend " : "";
+  const parts = [`${critical}${view.name} is ${condition(view)}`];
   const ahead = next(view);
   if (ahead) parts.push(ahead.replace(/\.$/, ""));
   if (view.impaired_by.length > 0) parts.push(`Impaired by ${view.impaired_by.join(", ")}`);

@@ -81,7 +81,7 @@ function system() {
   say(by("system-state"), view.state);
   const allWell = Object.values(view.backends).every((backend) => backend.operational);
   say(by("system-means"), view.state === "HEALTHY" && allWell ? "Everything answers." : MEANS[view.state] ?? "");
-  list(by("reasons"), view.reasons);
+  list(by("reasons"), view.reasons.filter((reason) => !isSaid(reason)));
   title();
   sinceWhen();
   const all = Object.values(view.backends);
@@ -98,6 +98,13 @@ function system() {
   pairs.forEach((text, index) =>
     say(totals.children[index] ?? totals.appendChild(el(index % 2 ? "dd" : "dt")), text));
   while (totals.children.length > pairs.length) totals.lastElementChild.remove();
+}
+
+/// Whether a reason says no more than that a backend is down, as the list of what is broken does.
+function isSaid(reason) {
+  const said = reason.replace(/^critical /, "");
+  return Object.values(view.backends).some(({ name, operational }) =>
+    !operational && said.startsWith(`backend ${name} is down (`) && said.indexOf(")") === said.length - 1);
 }
 
 function sinceWhen() {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Browser, LONG, Stage};
+use crate::support::outage::begin_outage;
 use crate::support::poll::eventually;
 
 /// How many elements of `selector` with a text that matches `text` are to be seen.
@@ -24,5 +25,24 @@ fn faults_on_purpose_show_at_their_backend_for_as_long_as_they_are_set() {
     let (status, body) = stage.daemon.delete("/admin/backends/redis/chaos");
     assert_eq!(status, 200, "{body}");
     eventually("they are gone", LONG, || count(&mut browser, flags, "faults on purpose") == 0);
+    browser.assert_well_behaved(&stage.origin(), |_| false);
+}
+
+#[test]
+fn a_cause_is_named_at_its_backend_and_in_the_timeline_and_nowhere_else() {
+    let mut stage = Stage::set();
+    let mut browser = Browser::at(&stage.origin(), 1280, "light");
+    browser.sees("#link-text", "^live");
+    begin_outage(&mut stage.redis, &stage.daemon);
+    browser.sees("#broken li", "redis is OPEN\\. Half-opens in ");
+    browser.sees("#system-state", "^(DEGRADED|CRITICAL|EMERGENCY)$");
+    browser.sees("#timeline tr", "system.*HEALTHY → .*backend redis is down \\(OPEN\\)");
+    let cause = "failed.*last errors: ";
+    for (place, times) in [(".cause", 1), ("#timeline tr", 1), ("#system", 0)] {
+        assert_eq!(count(&mut browser, place, cause), times, "{place}");
+    }
+    // Neither is it said twice that it is down.
+    let top = browser.text("#system");
+    assert!(top.matches("redis").count() == 1 && !top.contains("is down"), "{top}");
     browser.assert_well_behaved(&stage.origin(), |_| false);
 }
