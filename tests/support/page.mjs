@@ -73,6 +73,8 @@ const commands = {
     await first(what, within);
   },
   count: async (what) => (await visible(what)).length,
+  heights: ({ selector }) => page.locator(selector).evaluateAll((all) =>
+    all.map((element) => element.getBoundingClientRect().height)),
   text: ({ selector }) => page.locator(selector).first().innerText(),
   async click(what) {
     await (await first(what, 10_000)).click({ timeout: 10_000 });

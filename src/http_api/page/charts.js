@@ -19,8 +19,12 @@ export class Chart {
     }, svg("path", { class: "base", d: `M0 ${HEIGHT - 0.5}H${WIDTH}` }), ...this.paths);
     this.caption = el("figcaption");
     this.from = el("span");
-    this.node = el("figure", { class: "chart" }, this.caption, this.picture,
-      el("p", { class: "axis", "aria-hidden": "true" }, this.from, el("span", {}, "now")));
+    this.most = el("span");
+    // The picture's label says the same.
+    const unspoken = { "aria-hidden": "true" };
+    this.node = el("figure", { class: "chart" }, this.caption,
+      el("p", { class: "scale", ...unspoken }, this.most, el("span", {}, "0")), this.picture,
+      el("p", { class: "axis", ...unspoken }, this.from, el("span", {}, "now")));
   }
 
   /// Adds a point: one value per line, `undefined` for none.
@@ -39,6 +43,7 @@ export class Chart {
     const span = this.span(now);
     say(this.caption, `${this.title}: ${current.join(" · ")}${most > 0 ? `, at most ${this.unit(most)}` : ""}`);
     say(this.from, `${whole(span)} ago`);
+    say(this.most, most > 0 ? this.unit(most) : "");
     const spoken = `${this.title} of the last ${whole(span)}: now ${current.join(", ")}; at most ${this.unit(most)}`;
     if (this.picture.getAttribute("aria-label") !== spoken) this.picture.setAttribute("aria-label", spoken);
   }

@@ -1,5 +1,7 @@
 //! What the page says of each backend, and where.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{Browser, LONG, Stage};
@@ -44,5 +46,33 @@ fn a_cause_is_named_at_its_backend_and_in_the_timeline_and_nowhere_else() {
     // Neither is it said twice that it is down.
     let top = browser.text("#system");
     assert!(top.matches("redis").count() == 1 && !top.contains("is down"), "{top}");
+    browser.assert_well_behaved(&stage.origin(), |_| false);
+}
+
+#[test]
+fn both_charts_are_as_high_and_show_their_scale() {
+    const SCALE: &str = "[data-backend=redis] .chart .scale";
+    let mut stage = Stage::set();
+    let mut browser = Browser::at(&stage.origin(), 1280, "light");
+    browser.sees("#link-text", "^live");
+    // The page looks at the response times every five seconds, and needs two looks.
+    eventually("the response times have a scale", Duration::from_secs(30), || {
+        stage.daemon.redis(&["GET", "k"]).assert_live();
+        count(&mut browser, SCALE, "^(under )?[0-9.]+\\sm?s\\s+0$") == 1
+    });
+    begin_outage(&mut stage.redis, &stage.daemon);
+    for key in ["a", "b", "c"] {
+        stage.daemon.redis(&["SET", key, "v"]).assert_queued();
+    }
+    browser.sees(SCALE, "^3\\s+0$");
+    for (width, scheme) in [(1280, "light"), (320, "dark")] {
+        browser.look(width, scheme);
+        let how = json!({ "selector": "[data-backend=redis] .chart svg" });
+        let heights = browser.tell("heights", how);
+        let [first, second] = heights.as_array().unwrap().as_slice() else { panic!("{heights}") };
+        assert!(first == second && first.as_f64() > Some(40.0), "{heights}");
+        assert_eq!(browser.count(SCALE), 2);
+        browser.assert_accessible(&format!("charts, {width} px, {scheme}"));
+    }
     browser.assert_well_behaved(&stage.origin(), |_| false);
 }
