@@ -16,31 +16,46 @@ use crate::support::redis::RedisServer;
 const LONG: Duration = Duration::from_secs(20);
 
 /// A program that uses a client, and what tells it which one.
-struct Stock {
+pub(crate) struct Stock {
     program: Command,
     which: &'static str,
 }
 
 impl Stock {
-    fn python(protocol: &'static str) -> Self {
+    /// redis-py with a protocol, or with `-python` behind it, which is redis-py without hiredis.
+    pub(crate) fn python(which: &'static str) -> Self {
         let mut program = Command::new(venv_python());
         program.arg(support("redis_client.py"));
+        Self { program, which }
+    }
+
+    /// redis-py's asyncio client with a protocol.
+    pub(crate) fn asyncio(protocol: &'static str) -> Self {
+        let mut program = Command::new(venv_python());
+        program.arg(support("redis_client_async.py"));
         Self { program, which: protocol }
     }
 
-    fn node(client: &'static str) -> Self {
+    /// `ioredis` or `node_redis`.
+    pub(crate) fn node(client: &'static str) -> Self {
         let mut program = Command::new("node");
         program.arg(support("redis_clients.mjs"));
         Self { program, which: client }
     }
 
+    /// The program, about to do one phase of what it can at the door of a daemon.
+    pub(crate) fn command(mut self, daemon: &Daemon, phase: &str) -> Command {
+        self.program.arg(door_of(daemon)).args([phase, self.which]);
+        self.program
+    }
+
     #[track_caller]
-    fn run(mut self, daemon: &Daemon, phase: &str) {
-        let socket = door_of(daemon);
-        let output = self.program.arg(socket).args([phase, self.which]).output().expect("it runs");
+    fn run(self, daemon: &Daemon, phase: &str) {
+        let which = self.which;
+        let output = self.command(daemon, phase).output().expect("it runs");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{} {phase}: {said}", self.which);
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n", "{} {phase}", self.which);
+        assert!(output.status.success(), "{which} {phase}: {said}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n", "{which} {phase}");
     }
 }
 
@@ -73,6 +88,21 @@ fn redis_py_speaks_resp2_through_an_outage() {
 }
 
 #[test]
+fn redis_py_without_hiredis_works_through_an_outage() {
+    through_an_outage(|| Stock::python("3-python"));
+}
+
+#[test]
+fn redis_py_with_asyncio_speaks_resp3_through_an_outage() {
+    through_an_outage(|| Stock::asyncio("3"));
+}
+
+#[test]
+fn redis_py_with_asyncio_speaks_resp2_through_an_outage() {
+    through_an_outage(|| Stock::asyncio("2"));
+}
+
+#[test]
 fn ioredis_works_through_an_outage() {
     through_an_outage(|| Stock::node("ioredis"));
 }
@@ -82,12 +112,13 @@ fn node_redis_works_through_an_outage() {
     through_an_outage(|| Stock::node("node_redis"));
 }
 
-fn door_of(daemon: &Daemon) -> PathBuf {
+/// The socket of the door that a daemon has without any setting.
+pub(crate) fn door_of(daemon: &Daemon) -> PathBuf {
     daemon.socket().with_file_name("redis.sock")
 }
 
 /// The `redis` crate as a client of a door.
-fn redis_rs(socket: &Path) -> redis::Connection {
+pub(crate) fn redis_rs(socket: &Path) -> redis::Connection {
     let client = redis::Client::open(format!("unix://{}", socket.display())).expect("an address");
     client.get_connection().expect("a connection")
 }

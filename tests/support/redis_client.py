@@ -1,18 +1,35 @@
-"""redis-py as its users use it, through a door: `redis_client.py SOCKET live|outage|after PROTOCOL`.
+"""redis-py as its users use it, through a door: `redis_client.py SOCKET live|outage|after|lives WHICH`.
 
-Whatever it does not find as it should be ends it with an assertion.
+WHICH is the protocol, 2 or 3, followed by `-python` for a redis-py without hiredis. Whatever it does not find as it
+should be ends it with an assertion.
 """
 
 import sys
 import threading
+import time
+
+socket, phase, which = sys.argv[1:]
+protocol = int(which[0])
+if which.endswith("-python"):
+    # It cannot be imported then, and redis-py takes its own parser.
+    sys.modules["hiredis"] = None
 
 import redis
 
-socket, phase, protocol = sys.argv[1], sys.argv[2], int(sys.argv[3])
-client = redis.Redis(
-    unix_socket_path=socket, protocol=protocol, decode_responses=True, client_name="orders"
-)
-key = f"py{protocol}:"
+assert redis.utils.HIREDIS_AVAILABLE is not which.endswith("-python")
+
+
+def connected(**more):
+    return redis.Redis(unix_socket_path=socket, protocol=protocol, **more)
+
+
+client = connected(decode_responses=True, client_name="orders")
+plain = connected()
+key = f"py{which}:"
+# Every byte there is, also in the name of a key; and five mebibytes of them.
+every = bytes(range(256))
+name = key.encode() + every
+large = every * 20_480
 
 
 def live():
@@ -53,11 +70,24 @@ def live():
 
     client.transaction(twice, key + "count")
     assert client.get(key + "count") == "6"
+    client.set(key + "raced", 1)
+    rounds = []
+
+    def raced(pipe):
+        rounds.append(pipe.get(key + "raced"))
+        if len(rounds) == 1:
+            client.set(key + "raced", 20)
+        pipe.multi()
+        pipe.incr(key + "raced")
+
+    assert client.transaction(raced, key + "raced") == [21]
+    assert rounds == ["1", "20"]
 
     script = client.register_script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
     assert script(keys=[key + "count"], args=[4]) == 10
     with client.lock(key + "lock", timeout=5):
         assert client.exists(key + "lock") == 1
+        assert client.lock(key + "lock", timeout=5).acquire(blocking=False) is False
     assert client.exists(key + "lock") == 0
 
     threading.Timer(0.2, lambda: client.rpush(key + "jobs", "job")).start()
@@ -86,21 +116,38 @@ def live():
     except redis.ResponseError as error:
         assert str(error).startswith("WRONGTYPE"), error
     assert client.client_getname() == "orders"
-    other = redis.Redis(unix_socket_path=socket, protocol=protocol, db=3, decode_responses=True)
+    other = connected(db=3, decode_responses=True)
     assert other.set(key + "name", "three") is True
     assert other.get(key + "name") == "three"
     assert client.get(key + "name") == "ada"
+    live_bytes()
+
+
+def live_bytes():
+    assert plain.set(name, every) is True
+    assert plain.get(name) == every
+    assert plain.hset(name + b"hash", every, every) == 1
+    assert plain.hgetall(name + b"hash") == {every: every}
+    assert plain.set(key + "large", large) is True
+    assert plain.get(key + "large") == large
+    pipe = plain.pipeline(transaction=False)
+    pipe.set(key + "large", large[::-1]).get(key + "large").get(name)
+    assert pipe.execute() == [True, large[::-1], every]
+    pipe = plain.pipeline()
+    pipe.set(name + b"too", every).get(name + b"too").get(key + "large")
+    assert pipe.execute() == [True, every, large[::-1]]
 
 
 def outage():
-    once = redis.Redis(
-        unix_socket_path=socket, protocol=protocol, decode_responses=True, retry=None
-    )
+    once = connected(decode_responses=True, retry=None)
     assert once.get(key + "name") == "ada"
     assert once.get(key + "none") is None
     assert once.mget(key + "name", key + "none") == ["ada", None]
     assert once.set(key + "name", "grace") is True
     assert once.get(key + "name") == "grace"
+    assert plain.get(name) == every
+    assert plain.set(name, every[::-1]) is True
+    assert plain.get(name) == every[::-1]
     pipe = once.pipeline(transaction=False)
     for number in range(200):
         pipe.set(key + "last", number)
@@ -133,7 +180,24 @@ def after():
     assert client.hgetall(key + "both:hash") == {"f": "v"}
     assert 0 < client.ttl(key + "both") <= 900 and 0 < client.ttl(key + "both:hash") <= 900
     assert client.get(key + "count") == "10"
+    assert plain.get(name) == every[::-1]
+    assert plain.get(key + "large") == large[::-1]
 
 
-{"live": live, "outage": outage, "after": after}[phase]()
+def lives():
+    """Sets what each line of the input says, through whatever happens meanwhile, and prints its key."""
+    for line in sys.stdin:
+        number, until = line.strip(), time.monotonic() + 15
+        while True:
+            try:
+                assert client.set(key + number, number) is True
+                assert client.get(key + number) == number
+                break
+            except (redis.ConnectionError, redis.TimeoutError):
+                if time.monotonic() > until:
+                    raise
+        print(key + number, flush=True)
+
+
+{"live": live, "outage": outage, "after": after, "lives": lives}[phase]()
 print("ok")
