@@ -87,6 +87,8 @@ mod recordings;
 #[cfg(test)]
 mod redis_door;
 #[cfg(test)]
+mod redis_door_clients;
+#[cfg(test)]
 mod redis_markers;
 #[cfg(test)]
 mod redis_scripts;
