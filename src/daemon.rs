@@ -202,8 +202,8 @@ impl Daemon {
         fixed(old, &next)?;
         let identity = self.identity.load_full();
         let (dir, of_next) = (Arc::clone(&self.state_dir), timeouts(&next));
-        let noted = blocking(move || Ok(dir.begin_with_timeouts(of_next.into_iter()))).await;
-        noted.map_err(|error| error.to_string())?;
+        let noted = blocking(move || dir.change_timeouts(of_next.into_iter())).await;
+        noted.map_err(|error| format!("the state directory cannot be written: {error}"))?;
         // Everything is made before anything is exchanged. What has its connector still keeps its connections.
         let specs = specs(next.backends.iter().filter(|it| connects_anew(old, it)), &identity)?;
         let exchanged: Vec<String> = specs.iter().map(|spec| spec.settings.name.clone()).collect();
@@ -268,7 +268,7 @@ impl Daemon {
         // A twin that is found meanwhile pauses replay again, after this.
         let _alone = self.reloading.lock().await;
         let this = Arc::clone(self);
-        let was_paused = blocking(move || this.state_dir.accept_clone()).await?;
+        let was_paused = blocking(move || this.state_dir.accept_clone(&|_| true)).await?;
         self.fusebox.accept_clone();
         if was_paused {
             tracing::warn!(

@@ -27,13 +27,16 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use fusebox_state::store::journal;
+use fusebox_state::store::{
+    identity::{self, Identity},
+    journal,
+};
 use parking_lot::Mutex;
 
 mod origin;
 pub(crate) mod stores;
 
-use origin::{Origin, Place};
+use origin::{Doubt, Origin, Place};
 pub(crate) use origin::{is_in_place, replace};
 
 /// The lock's file. It stays when the daemon ends; what counts is the lock on it.
@@ -70,6 +73,8 @@ struct Kept {
     origin: Origin,
     /// The longest timeout that each backend has had in this run, in milliseconds.
     timeouts: BTreeMap<String, u64>,
+    /// The file says what is known.
+    is_written: bool,
 }
 
 impl StateDir {
@@ -88,7 +93,8 @@ impl StateDir {
         keep_others_out(path);
         let instance =
             instance(path).with_context(|| format!("cannot keep the daemon's name in {shown}"))?;
-        let kept = Kept { instance, origin: Origin::default(), timeouts: BTreeMap::new() };
+        let (origin, timeouts) = (Origin::default(), BTreeMap::new());
+        let kept = Kept { instance, origin, timeouts, is_written: true };
         let dir = Self { path: path.to_owned(), kept: Mutex::new(kept), _lock: lock };
         dir.find_origin();
         Ok(dir)
@@ -137,11 +143,13 @@ impl StateDir {
             for elsewhere in kept.origin.stores.values_mut() {
                 *elsewhere = None;
             }
+            kept.origin.left.clear();
+            kept.origin.doubted.clear();
             self.rename(&mut kept, why);
             return;
         }
         if !is_kept {
-            self.keep(&kept);
+            self.keep(&mut kept);
         }
         if is_behind {
             self.keep_name(&kept);
@@ -161,13 +169,15 @@ impl StateDir {
         }
     }
 
-    /// Writes the origin. If that fails, what is in memory holds for this run. Returns whether it was written.
-    fn keep(&self, kept: &Kept) -> bool {
+    /// Writes the origin. If that fails, what is in memory holds for this run, and the next change writes it. Returns
+    /// whether it was written.
+    fn keep(&self, kept: &mut Kept) -> bool {
         let written = origin::write(&self.path, &kept.origin);
         if let Err(error) = &written {
             tracing::error!(%error, path = %self.path.display(), "the origin file could not be written");
         }
-        written.is_ok()
+        kept.is_written = written.is_ok();
+        kept.is_written
     }
 
     /// Writes the name into its own file, which the origin has already.
@@ -182,8 +192,8 @@ impl StateDir {
         let mut kept = self.kept.lock();
         let before = kept.origin.clone();
         let answer = change(&mut kept);
-        if kept.origin != before {
-            self.keep(&kept);
+        if kept.origin != before || !kept.is_written {
+            self.keep(&mut kept);
         }
         answer
     }
@@ -194,37 +204,63 @@ impl StateDir {
         let mut kept = self.kept.lock();
         let mut accepted = kept.origin.clone();
         let answer = decide(&mut accepted);
+        if accepted == kept.origin && kept.is_written {
+            return Ok(answer);
+        }
         if let Err(error) = origin::write(&self.path, &accepted) {
             if is_in_place(&error)
                 && let Err(again) = origin::write(&self.path, &kept.origin)
             {
+                kept.is_written = false;
                 let more = "and it could not be undone, so it may be in effect after a restart";
                 return Err(std::io::Error::other(format!("{error}; {more}: {again}")));
             }
             return Err(error);
         }
-        kept.origin = accepted;
+        (kept.origin, kept.is_written) = (accepted, true);
         Ok(answer)
     }
 
     /// The alert while replay is paused because the directory is a copy, or has one.
     pub(crate) fn copied(&self) -> Option<String> {
-        let kept = self.kept.lock();
-        let why = kept.origin.paused.as_ref()?;
+        let why = self.doubts(&|_| true)?;
         Some(format!(
-            "{why}: replay is paused, because another daemon may have the same calls. If no other daemon has them or \
-             will replay them, run `fusebox backend accept-clone`"
+            "{why}: replay is paused, because another daemon may have the same calls, or they may have been applied \
+             already. If no other daemon has them or will replay them, and newer writes may be overwritten, run \
+             `fusebox backend accept-clone`"
         ))
     }
 
-    /// An operator says that this directory may replay. Returns whether it was paused.
+    /// Why the calls of these backends may be another daemon's, or have been applied already.
+    pub(crate) fn doubts(&self, is_of: &dyn Fn(&str) -> bool) -> Option<String> {
+        let Origin { paused, doubted, .. } = &self.kept.lock().origin;
+        let doubted = doubted.iter().filter(|(name, _)| is_of(name)).map(|(_, doubt)| &doubt.why);
+        let all: Vec<&str> = paused.iter().chain(doubted).map(String::as_str).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// An operator says that these backends may replay. Returns whether they were paused.
     ///
     /// # Errors
     /// It cannot be written down, and is as it was.
-    pub(crate) fn accept_clone(&self) -> std::io::Result<bool> {
+    pub(crate) fn accept_clone(&self, is_of: &dyn Fn(&str) -> bool) -> std::io::Result<bool> {
+        let mut doubted = self.kept.lock().origin.doubted.clone();
+        doubted.retain(|name, _| is_of(name));
+        let mut names = BTreeMap::new();
+        for (name, Doubt { dir, .. }) in &doubted {
+            match identity::claim(dir).and_then(|()| identity::name_for(dir)) {
+                Ok(drawn) => drop(names.insert(name.clone(), hex(drawn))),
+                // That must not keep all others back.
+                Err(error) => {
+                    tracing::warn!(backend = name, %error, "the store stays a copy: the next start pauses replay again");
+                }
+            }
+        }
         self.accept(|origin| {
+            origin.names.extend(names);
+            origin.doubted.retain(|name, _| !doubted.contains_key(name));
             origin.place = Place::of(&self.path);
-            origin.paused.take().is_some()
+            origin.paused.take().is_some() || !doubted.is_empty()
         })
     }
 
@@ -256,36 +292,20 @@ impl StateDir {
         });
     }
 
-    /// Looks whether the stores that `backends` have had are still there; with each goes its folder if that is
-    /// not the usual one. Call it before they are opened, which makes what is missing.
+    /// Looks whether the stores that `backends` have had are still there, and are the ones that they were; with each goes
+    /// its folder if that is not the usual one. Call it before they are opened, which makes what is missing.
     pub(crate) fn look_for_stores(&self, backends: &[(String, Option<PathBuf>)]) {
         self.change(|Kept { origin, .. }| {
             // These are the stores from here on.
             origin.damage = None;
+            origin.doubted.retain(|name, doubt| {
+                backends.iter().any(|(backend, elsewhere)| {
+                    let dir = self.store_dir(backend, elsewhere.as_deref());
+                    backend == name && stores::is_same(&dir, &doubt.dir)
+                })
+            });
             for (name, elsewhere) in backends {
-                if origin::has_store(&self.store_dir(name, elsewhere.as_deref())) {
-                    origin.stores.insert(name.clone(), elsewhere.clone());
-                    continue;
-                }
-                let Some(then) = origin.stores.get(name) else { continue };
-                let (was, is) = (
-                    self.store_dir(name, then.as_deref()),
-                    self.store_dir(name, elsewhere.as_deref()),
-                );
-                let what = if was != is && origin::has_store(&was) {
-                    format!(
-                        "the store is missing: calls may wait in {}, but {} is a new store",
-                        was.display(),
-                        is.display()
-                    )
-                } else {
-                    format!(
-                        "the store is gone: it was in {}, and the calls that waited in it are lost",
-                        was.display()
-                    )
-                };
-                tracing::error!(backend = name, "{what}");
-                origin.lost.insert(name.clone(), what);
+                self.look_for_store(origin, name, elsewhere.as_ref());
             }
             origin.stores.retain(|name, elsewhere| {
                 let known = backends.iter().any(|(backend, _)| backend == name);
@@ -299,6 +319,61 @@ impl StateDir {
         });
     }
 
+    fn look_for_store(&self, origin: &mut Origin, name: &str, elsewhere: Option<&PathBuf>) {
+        let is = self.store_dir(name, elsewhere.map(PathBuf::as_path));
+        let then = origin.stores.get(name);
+        let was = then.map(|then| self.store_dir(name, then.as_deref()));
+        // The same folder may have several paths.
+        let was = was.filter(|was| !stores::is_same(was, &is));
+        // What is used from now on is not left behind any more.
+        if let Some(left) = origin.left.get_mut(name) {
+            left.retain(|left| !stores::is_same(left, &is) && origin::has_store(left));
+        }
+        let other = was.as_ref().filter(|was| origin::has_store(was));
+        if let Some(other) = other {
+            origin.left.entry(name.to_owned()).or_default().insert(other.clone());
+        }
+        if origin::has_store(&is) {
+            recognise_store(origin, name, &is, other.is_some());
+            origin.stores.insert(name.to_owned(), elsewhere.cloned());
+            let Some(other) = other.filter(|other| stores::may_have_calls(other)) else { return };
+            let (other, is) = (other.display(), is.display());
+            let what =
+                format!("calls may wait in its store in {other}, but the one in {is} is used");
+            lose(origin, name, what);
+            return;
+        }
+        if then.is_some() {
+            let is = is.display();
+            let what = match (other, &was) {
+                (Some(other), _) => format!(
+                    "the store is missing: calls may wait in {}, but {is} is a new store",
+                    other.display()
+                ),
+                (None, was) => {
+                    let was = was
+                        .as_ref()
+                        .map_or_else(|| is.to_string(), |was| was.display().to_string());
+                    format!(
+                        "the store is gone: it was in {was}, and the calls that waited in it are lost"
+                    )
+                }
+            };
+            lose(origin, name, what);
+        }
+        note_name(origin, name, &is);
+    }
+
+    /// Looks whether these stores are the ones that their backends have had, for who replays them without a daemon; with
+    /// each goes its folder.
+    pub(crate) fn recognise<'a>(&self, stores: impl Iterator<Item = (&'a str, &'a Path)>) {
+        self.change(|Kept { origin, .. }| {
+            for (name, dir) in stores.filter(|(_, dir)| origin::has_store(dir)) {
+                recognise_store(origin, name, dir, false);
+            }
+        });
+    }
+
     /// Notes that attempts have these timeouts from now on, before the first is made. Returns the longest of each
     /// backend that may be on the wire still: a run that was killed leaves attempts behind, and the next may have a
     /// shorter timeout.
@@ -306,17 +381,27 @@ impl StateDir {
         &self,
         backends: impl Iterator<Item = (String, Duration)>,
     ) -> BTreeMap<String, Duration> {
+        let backends: Vec<_> = backends.collect();
         self.change(|Kept { origin, timeouts: of_this_run, .. }| {
-            for (name, timeout) in backends {
-                let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-                for longest in [&mut *of_this_run, &mut origin.timeouts] {
-                    let longest = longest.entry(name.clone()).or_default();
-                    *longest = millis.max(*longest);
-                }
-            }
+            raise(of_this_run, &backends);
+            raise(&mut origin.timeouts, &backends);
             let longest = origin.timeouts.iter();
             longest.map(|(name, millis)| (name.clone(), Duration::from_millis(*millis))).collect()
         })
+    }
+
+    /// The same for timeouts that change in this run.
+    ///
+    /// # Errors
+    /// It cannot be written down, and is as it was: such attempts must not be made.
+    pub(crate) fn change_timeouts(
+        &self,
+        backends: impl Iterator<Item = (String, Duration)>,
+    ) -> std::io::Result<()> {
+        let backends: Vec<_> = backends.collect();
+        self.accept(|origin| raise(&mut origin.timeouts, &backends))?;
+        raise(&mut self.kept.lock().timeouts, &backends);
+        Ok(())
     }
 
     /// What earlier runs have left on the wire is over: from here on the timeouts of this run alone count.
@@ -353,6 +438,67 @@ impl StateDir {
     pub(crate) fn accept_loss(&self, name: &str) -> std::io::Result<bool> {
         self.accept(|origin| origin.lost.remove(name).is_some())
     }
+}
+
+/// Pauses replay if the store in `dir` may not be the one that this directory has had: its calls may have been applied
+/// since, and newer writes acknowledged. `is_other` if that one is in another folder.
+fn recognise_store(origin: &mut Origin, name: &str, dir: &Path, is_other: bool) {
+    let (noted, shown) = (origin.names.get(name), dir.display());
+    let seen = Identity::of(dir).and_then(|seen| Ok((seen, identity::name(dir)?)));
+    let (seen, is_named) = match seen {
+        Ok(seen) => seen,
+        // Whether it opens is another question. If it does, this is looked at by the next start.
+        Err(error) => {
+            tracing::warn!(backend = name, %error, path = %shown, "it is not known whether this store is a copy");
+            return;
+        }
+    };
+    let is_noted = noted.is_some() && noted.cloned() == is_named.map(hex);
+    let why = match seen {
+        Identity::Copied => format!("the store in {shown} is a copy, such as a restored backup"),
+        _ if is_noted || noted.is_none() && !is_other => return note_name(origin, name, dir),
+        _ => format!("the store in {shown} is not the one that {name} had before"),
+    };
+    if stores::may_have_calls(dir) {
+        tracing::error!(backend = name, "{why}");
+        origin.doubted.insert(name.to_owned(), Doubt { dir: dir.to_owned(), why });
+        return;
+    }
+    if let Err(error) = identity::claim(dir) {
+        tracing::warn!(backend = name, %error, "an empty copy of a store stays a copy");
+    }
+    note_name(origin, name, dir);
+}
+
+/// Notes the name of the store of `name`, or of the one that is to be begun in `dir`.
+fn note_name(origin: &mut Origin, name: &str, dir: &Path) {
+    match identity::name_for(dir) {
+        Ok(drawn) => drop(origin.names.insert(name.to_owned(), hex(drawn))),
+        Err(error) => {
+            tracing::warn!(backend = name, %error, path = %dir.display(), "the store gets no name: if another store \
+                takes its place, that is not noticed");
+        }
+    }
+}
+
+/// Raises the longest timeouts, in milliseconds, to these at least.
+fn raise(longest: &mut BTreeMap<String, u64>, backends: &[(String, Duration)]) {
+    for (name, timeout) in backends {
+        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let longest = longest.entry(name.clone()).or_default();
+        *longest = millis.max(*longest);
+    }
+}
+
+/// Tells what is lost of the store of `name`, until an operator accepts it.
+fn lose(origin: &mut Origin, name: &str, what: String) {
+    tracing::error!(backend = name, "{what}");
+    origin.lost.insert(name.to_owned(), what);
+}
+
+/// A store's name as it is written down.
+fn hex(name: u128) -> String {
+    format!("{name:032x}")
 }
 
 fn lock(dir: &Path) -> anyhow::Result<File> {
@@ -464,4 +610,4 @@ pub(crate) fn new_name() -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

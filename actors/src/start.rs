@@ -38,8 +38,20 @@ const REOPEN_MAX: Duration = Duration::from_secs(30);
 /// Smaller ones are waited for, so that a start means that they are recovered.
 const LARGE_LOG: u64 = 32 << 20;
 /// What is in a store's folder besides `db` and names that begin with `db.`.
-const OURS: [&str; 8] =
-    ["lock", "mark", "mark.new", "mark.next", "ballast", "suspect", "untold", "untold.new"];
+const OURS: [&str; 10] = [
+    "lock",
+    "name",
+    "name.next",
+    "mark",
+    "mark.new",
+    "mark.next",
+    "ballast",
+    "suspect",
+    "untold",
+    "untold.new",
+];
+/// What may be in one in which there was no store yet.
+const EMPTY: [&str; 4] = ["lock", "name", "name.next", "ballast"];
 
 /// A backend as it is configured, with the connector that speaks its protocol.
 pub struct BackendSpec {
@@ -180,7 +192,7 @@ fn prepare_folder(dir: &Path) -> std::io::Result<bool> {
             "other users can read the store's folder, which contains what callers wrote; set its mode to 0700"
         );
     }
-    Ok(names.iter().all(|name| name == "lock" || name == "ballast"))
+    Ok(names.iter().all(|name| EMPTY.iter().any(|it| name == it)))
 }
 
 async fn try_open(shared: &Arc<BackendShared>, dir: &Path) -> Result<(), NotOpen> {

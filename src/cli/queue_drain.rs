@@ -73,7 +73,8 @@ pub(crate) async fn run(
     let (stores, missing) = stores(&dir, host, only)?;
     let state_dir =
         Arc::new(StateDir::open(&dir).map_err(|error| Failure::failed(format!("{error:#}")))?);
-    accept_copy(&state_dir, &dir, wanted.accept_clone)?;
+    state_dir.recognise(stores.values().map(|store| (store.name.as_str(), store.dir.as_path())));
+    accept_copy(&state_dir, &dir, wanted.accept_clone, &|name| stores.contains_key(name))?;
     config.backends.retain_mut(|backend| {
         let settings = &mut backend.settings;
         // The folder of this host's own cache does not matter to the directory.
@@ -122,16 +123,21 @@ pub(crate) async fn run(
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Has a directory that is a copy drained, if that was said to be right.
-fn accept_copy(state_dir: &StateDir, dir: &Path, accepted: bool) -> Result<(), Failure> {
-    let Some(told) = state_dir.copied() else { return Ok(()) };
+/// Has a directory that is a copy drained, or such stores, if that was said to be right.
+fn accept_copy(
+    state_dir: &StateDir,
+    dir: &Path,
+    accepted: bool,
+    is_drained: &dyn Fn(&str) -> bool,
+) -> Result<(), Failure> {
+    let Some(why) = state_dir.doubts(is_drained) else { return Ok(()) };
     if !accepted {
-        let (why, _) = told.split_once(": replay").unwrap_or((&told, ""));
         return Err(Failure::failed(format!(
-            "{why}: if no other daemon has the same calls or will replay them, use --accept-clone"
+            "{why}: if no other daemon has the same calls or will replay them, and newer writes may be overwritten, use \
+             --accept-clone"
         )));
     }
-    let accepted = state_dir.accept_clone();
+    let accepted = state_dir.accept_clone(is_drained);
     accepted.map_err(|error| Failure::failed(format!("{}: {error}", dir.display())))?;
     Ok(())
 }

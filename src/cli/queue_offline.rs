@@ -390,6 +390,7 @@ fn lanes(lanes: &Lanes) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state_dir::tests::store_with_a_call;
     use crate::{
         config::{Environment, Flags},
         state_dir::StateDir,
@@ -409,47 +410,6 @@ mod tests {
             "BACKEND  VERDICT  WAITING  SENDING  DEAD  SIZE  OPEN\n\
              redis    empty    ?        ?        ?     0 B   no\n"
         );
-    }
-
-    /// A store at `dir` with one call in it, which sets a key to `value`.
-    fn store_with_a_call(dir: &Path, value: &str) {
-        use fusebox_state::{
-            LaneId, Lanes, OpId, UnixMillis,
-            store::{
-                CallHeader, CallStore, Faults, NewCall, Store, StoreSettings, TokenKind, Traits,
-            },
-        };
-        let settings = StoreSettings {
-            dir: dir.to_owned(),
-            target: "redis h:1/0".into(),
-            disk_floor: 0,
-            unix_now: std::sync::Arc::new(|| UnixMillis::new(1_790_000_000_000)),
-            on_event: std::sync::Arc::new(|_| {}),
-            packed: false,
-            faults: Faults::default(),
-        };
-        let store = Store::open(settings).unwrap().store;
-        let call = NewCall {
-            seq: 1,
-            header: CallHeader {
-                op_id: OpId::from_u128(7),
-                digest: 1,
-                uid: 1_000,
-                lanes: Lanes::One(LaneId(1)),
-                token: TokenKind::Absolute,
-                traits: Traits::default(),
-                accepted_at: UnixMillis::new(1_790_000_000_000),
-            },
-            target: "redis h:1/0".into(),
-            label: "k".into(),
-            note: None,
-            traceparent: None,
-            body: format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n{value}\r\n", value.len()).into(),
-        };
-        let (done, wait) = std::sync::mpsc::channel();
-        store.append(call, Box::new(move |result| done.send(result.is_ok()).unwrap()));
-        assert!(wait.recv().unwrap());
-        store.close();
     }
 
     /// The host whose daemon has the state directory `dir`, and the store of `redis` in `q` if it is not in the usual

@@ -15,6 +15,17 @@
 //! A copy by blocks on the same machine id is the same by all that. Its proof is the twin itself
 //! ([`crate::kinds::twins`]).
 //!
+//! # A copy of a store
+//! A backup that is restored into the same directory leaves the place as it was. So does a store that is put in the place
+//! of another, and a volume that is mounted again over a folder in which a store was begun meanwhile. Each store knows
+//! its name, and whether its files are its own (`fusebox_state::store::identity`); this file knows the name of the store
+//! that each backend has. The name is drawn and noted before the store is begun. If one of the two is not as it was, and
+//! calls may wait in that store, replay is paused as in a copy: these calls may have been applied since, and newer writes
+//! acknowledged.
+//!
+//! A backend that is given another folder leaves its store behind. It is noted here for as long as it is there, and if
+//! calls may wait in it, that is a loss until an operator accepts it.
+//!
 //! # What is written when
 //! | event | order | a crash in between leaves |
 //! | --- | --- | --- |
@@ -23,7 +34,8 @@
 //! | a twin is found | the same | the same |
 //! | what had a former name is killed at a backend | `origin` with that backend | it is killed there once more |
 //! | accept-clone, accept-loss | `origin`, then what it holds back goes on | it goes on at the next start |
-//! | a store is gone | `origin`, then a new store is made | the loss, reported again |
+//! | a store is gone, left behind, or another one | `origin`, then the store is opened or made | the loss or the pause, found again |
+//! | a store is to be begun, or has no name | its name, then `origin`, then the store is made | a name that is not noted; nobody misses it |
 //!
 //! # Former names
 //! What an earlier run has sent under a former name may still be on its way to a backend. So it is killed there, once:
@@ -67,6 +79,12 @@ pub(super) struct Origin {
     /// The backends that have had a store; with its folder if that is not the usual one.
     #[serde(default)]
     pub(super) stores: BTreeMap<String, Option<PathBuf>>,
+    /// The names of these stores (`fusebox_state::store::identity`), as far as they are known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) names: BTreeMap<String, String>,
+    /// Folders with stores that a backend has had and no longer uses.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) left: BTreeMap<String, BTreeSet<PathBuf>>,
     /// Backends whose store was gone at a start, and the alert for that until an operator accepts it.
     #[serde(default)]
     pub(super) lost: BTreeMap<String, String>,
@@ -77,6 +95,9 @@ pub(super) struct Origin {
     /// Why replay is paused until an operator accepts the copy.
     #[serde(default)]
     pub(super) paused: Option<String>,
+    /// Backends whose store may not be the one that they had. Replay is paused until an operator accepts that, too.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) doubted: BTreeMap<String, Doubt>,
     /// The names that the directory had before, each with the backends at which nothing has it any more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) former: BTreeMap<String, BTreeSet<String>>,
@@ -94,6 +115,14 @@ impl Origin {
     pub(super) fn name_after(&self, name: &str) -> Option<String> {
         self.renamed.clone().filter(|_| self.former.contains_key(name))
     }
+}
+
+/// A store that may not be the one that its backend had.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(super) struct Doubt {
+    /// Its folder.
+    pub(super) dir: PathBuf,
+    pub(super) why: String,
 }
 
 /// What tells a directory from its copies.
@@ -278,8 +307,12 @@ mod tests {
         let origin = Origin {
             place: Place::of(dir.path()),
             stores: [("redis".to_owned(), None), ("f".to_owned(), Some("/q".into()))].into(),
+            names: [("redis".to_owned(), "0a".to_owned())].into(),
+            left: [("redis".to_owned(), BTreeSet::from(["/p".into()]))].into(),
             lost: [("redis".to_owned(), "gone".to_owned())].into(),
             paused: Some("a copy".into()),
+            doubted: [("redis".to_owned(), Doubt { dir: "/q".into(), why: "a copy".into() })]
+                .into(),
             timeouts: BTreeMap::from([("db".to_owned(), 5_000)]),
             former: BTreeMap::from([("old".to_owned(), BTreeSet::from(["redis".to_owned()]))]),
             renamed: Some("new".into()),

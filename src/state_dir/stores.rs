@@ -187,6 +187,15 @@ pub(crate) fn find(dir: &Path, host: Option<&Configured>) -> io::Result<Found> {
             None => found.missing.push(Missing { backend: Some(name.clone()), why }),
         }
     }
+    // What a backend no longer uses comes last. That of a copy is the original's.
+    for (name, folder) in
+        origin.left.iter().flat_map(|(name, all)| all.iter().map(move |it| (name, it)))
+    {
+        let is_named = found.stores.iter().any(|store| is_same(&store.dir, folder));
+        if !is_copy && !is_named && origin::has_store(folder) {
+            found.stores.push(Store::new(name, folder.clone(), true));
+        }
+    }
     if let Err(error) = usual {
         let has_others = !found.stores.is_empty() || !found.missing.is_empty();
         if error.kind() != ErrorKind::NotFound || !has_others {
@@ -245,7 +254,7 @@ impl Found {
 }
 
 /// Whether calls wait in the store at `dir`, or may do so.
-fn may_have_calls(dir: &Path) -> bool {
+pub(super) fn may_have_calls(dir: &Path) -> bool {
     let report = check::check(dir, &mut |_, _| {});
     match report.verdict {
         CheckVerdict::Empty => false,
@@ -281,7 +290,7 @@ fn is_elsewhere_for(host: &Configured, folder: &Path) -> bool {
 }
 
 /// Whether the two paths lead to the same folder.
-fn is_same(one: &Path, two: &Path) -> bool {
+pub(super) fn is_same(one: &Path, two: &Path) -> bool {
     let id = |path: &Path| std::fs::metadata(path).map(|it| (it.dev(), it.ino())).ok();
     one == two || id(one).is_some_and(|one| id(two) == Some(one))
 }
@@ -464,7 +473,7 @@ mod tests {
         world.store("state/backends/kv");
         world.origin("copy", "state", &[("kv", None), ("redis", Some(q.clone()))]);
         let copy = super::super::StateDir::open(&world.path("copy")).unwrap();
-        assert!(copy.accept_clone().unwrap());
+        assert!(copy.accept_clone(&|_| true).unwrap());
         let (own, silent) = (world.configured(Some("state")), world.configured(None));
         for host in [None, Some(&own), Some(&silent)] {
             assert_eq!(world.found("copy", host), (vec![kv.clone()], vec!["redis".to_owned()]));
@@ -505,7 +514,7 @@ mod tests {
         assert_eq!(world.found("state", Some(&own)), both);
         // A new file in its place does not know it either, until a daemon has noted its stores.
         let state = super::super::StateDir::open(&world.path("state")).unwrap();
-        assert!(state.accept_clone().unwrap());
+        assert!(state.accept_clone(&|_| true).unwrap());
         for host in [None, Some(&silent)] {
             assert_eq!(world.found("state", host), (vec![kv.clone()], unknown.clone()));
         }

@@ -104,7 +104,7 @@ fn a_copy_takes_a_new_name_and_is_paused_until_it_is_accepted() {
     let again = StateDir::open(&second).unwrap();
     assert_eq!(again.instance(), name, "once");
     assert!(again.copied().is_some(), "until an operator says so");
-    assert!(again.accept_clone().unwrap() && !again.accept_clone().unwrap());
+    assert!(again.accept_clone(&|_| true).unwrap() && !again.accept_clone(&|_| true).unwrap());
     drop(again);
     assert_eq!(StateDir::open(&second).unwrap().copied(), None);
     assert_eq!(original.copied(), None);
@@ -150,7 +150,7 @@ fn what_may_be_a_copy_is_paused_until_it_is_accepted() {
         let again = StateDir::open(dir.path()).unwrap();
         assert!(again.copied().is_some(), "until an operator says so");
         assert_eq!(again.instance(), taken);
-        assert!(again.accept_clone().unwrap());
+        assert!(again.accept_clone(&|_| true).unwrap());
         drop(again);
         assert_eq!(StateDir::open(dir.path()).unwrap().copied(), None);
     }
@@ -310,4 +310,248 @@ fn a_store_that_is_gone_is_told_until_it_is_accepted_and_a_new_one_never() {
     state.look_for_stores(&[]);
     state.look_for_stores(&backends[1..]);
     assert!(!state.lost().contains_key("b"), "{:?}", state.lost());
+}
+
+fn store_settings(dir: &Path) -> fusebox_state::store::StoreSettings {
+    fusebox_state::store::StoreSettings {
+        dir: dir.to_owned(),
+        target: "redis h:1/0".into(),
+        disk_floor: 0,
+        unix_now: std::sync::Arc::new(|| fusebox_state::UnixMillis::new(1_790_000_000_000)),
+        on_event: std::sync::Arc::new(|_| {}),
+        packed: false,
+        faults: fusebox_state::store::Faults::default(),
+    }
+}
+
+/// A store at `dir` with one call in it, which sets a key to `value`.
+pub(crate) fn store_with_a_call(dir: &Path, value: &str) {
+    use fusebox_state::{
+        LaneId, Lanes, OpId, UnixMillis,
+        store::{CallHeader, CallStore, NewCall, Store, TokenKind, Traits},
+    };
+    let store = Store::open(store_settings(dir)).unwrap().store;
+    let call = NewCall {
+        seq: 1,
+        header: CallHeader {
+            op_id: OpId::from_u128(7),
+            digest: 1,
+            uid: 1_000,
+            lanes: Lanes::One(LaneId(1)),
+            token: TokenKind::Absolute,
+            traits: Traits::default(),
+            accepted_at: UnixMillis::new(1_790_000_000_000),
+        },
+        target: "redis h:1/0".into(),
+        label: "k".into(),
+        note: None,
+        traceparent: None,
+        body: format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n{value}\r\n", value.len()).into(),
+    };
+    let (done, wait) = std::sync::mpsc::channel();
+    store.append(call, Box::new(move |result| done.send(result.is_ok()).unwrap()));
+    assert!(wait.recv().unwrap());
+    store.close();
+}
+
+/// What `cp -a` makes of whatever is in a directory, in one that is there.
+fn copy_into(from: &Path, to: &Path) {
+    let from = from.join(".");
+    let copied = std::process::Command::new("cp").arg("-a").args([&from, to]).status().unwrap();
+    assert!(copied.success());
+}
+
+/// A run that uses the store of `a` in that folder, and its alert that replay is paused.
+fn run_with(dir: &Path, folder: Option<&Path>) -> (StateDir, Option<String>) {
+    let store = [("a".to_owned(), folder.map(Path::to_owned))];
+    let state = StateDir::open(dir).unwrap();
+    state.look_for_stores(&store);
+    let paused = state.copied();
+    state.remember_stores(store.into_iter());
+    (state, paused)
+}
+
+#[test]
+fn a_backup_that_is_restored_in_the_same_place_is_a_copy_until_it_is_accepted() {
+    for how in ["whole", "store", "over the files"] {
+        for has_calls in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let (state, backup) = (dir.path().join("state"), dir.path().join("backup"));
+            let store = state.join("backends/a");
+            store_with_a_call(&store, "v");
+            if !has_calls {
+                std::fs::remove_dir_all(store.join("db")).unwrap();
+                std::fs::remove_file(store.join("mark")).unwrap();
+                reopen(&store);
+            }
+            assert_eq!(run_with(&state, None).1, None);
+            std::fs::create_dir(&backup).unwrap();
+            copy_into(&state, &backup);
+            assert_eq!(run_with(&state, None).1, None, "it was only copied from");
+            // It goes on, and whoever restores leaves the folders as they are, or the files, too.
+            reopen(&store);
+            let emptied = match how {
+                "whole" => vec![&state],
+                "store" => vec![&store],
+                _ => Vec::new(),
+            };
+            for emptied in emptied {
+                for entry in std::fs::read_dir(emptied).unwrap() {
+                    let path = entry.unwrap().path();
+                    let is_folder = path.is_dir();
+                    let remove =
+                        if is_folder { std::fs::remove_dir_all } else { std::fs::remove_file };
+                    remove(path).unwrap();
+                }
+            }
+            if how == "store" {
+                copy_into(&backup.join("backends/a"), &store);
+            } else {
+                copy_into(&backup, &state);
+            }
+            let (run, paused) = run_with(&state, None);
+            if !has_calls {
+                assert_eq!(paused, None, "nothing would be replayed");
+                continue;
+            }
+            assert!(paused.unwrap().contains("is a copy, such as a restored backup"), "{how}");
+            drop(run);
+            let (run, paused) = run_with(&state, None);
+            assert!(paused.is_some(), "until an operator says so");
+            assert!(run.accept_clone(&|_| true).unwrap());
+            drop(run);
+            assert_eq!(run_with(&state, None).1, None);
+        }
+    }
+}
+
+/// A run opens the store in `dir`, or makes it, and ends in good order.
+fn reopen(dir: &Path) {
+    use fusebox_state::store::CallStore;
+    let opened = fusebox_state::store::Store::open(store_settings(dir)).unwrap();
+    opened.store.close();
+}
+
+#[test]
+fn another_store_in_the_place_of_the_one_before_is_not_replayed_unasked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, mount, volume) =
+        (dir.path().join("state"), dir.path().join("mount"), dir.path().join("volume"));
+    store_with_a_call(&mount, "old");
+    assert_eq!(run_with(&state, Some(&mount)).1, None);
+    // The volume is not mounted: a new store is begun below it, and writes are acknowledged.
+    std::fs::rename(&mount, &volume).unwrap();
+    let (run, paused) = run_with(&state, Some(&mount));
+    assert!(paused.is_none() && run.lost().contains_key("a"));
+    drop(run);
+    store_with_a_call(&mount, "newer");
+    std::fs::rename(&mount, dir.path().join("hidden")).unwrap();
+    std::fs::rename(&volume, &mount).unwrap();
+    let (run, paused) = run_with(&state, Some(&mount));
+    let paused = paused.unwrap();
+    assert!(paused.contains("is not the one that a had before"), "{paused}");
+    assert!(run.accept_clone(&|_| true).unwrap());
+    drop(run);
+    assert_eq!(run_with(&state, Some(&mount)).1, None, "once");
+    // So is a store of a release that gave stores no names.
+    std::fs::remove_file(mount.join(identity::NAME)).unwrap();
+    assert!(run_with(&state, Some(&mount)).1.is_some());
+}
+
+#[test]
+fn a_folder_that_is_reached_by_another_path_is_the_same() {
+    for is_noted in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let [state, real, link] = ["state", "real", "link"].map(|name| dir.path().join(name));
+        store_with_a_call(&real, "v");
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        let (run, paused) = run_with(&state, Some(&real));
+        assert_eq!(paused, None);
+        if !is_noted {
+            run.change(|kept| kept.origin.names.clear());
+        }
+        drop(run);
+        let (run, paused) = run_with(&state, Some(&link));
+        assert!(paused.is_none() && run.lost().is_empty(), "{paused:?} {:?}", run.lost());
+        let kept = run.kept.lock();
+        assert!(kept.origin.left.values().all(BTreeSet::is_empty), "{:?}", kept.origin.left);
+    }
+}
+
+#[test]
+fn a_store_that_is_left_behind_is_named_and_does_not_come_back_unasked() {
+    let dir = tempfile::tempdir().unwrap();
+    let [state, right, wrong] = ["state", "right", "wrong"].map(|name| dir.path().join(name));
+    store_with_a_call(&right, "old");
+    assert_eq!(run_with(&state, Some(&right)).1, None);
+    // Somebody mistypes the folder, and corrects it later.
+    store_with_a_call(&wrong, "newer");
+    for (is, was) in [(&wrong, &right), (&right, &wrong)] {
+        let (run, paused) = run_with(&state, Some(is));
+        let lost = run.lost()["a"].clone();
+        assert!(
+            lost.contains(&format!("calls may wait in its store in {}", was.display())),
+            "{lost}"
+        );
+        let paused = paused.unwrap();
+        assert!(
+            paused.contains(&format!("the store in {} is not the one", is.display())),
+            "{paused}"
+        );
+        let found = stores::find(&state, None).unwrap();
+        assert!(found.all().iter().any(|store| store.dir == *was), "{found:?}");
+        assert!(run.accept_clone(&|_| true).unwrap() && run.accept_loss("a").unwrap());
+        drop(run);
+        let (run, paused) = run_with(&state, Some(is));
+        assert!(paused.is_none() && run.lost().is_empty(), "it is accepted");
+    }
+}
+
+#[test]
+fn a_longer_timeout_that_cannot_be_noted_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::open(dir.path()).unwrap();
+    let of = |seconds| [("db".to_owned(), Duration::from_secs(seconds))].into_iter();
+    state.begin_with_timeouts(of(10));
+    let next = dir.path().join("origin.next");
+    std::fs::create_dir(&next).unwrap();
+    assert!(state.change_timeouts(of(120)).is_err());
+    assert!(state.change_timeouts(of(5)).is_ok(), "a shorter one need not be noted");
+    std::fs::remove_dir(&next).unwrap();
+    assert!(state.change_timeouts(of(60)).is_ok());
+    drop(state);
+    let again = StateDir::open(dir.path()).unwrap();
+    assert_eq!(again.begin_with_timeouts(of(1))["db"], Duration::from_secs(60));
+}
+
+#[test]
+fn doubts_are_shown_together_and_taken_for_those_that_were_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, backup) = (dir.path().join("state"), dir.path().join("backup"));
+    let stores = ["a", "b"].map(|name| (name.to_owned(), None));
+    let store = |name: &str| state.join("backends").join(name);
+    for name in ["a", "b"] {
+        store_with_a_call(&store(name), "v");
+        copy_into(&store(name), &make(&backup.join(name)));
+        std::fs::remove_dir_all(store(name)).unwrap();
+        copy_into(&backup.join(name), &make(&store(name)));
+    }
+    let run = StateDir::open(&state).unwrap();
+    run.look_for_stores(&stores);
+    let told = run.copied().unwrap();
+    assert!(["a", "b"].iter().all(|name| told.contains(store(name).to_str().unwrap())), "{told}");
+    assert!(run.accept_clone(&|name| name == "a").unwrap());
+    let told = run.copied().unwrap();
+    assert!(!told.contains(store("a").to_str().unwrap()), "{told}");
+    assert_eq!(run.doubts(&|name| name == "a"), None);
+    // One that cannot be made its own keeps no other back.
+    std::fs::remove_dir_all(store("b")).unwrap();
+    std::fs::write(store("b"), "no folder").unwrap();
+    assert!(run.accept_clone(&|_| true).unwrap());
+    assert_eq!(run.copied(), None);
+}
+
+fn make(dir: &Path) -> PathBuf {
+    std::fs::create_dir_all(dir).unwrap();
+    dir.to_owned()
 }

@@ -9,7 +9,8 @@
 //!
 //! | name | what |
 //! | --- | --- |
-//! | `db/` | a sled 0.34 store, default tree only |
+//! | `db/` | a sled 0.34 store, default tree only; and its identity (`identity.rs`) |
+//! | `name` | the store's name (`identity.rs`) |
 //! | `mark` | commit number and last sequence, which `db` must not be behind (`mark.rs`) |
 //! | `lock` | locked for as long as the store is open, also while `db` is swapped |
 //! | `ballast` | 8 MiB, given up when the disk is full |
@@ -94,6 +95,7 @@ pub mod fuzzing;
 mod guard;
 mod head;
 mod history;
+pub mod identity;
 pub mod journal;
 mod keys;
 mod ledger;

@@ -254,6 +254,46 @@ fn a_copied_state_directory_takes_a_new_name_and_replays_once_it_is_accepted() {
     assert_eq!(alerts(&clone, "redis"), "[]");
 }
 
+/// The state directory itself stays, as it does if systemd has made it.
+#[test]
+fn a_backup_restored_into_the_same_directory_replays_nothing_over_newer_writes() {
+    let redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    daemon.order("/admin/backends/redis/offline");
+    daemon.redis(&["SET", "k", "queued"]).assert_queued();
+    assert!(daemon.terminate().success());
+    let (dir, place) = (daemon.state_dir(), tempfile::tempdir().unwrap());
+    let backup = place.path().join("backup");
+    copy(&dir, &backup);
+    daemon.restart();
+    daemon.order("/admin/backends/redis/online");
+    daemon.wait_until_drained("redis", LONG);
+    daemon.redis(&["SET", "k", "newer"]).assert_live();
+    daemon.kill_9();
+    let backends = dir.join("backends");
+    fs::remove_dir_all(backends.join("redis")).unwrap();
+    copy(&backup.join("backends/redis"), &backends);
+
+    let mut drain = daemon.cli(&["queue", "drain", "--state-dir"]);
+    drain.arg(&dir).arg("--config").arg(daemon.configuration());
+    let drained = drain.output().expect("fusebox runs");
+    assert_eq!(drained.status.code(), Some(1), "{drained:?}");
+    assert!(String::from_utf8_lossy(&drained.stderr).contains("--accept-clone"), "{drained:?}");
+    assert_eq!(redis.get("k").as_deref(), Some("newer"));
+
+    daemon.restart();
+    assert!(alerts(&daemon, "redis").contains("is a copy, such as a restored backup"));
+    daemon.order("/admin/backends/redis/online");
+    let (status, said) = daemon.post("/admin/backends/redis/queue/replay", Value::Null);
+    assert_eq!(status, 409, "{said}");
+    assert_eq!(redis.get("k").as_deref(), Some("newer"));
+    assert!(daemon.fusebox(&["backend", "accept-clone"]).status.success());
+    daemon.wait_until_drained("redis", LONG);
+    assert_eq!(redis.get("k").as_deref(), Some("queued"), "as an operator wanted it");
+    daemon.restart();
+    assert_eq!(alerts(&daemon, "redis"), "[]");
+}
+
 #[test]
 fn a_first_run_that_ends_at_once_leaves_it_to_the_next_to_kill_what_has_the_old_name() {
     let redis = RedisServer::start();

@@ -68,7 +68,7 @@ pub(super) struct Applier {
     pub(super) uploads: BTreeSet<u64>,
     /// Keys that belong to nothing; removed as groups have room.
     pub(super) garbage: Vec<IVec>,
-    /// The identity that the store is filled for, which a call has that is requeued for it.
+    /// The identity that the store is filled for. A call that is requeued for it gets it.
     pub(super) target: Arc<RwLock<Target>>,
     /// Small calls that are committed together share values.
     pub(super) packs: bool,

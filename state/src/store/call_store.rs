@@ -71,8 +71,8 @@ pub trait CallStore: fmt::Debug + Send + Sync {
     /// one commit. Ends with `NotFound` if `old` is not stored.
     fn requeue(&self, old: u64, new_seq: u64, keep_note: bool, done: Done);
 
-    /// The same of one that may go to the [target](CallStore::set_target) that the store is filled for: it is for that
-    /// one from now on.
+    /// The same for a dead letter that may go to the [target](CallStore::set_target) that the store is filled for. From
+    /// then on, this is the target of the call.
     fn requeue_here(&self, old: u64, new_seq: u64, keep_note: bool, done: Done);
 
     /// Stores a named value of at most about 3,800 bytes, in place of the one before.

@@ -22,7 +22,7 @@ use super::{
     calls::{CallHeader, StoredCall},
     dead_letters,
     mark::{self, Reading},
-    open::{Look, count_entries, look},
+    open::{Look, look},
     plan::Plan,
     queue,
     raw::{Key, Position, Raw, Value},
@@ -457,7 +457,7 @@ fn is_live(dir: &Path) -> bool {
 /// What else is there: blob files and leftovers of an interrupted open.
 fn look_around(db: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let blobs = count_entries(&db.join("blobs"));
+    let blobs = space::count_entries(&db.join("blobs"));
     if blobs > 0 {
         findings.push(Finding::BlobFiles { count: blobs });
     }

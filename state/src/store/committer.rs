@@ -32,6 +32,7 @@ use super::{
     compact::{self, Compaction, LOOK_EVERY},
     error::{Finding, StoreError},
     guard::caught,
+    identity,
     mark::Mark,
     open::Ready,
     rebuild,
@@ -146,8 +147,13 @@ impl Committer {
             untold::told(&self.shared.settings.dir);
         }
         // Closing flushes once more.
-        let db = self.shared.db.write().take();
-        rebuild::close(&self.shared.settings.dir, db);
+        let (dir, db) = (&self.shared.settings.dir, self.shared.db.write().take());
+        rebuild::close(dir, db);
+        if self.outage.is_none()
+            && let Err(error) = identity::renew(&dir.join("db"))
+        {
+            tracing::debug!(%error, "the store keeps the identity that it had");
+        }
         drop(self.shared.lock.lock().take());
     }
 

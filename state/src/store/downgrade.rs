@@ -10,6 +10,7 @@ use super::{
     check::CheckError,
     guard::open_sled,
     head::FirstHead,
+    identity,
     keys::HEAD_KEY,
     mark::{self, Reading},
     open::{Look, look},
@@ -82,6 +83,7 @@ pub fn downgrade(settings: &StoreSettings) -> Result<Downgraded, CheckError> {
     drop(target);
     log.sync_all()?;
     File::open(partial.join("conf"))?.sync_all()?;
+    identity::carry(dir, &partial)?;
     space::sync_folder(&partial)?;
     // Between the two renames there is no store: whoever comes next takes the old one back from its new place.
     let aside = dir.join("db.discard");

@@ -31,6 +31,7 @@ use super::{
     facts,
     guard::{guarded, open_sled},
     head::{AnyHead, FirstHead, Head},
+    identity,
     keys::FACT_TARGET,
     ledger::{Ledger, Says},
     mark::{self, Mark, Reading},
@@ -454,6 +455,7 @@ impl Opening<'_> {
             // That is final, also if it is said to be for want of room.
             sync().map_err(|error| io::Error::other(format!("sync failed: {error}")))?;
             File::open(path.join("conf"))?.sync_all()?;
+            identity::renew(&path)?;
             space::sync_folder(&path)?;
             shield::drop_copy(dir)?;
             mark::replace(dir, &head)?;
@@ -569,12 +571,7 @@ fn tidy(path: &Path, findings: &mut Vec<Finding>) -> io::Result<u64> {
             findings.push(Finding::LeftoverSnapshot { name });
         }
     }
-    Ok(count_entries(&path.join("blobs")))
-}
-
-/// Entries of a folder; none if it is missing.
-pub(super) fn count_entries(path: &Path) -> u64 {
-    fs::read_dir(path).map_or(0, |entries| entries.count() as u64)
+    Ok(space::count_entries(&path.join("blobs")))
 }
 
 /// Syncs what the store's folder may have been made in: the parent must be, what is above may

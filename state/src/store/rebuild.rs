@@ -44,6 +44,7 @@ use super::{
     error::{Finding, OpenError},
     guard::{self, Held, guarded, open_sled},
     head::{self, Class, Digests, FirstHead, Head},
+    identity,
     keys::HEAD_KEY,
     ledger::{Ledger, Says},
     mark::Reading,
@@ -320,6 +321,7 @@ impl Writer {
         log.sync_all()?;
         settings.faults.lie(&partial.join("db"))?;
         File::open(partial.join("conf"))?.sync_all()?;
+        identity::carry(&settings.dir, &partial)?;
         space::sync_folder(&partial)?;
         Ok(head)
     }

@@ -119,6 +119,11 @@ fn allocate(path: &Path) -> io::Result<()> {
     file.sync_data()
 }
 
+/// Entries of a folder; none if it is missing.
+pub(super) fn count_entries(path: &Path) -> u64 {
+    fs::read_dir(path).map_or(0, |entries| entries.count() as u64)
+}
+
 /// Makes what a folder lists durable.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

@@ -246,7 +246,7 @@ fn a_large_body_is_chunked_below_the_limit_of_a_value_and_no_blob_file_appears()
     for (key, value) in contents(dir.path()) {
         assert!(value.len() <= 4_096, "{key:?}: {}", value.len());
     }
-    assert_eq!(open::count_entries(&dir.path().join("store/db/blobs")), 0);
+    assert_eq!(space::count_entries(&dir.path().join("store/db/blobs")), 0);
 
     let again = open(dir.path());
     assert_eq!(again.findings, []);
