@@ -56,6 +56,7 @@ mod turns;
 mod upload;
 mod waiting;
 
+pub(crate) use dead_letters::NotRequeued;
 pub(crate) use folding::Overlaid;
 
 /// The alert while [`QueueIndex::dead_letters_block`] holds.

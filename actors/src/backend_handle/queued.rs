@@ -3,7 +3,7 @@
 use fusebox_state::OpId;
 
 use super::{AdminError, Backend, failed};
-use crate::view;
+use crate::{queue::NotRequeued, view};
 
 impl Backend {
     /// A page of the queue: everything not dead, or the dead letters, in order of acceptance.
@@ -61,15 +61,15 @@ impl Backend {
                     "{op_id} is not a dead letter: it already waits in the queue"
                 )));
             }
-            if !force && index.get(seq).is_some_and(|entry| entry.details().written_since) {
-                return Err(AdminError::Conflict(format!(
-                    "the lane of {op_id} was, or may have been, written since: `--force` requeues the call after these \
-                     writes, and it will overwrite them"
-                )));
-            }
             seq
         };
-        let synced = queue.requeue(seq, not_applied).ok_or_else(|| no_call(op_id))?;
+        let synced = queue.requeue(seq, force, not_applied).map_err(|why| match why {
+            NotRequeued::Gone => no_call(op_id),
+            NotRequeued::Written => AdminError::Conflict(format!(
+                "the lane of {op_id} was, or may have been, written since: `--force` requeues the call after these \
+                 writes, and it will overwrite them"
+            )),
+        })?;
         match synced.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(AdminError::Failed(error.to_string())),

@@ -100,6 +100,10 @@ impl BackendShared {
             if error.is(OwnCode::Closed)
                 && let Some(next) = self.next_connector(context).await
             {
+                // That may have taken a while.
+                if !self.may_send_again(context, spec).await {
+                    return Live::None(NoAnswer::Failed(error));
+                }
                 // It did not reach the wire: that its connector was exchanged is not the caller's affair.
                 context.connector = next;
                 context.attempts -= 1;
@@ -234,6 +238,9 @@ impl BackendShared {
         // It may have waited, or have been sent before, since the state was looked at first.
         if spec.write && self.system.state() == SystemState::Emergency {
             return Err(read_only());
+        }
+        if self.is_shed(context) {
+            return Err(Self::shed());
         }
         let waiting = match passed.map(|it| it.timed(timed).writing(spec.write)) {
             Ok(passage) => Waiting::for_it(passage),

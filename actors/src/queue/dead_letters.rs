@@ -12,6 +12,15 @@ use tokio::sync::oneshot;
 use super::{AppendError, NewWrite, Queue};
 use crate::event::EventKind;
 
+/// Why a dead letter is not requeued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotRequeued {
+    /// It is none any more, or the store is not open.
+    Gone,
+    /// Its lanes were written since.
+    Written,
+}
+
 impl Queue {
     /// Gives up on `seq`, and on all that were sent with it as one, and keeps it with its reason. If the dead
     /// letters are full, `false` is returned: they keep their lanes and wait, and are not sent again.
@@ -143,19 +152,27 @@ impl Queue {
 
     /// Puts a dead letter back at the tail of its lanes; resolves once that is synced. It keeps its doubt unless
     /// that is to be forgotten, and the target that it was accepted for unless an operator has accepted the present one.
-    pub fn requeue(
+    /// `force` if it may overwrite what was written to its lanes since.
+    ///
+    /// # Errors
+    /// [`NotRequeued`]; nothing has changed.
+    pub(crate) fn requeue(
         self: &Arc<Self>,
         seq: u64,
+        force: bool,
         forget_doubt: bool,
-    ) -> Option<oneshot::Receiver<Result<(), StoreError>>> {
-        let store = self.store().ok()?;
+    ) -> Result<oneshot::Receiver<Result<(), StoreError>>, NotRequeued> {
+        let store = self.store().map_err(|_| NotRequeued::Gone)?;
         let (sender, synced) = oneshot::channel();
         let ordered = self.order.lock();
         let (new, old) = {
             let mut index = self.index.lock();
-            let old = index.get(seq)?.clone();
+            let old = index.get(seq).ok_or(NotRequeued::Gone)?.clone();
+            if !force && old.details().written_since {
+                return Err(NotRequeued::Written);
+            }
             if let Some(id) = old.details().group {
-                let members = index.revive(id)?;
+                let members = index.revive(id).ok_or(NotRequeued::Gone)?;
                 self.count(&index);
                 drop(index);
                 let (this, why) = (Arc::clone(self), old.details().last_error.clone());
@@ -169,9 +186,9 @@ impl Queue {
                 } else {
                     store.revive(&members, done);
                 }
-                return Some(synced);
+                return Ok(synced);
             }
-            let new = index.requeue(seq, forget_doubt)?;
+            let new = index.requeue(seq, forget_doubt).ok_or(NotRequeued::Gone)?;
             self.count(&index);
             (new, old)
         };
@@ -188,7 +205,7 @@ impl Queue {
             store.requeue(seq, new, keep_note, done);
         }
         drop(ordered);
-        Some(synced)
+        Ok(synced)
     }
 
     /// The revival of calls that were sent as one has ended. If its outcome is unknown, they wait once the store is

@@ -75,7 +75,9 @@ impl Queue {
     ) {
         // Calls have the target that they were accepted for, also if the store's own is the same.
         let accepted_up_to = accepted_up_to(&*opened.store, target);
-        self.accepted.store(accepted_up_to, Ordering::Release);
+        // As long as the question is open, nothing that is requeued goes to the present target.
+        let is_answered = opened.previous_target.is_none();
+        self.accepted.store(if is_answered { accepted_up_to } else { 0 }, Ordering::Release);
         let stray = |call: &&FoundCall| call.target != *target && call.seq > accepted_up_to;
         let other = opened.calls.iter().find(stray).map(|call| call.target.clone());
         // A large queue takes seconds, in which the index can be asked.
@@ -176,7 +178,7 @@ impl Queue {
         for (seq, phase) in known {
             let in_doubt = self.in_doubt.lock().remove(&seq);
             match (held.remove(&seq), phase) {
-                // What lets it wait was sent since the store serves again, and is still to be committed.
+                // Its append, requeue or revival was sent since the store serves again, and is still to be committed.
                 (_, Phase::Committing) if !in_doubt => {}
                 (Some(_), Phase::Committing) => index.committed(seq),
                 (Some(_), Phase::Removing) => again.push(seq),

@@ -53,12 +53,15 @@ impl Queue {
         let (target, last_seq) = (target(), self.index.lock().last_seq());
         // Before the target itself: a crash in between leaves the question open.
         store.put_fact(ACCEPTED_FACT, accepted(last_seq, &target), Box::new(|_| ()));
+        // What is requeued from here on is behind it in the log.
+        let before = self.accepted.swap(last_seq, Ordering::AcqRel);
         let this = Arc::clone(self);
         store.set_target(
             &target,
             Box::new(move |result| {
-                if result.is_ok() {
-                    this.accepted.store(last_seq, Ordering::Release);
+                if result.is_err() {
+                    let (now, then) = (Ordering::AcqRel, Ordering::Acquire);
+                    this.accepted.compare_exchange(last_seq, before, now, then).ok();
                 }
                 drop(sender.send(result));
             }),

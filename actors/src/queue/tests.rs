@@ -265,7 +265,7 @@ fn a_dead_letter_is_requeued_for_the_address_that_it_was_accepted_for() {
     let requeue = |queue: &Arc<Queue>, op| {
         let (seq, is_dead) = queue.index().find(OpId::from_u128(op)).unwrap();
         assert!(is_dead);
-        drop(queue.requeue(seq, false).unwrap());
+        drop(queue.requeue(seq, true, false).unwrap());
         bench.commits();
         bench.next_run()
     };
@@ -282,6 +282,20 @@ fn a_dead_letter_is_requeued_for_the_address_that_it_was_accepted_for() {
     assert!(queue.bury(seq, DeadReason::Rejected, &"no".into()));
     bench.commits();
     assert_eq!(requeue(&queue, 1).1, None);
+}
+
+#[test]
+fn a_dead_letter_whose_lane_was_written_since_is_requeued_by_force_alone() {
+    let bench = Bench::new();
+    let both = bench.buried_in_doubt();
+    let lanes = bench.queue.index().get(both[1]).unwrap().header.lanes.clone();
+    bench.queue.index().note_written(&lanes);
+    let refused = bench.queue.requeue(both[1], false, true);
+    assert!(matches!(refused, Err(NotRequeued::Written)));
+    assert!(are_in_doubt(&bench.queue, both), "nothing has changed");
+    drop(bench.queue.requeue(both[0], true, true).unwrap());
+    bench.commits();
+    assert!(are_fresh(&bench.queue, both));
 }
 
 #[test]
@@ -327,15 +341,15 @@ fn calls_that_were_sent_as_one_stay_in_doubt_until_it_is_stored_that_they_were_n
     let queue = &bench.queue;
     let both = bench.buried_in_doubt();
     bench.fails();
-    let mut refused = queue.requeue(both[1], true).unwrap();
+    let mut refused = queue.requeue(both[1], true, true).unwrap();
     bench.commits();
     assert!(matches!(refused.try_recv(), Ok(Err(_))));
     bench.serves_again();
     assert!(are_in_doubt(queue, both));
     let (queue, _) = bench.next_run();
     assert!(are_in_doubt(&queue, both));
-    let mut cleared = queue.requeue(both[1], true).unwrap();
-    assert!(queue.requeue(both[0], true).is_none(), "they are no dead letters any more");
+    let mut cleared = queue.requeue(both[1], true, true).unwrap();
+    assert!(queue.requeue(both[0], true, true).is_err(), "they are no dead letters any more");
     bench.commits();
     assert!(matches!(cleared.try_recv(), Ok(Ok(()))));
     assert!(are_fresh(&queue, both));
@@ -351,7 +365,7 @@ fn calls_that_are_to_wait_again_are_not_sent_before_that_is_stored() {
     bench.fails();
     // An operator is faster than what tells that the store serves again.
     let reopened = bench.reopened();
-    let mut cleared = queue.requeue(both[0], true).unwrap();
+    let mut cleared = queue.requeue(both[0], true, true).unwrap();
     queue.on_store_event(reopened);
     assert_eq!(queue.index().take(queue.clock.now()), None);
     bench.commits();
@@ -370,7 +384,7 @@ fn calls_that_were_to_wait_again_are_dead_letters_if_the_store_fails_before_that
     // It fills the group that fails.
     let large = Bytes::from(vec![0; 100_000]);
     drop(queue.append(NewWrite { body: large, ..write(3, Repeat::Absolute) }, || true).unwrap());
-    let mut refused = queue.requeue(both[0], true).unwrap();
+    let mut refused = queue.requeue(both[0], true, true).unwrap();
     queue.on_store_event(reopened);
     bench.fails();
     bench.commits();
@@ -387,7 +401,7 @@ fn calls_wait_again_once_the_store_is_open_if_it_is_unknown_whether_that_was_sto
     let bench = Bench::new();
     let queue = &bench.queue;
     let both = bench.buried_in_doubt();
-    let mut cleared = queue.requeue(both[0], true).unwrap();
+    let mut cleared = queue.requeue(both[0], true, true).unwrap();
     bench.fails();
     let unknown = cleared.try_recv().unwrap().unwrap_err();
     assert!(unknown.outcome_unknown(), "{unknown}");
