@@ -25,8 +25,8 @@ impl Sources {
         load(&self.flags, &self.env, changes, false)
     }
 
-    /// The same for a daemon in which these changes are in effect. If what the disk has of them `is_stale`, they are what
-    /// outlasts a restart.
+    /// The same for a daemon in which these changes are in effect. If the file with the persisted changes `is_stale`,
+    /// because it could not be written, those of `changes` count in its place.
     ///
     /// # Errors
     /// All that is wrong, at once.

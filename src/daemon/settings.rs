@@ -116,20 +116,20 @@ impl Daemon {
         let is_written = is_persisted(old) != is_persisted(&next);
         if is_written {
             match write(alone, &next).await {
-                // That does not wait for the disk, which is written later.
+                // The change ends all the same; the disk is written later.
                 Err((error, _)) if why.is_some() => {
                     self.is_stale.store(true, Ordering::Relaxed);
                     tracing::warn!(%error, "a change whose time is over could not be removed from the disk");
                 }
                 Err((error, may_be_there)) => {
-                    return Err(give_back(alone, old, may_be_there, &error).await);
+                    return Err(self.give_back(alone, old, may_be_there, &error).await);
                 }
                 Ok(()) => self.is_stale.store(false, Ordering::Relaxed),
             }
         }
         let system = next.system(self.identity.load().instance.clone());
         if let Err(error) = self.fusebox.retune(system, retuned(old, &next)) {
-            return Err(give_back(alone, old, is_written, &error).await);
+            return Err(self.give_back(alone, old, is_written, &error).await);
         }
         self.retune_kinds(old, &next);
         let changed = key_changes(old, &next);
@@ -165,6 +165,29 @@ impl Daemon {
         }
     }
 
+    /// A change from `old` could not be written down, or the core takes nothing of it: the disk is as before again, at
+    /// once or as soon as it can be written. Returns what its caller gets.
+    async fn give_back(
+        &self,
+        alone: &Alone,
+        old: &Config,
+        is_written: bool,
+        why: &AdminError,
+    ) -> Refusal {
+        let written = if is_written { write(alone, old).await } else { Ok(()) };
+        Refusal::Failed(match written {
+            Ok(()) => format!("nothing was changed: {why}"),
+            Err((error, _)) => {
+                self.is_stale.store(true, Ordering::Relaxed);
+                self.edited.notify_one();
+                format!(
+                    "{why}; and the change could not be removed from the state directory ({error}): until it can be, it \
+                     may be in effect after a restart"
+                )
+            }
+        })
+    }
+
     /// Forgets the persisted changes that are not in effect, so that none comes back when the file changes again.
     pub(crate) async fn keep_changes(&self) {
         let alone = self.reloading.lock().await;
@@ -175,11 +198,13 @@ impl Daemon {
     pub(super) async fn keep_those_in_effect(&self, _: &Alone) {
         self.count_overrides();
         let config = self.config.load_full();
+        let is_stale = self.is_stale.load(Ordering::Relaxed);
         let kept = blocking(move || {
             // What is not ours stays until there is something to write.
             let found = changes::file::read(&config.state_dir).unwrap_or_default();
             let is_kept = |change: &Change| config.changes.contains(change);
-            if found.odd.is_empty() && found.changes.iter().all(is_kept) {
+            // What was not synced may look as it should, and be gone after a power cut.
+            if !is_stale && found.odd.is_empty() && found.changes.iter().all(is_kept) {
                 return Ok(());
             }
             changes::file::write(&config.state_dir, &config.changes)
@@ -242,19 +267,6 @@ async fn write(_: &Alone, config: &Config) -> Result<(), (AdminError, bool)> {
         Ok(written) => written.map_err(|error| (unwritten(&error), is_in_place(&error))),
         Err(unended) => Err((unended, true)),
     }
-}
-
-/// A change from `old` could not be written down, or the core takes nothing of it: the disk is as before again. Returns
-/// what its caller gets.
-async fn give_back(alone: &Alone, old: &Config, is_written: bool, why: &AdminError) -> Refusal {
-    let written = if is_written { write(alone, old).await } else { Ok(()) };
-    Refusal::Failed(match written {
-        Ok(()) => format!("nothing was changed: {why}"),
-        Err((error, _)) => format!(
-            "{why}; and the change could not be removed from the state directory ({error}): it may be in effect \
-             after a restart"
-        ),
-    })
 }
 
 /// Takes back changes that were made for a time, when that is over; and writes the disk again if that has failed.
