@@ -160,8 +160,9 @@ impl Held {
     }
 }
 
-/// Whether what ends at `held` may be kept for what ends at `until`: it ends then, or hardly earlier. The two are made of
-/// clocks that are read one after the other.
+/// Whether a value that ends at `held` may stay in the place of the same value that ends at `until`: if it ends at the
+/// same time, or a few milliseconds earlier. Both moments were computed from clocks that are read one after the other, so
+/// they differ by that much.
 fn ends_alike(held: Option<Moment>, until: Option<Moment>) -> bool {
     const HARDLY: Duration = Duration::from_millis(10);
     match (held, until) {

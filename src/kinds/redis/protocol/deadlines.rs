@@ -52,7 +52,8 @@ use super::{
 };
 
 const KEYS_MAX: usize = 65_536;
-/// So many keys are held at once. A write for whose keys there is no room holds none of them.
+/// At most so many different keys are held at once by writes, and twice as many with those that commands hold which wait
+/// for others. A write for whose keys there is no room holds none of them.
 const HELD_MAX: usize = KEYS_MAX / 2;
 
 /// By which connection a write goes. By one and the same, the server applies writes in the order in which they were
@@ -90,20 +91,23 @@ impl Entry {
     const NEW: Self =
         Self { key: 0, at: None, owner: Owner::NOBODY, held: 0, way: None, is_mixed: false };
 
-    /// A write holds it that goes by that way. `is_mixed` if others may settle it now that do not hold it.
-    fn hold(&mut self, way: Way, is_mixed: bool) {
+    /// A write holds it that goes by that way. `is_mixed` if others may settle it now that do not hold it. True if no
+    /// other write holds it.
+    fn hold(&mut self, way: Way, is_mixed: bool) -> bool {
         let follows = self.held == 0 || way.is_some() && self.way == way;
         self.is_mixed |= is_mixed || !follows;
         (self.held, self.way) = (self.held.saturating_add(1), way);
         if self.is_mixed {
             self.at = None;
         }
+        self.held == 1
     }
 
-    /// A write that held it has ended.
-    fn release(&mut self) {
+    /// A write that held it has ended. True if no other write holds it.
+    fn release(&mut self) -> bool {
         self.held = self.held.saturating_sub(1);
         self.is_mixed &= self.held > 0;
+        self.held == 0
     }
 
     /// Nothing is known of it, nor will be by what holds it now.
@@ -128,7 +132,7 @@ struct Place {
 #[derive(Debug, Default)]
 struct Entries {
     by_lane: HashMap<LaneId, Entry>,
-    /// How many lanes the writes on the wire hold together.
+    /// How many lanes are held.
     held: usize,
 }
 
@@ -139,6 +143,19 @@ impl Entries {
 
     fn get_mut(&mut self, place: Place) -> Option<&mut Entry> {
         self.by_lane.get_mut(&place.lane).filter(|entry| entry.key == place.key)
+    }
+
+    /// Whether `lanes`, each of which is there once, can be held so that no more than `max` are.
+    fn has_room(&self, lanes: &[LaneId], max: usize) -> bool {
+        let is_free = |lane: &&LaneId| self.by_lane.get(lane).is_none_or(|entry| entry.held == 0);
+        self.held + lanes.len() <= max || self.held + lanes.iter().filter(is_free).count() <= max
+    }
+
+    /// A write holds a lane that goes by that way.
+    fn hold(&mut self, lane: LaneId, way: Way, is_mixed: bool) -> &mut Entry {
+        let entry = self.by_lane.entry(lane).or_insert(Entry::NEW);
+        self.held += usize::from(entry.hold(way, is_mixed));
+        entry
     }
 
     /// Changes the entry of a lane, if there is one. It goes if it is not needed any more.
@@ -248,9 +265,10 @@ impl Drop for OnWire {
             return;
         }
         let mut entries = self.map.entries.lock();
-        entries.held = entries.held.saturating_sub(lanes.len());
         for lane in lanes {
-            entries.change(*lane, Entry::release);
+            let mut is_free = false;
+            entries.change(*lane, |entry| is_free = entry.release());
+            entries.held -= usize::from(is_free);
         }
         self.map.counts(&entries);
     }
@@ -302,13 +320,13 @@ impl Deadlines {
             return counted;
         }
         self.holds.store(true, Ordering::SeqCst);
-        self.hold_lanes(self.settled_lanes(writes), way, false)
+        self.hold_lanes(self.settled_lanes(writes), way, (false, HELD_MAX))
     }
 
     /// A command is about to be sent that way that waits for others, perhaps for ever, and may then settle its keys.
     /// Nothing is known of those any more.
     pub(crate) fn hold_waiting(self: &Arc<Self>, command: Written<'_, '_>, way: Way) -> OnWire {
-        self.hold_lanes(self.settled_lanes(slice::from_ref(&command)), way, true)
+        self.hold_lanes(self.settled_lanes(slice::from_ref(&command)), way, (true, 2 * HELD_MAX))
     }
 
     /// A write is about to be sent that way which does nothing but set `key`, without a deadline: what
@@ -319,13 +337,11 @@ impl Deadlines {
         }
         let Place { lane, key } = self.place(key);
         let mut entries = self.entries.lock();
-        if entries.held >= HELD_MAX {
+        if !entries.has_room(&[lane], HELD_MAX) {
             return self.count_one(&mut entries, Some(&[lane]));
         }
         let is_mixed = self.counted.load(Ordering::SeqCst) > 0;
-        entries.held += 1;
-        let entry = entries.by_lane.entry(lane).or_insert(Entry::NEW);
-        entry.hold(way, is_mixed);
+        let entry = entries.hold(lane, way, is_mixed);
         (entry.key, entry.at, entry.owner) = (key, None, Owner::NOBODY);
         self.counts(&entries);
         OnWire { map: Arc::clone(self), holds: Held::One(lane) }
@@ -356,23 +372,27 @@ impl Deadlines {
             return counted;
         }
         match lanes {
-            Some(lanes) => self.hold_lanes(lanes.to_vec(), way, true),
+            Some(lanes) => self.hold_lanes(lanes.to_vec(), way, (true, HELD_MAX)),
             None => self.count_one(&mut self.entries.lock(), None),
         }
     }
 
-    fn hold_lanes(self: &Arc<Self>, mut lanes: Vec<LaneId>, way: Way, forgets: bool) -> OnWire {
+    /// Holds `lanes` if no more than `max` are held then, and forgets what is known of them if it is to.
+    fn hold_lanes(
+        self: &Arc<Self>,
+        mut lanes: Vec<LaneId>,
+        way: Way,
+        (forgets, max): (bool, usize),
+    ) -> OnWire {
         lanes.sort_unstable();
         lanes.dedup();
         let mut entries = self.entries.lock();
-        if entries.held + lanes.len() > HELD_MAX {
+        if !entries.has_room(&lanes, max) {
             return self.count_one(&mut entries, Some(&lanes));
         }
-        entries.held += lanes.len();
         let is_mixed = self.counted.load(Ordering::SeqCst) > 0;
         for lane in &lanes {
-            let entry = entries.by_lane.entry(*lane).or_insert(Entry::NEW);
-            entry.hold(way, is_mixed);
+            let entry = entries.hold(*lane, way, is_mixed);
             if forgets {
                 (entry.at, entry.owner) = (None, Owner::NOBODY);
             }
@@ -459,7 +479,7 @@ impl Deadlines {
                 entry.at = Some(*at);
             }
         }
-        self.make_room(&mut entries);
+        self.make_room(&mut entries, 0);
         self.counts(&entries);
     }
 
@@ -552,6 +572,7 @@ impl Deadlines {
             };
             let Place { lane, key } = self.place(key);
             if is_queued && sets {
+                self.make_room(entries, 1);
                 self.holds.store(true, Ordering::SeqCst);
                 entries.by_lane.entry(lane).or_insert(Entry::NEW);
             }
@@ -562,13 +583,12 @@ impl Deadlines {
                 entry.owner = if sets { owner } else { Owner::NOBODY };
             });
         }
-        self.make_room(entries);
         self.counts(entries);
     }
 
-    /// Forgets what is least needed if there are too many entries.
-    fn make_room(&self, Entries { by_lane: entries, held }: &mut Entries) {
-        if entries.len() <= KEYS_MAX + *held {
+    /// Forgets what is least needed if there would be too many entries with so many more.
+    fn make_room(&self, Entries { by_lane: entries, held }: &mut Entries, more: usize) {
+        if entries.len() + more <= KEYS_MAX + *held {
             return;
         }
         let now = self.now();
@@ -864,10 +884,21 @@ mod tests {
         let on_wire = map.with(&removal, |map, written, _| map.hold(&[written], None));
         assert!(on_wire.holds());
         assert!(!map.0.begin_plain(b"other", None).holds(), "so many are held at once");
+        assert!(map.0.begin_plain(b"h5", None).holds(), "that one is held already");
+        let waits = |map: &Arc<Deadlines>, written: Written<'_, '_>, _: &[u8]| {
+            map.hold_waiting(written, None)
+        };
+        let waits = map.with("BLPOP jobs 0", waits);
+        assert!(waits.holds(), "it waits for ever");
         map.inherits("k0", Some(90_000));
         map.inherits(&format!("k{}", KEYS_MAX - 1), Some(90_000));
         drop(on_wire);
+        map.queue("EXPIRE late 70");
+        map.replayed("EXPIRE late 70");
+        map.inherits("late", Some(70_000));
         assert!(map.0.begin_plain(b"other", None).holds());
+        drop(waits);
+        assert_eq!(map.0.entries.lock().held, 0);
     }
 
     #[test]
