@@ -396,7 +396,7 @@ impl Circuit {
     /// forced-closed breaker wants a ping answered since.
     pub fn replay_barred(&self) -> Option<&'static str> {
         if self.holds().copied {
-            return Some("the state directory is a copy, see the alerts");
+            return Some("the state directory, or one of its stores, is a copy: see the alerts");
         }
         match self.breaker.state() {
             (_, true) if self.holds().opening => Some("its queue is being opened"),
