@@ -356,7 +356,7 @@ fn slow_calls(breaker: &BreakerView) -> Option<String> {
     let (slow, calls, millis) = (breaker.window_slow, breaker.window_calls, breaker.slow_call_ms);
     let (least, rate) = (breaker.failure_threshold, breaker.slow_rate_threshold);
     (breaker.slow_rate >= rate).then(|| {
-        let at = format!("the breaker opens at {least} slow calls and {:.0}%", rate * 100.0);
+        let at = format!("the breaker opens at {least} slow calls and {}%", rate * 100.0);
         format!("{slow} of {calls} calls took longer than {millis} ms; {at}")
     })
 }
@@ -383,7 +383,7 @@ pub(crate) fn notes(backend: &BackendView) -> Vec<String> {
         let (pings, most) = (breaker.pings_failed, breaker.failure_threshold);
         notes.push(format!("failed pings in a row: {pings}; the breaker opens at {most}"));
     }
-    if is_closed && breaker.slow_rate_threshold > 0.0 {
+    if is_closed && breaker.forced.is_none() && breaker.slow_rate_threshold > 0.0 {
         notes.extend(slow_calls(breaker));
     }
     if let Some(forced) = &breaker.forced {
