@@ -393,15 +393,15 @@ impl StateDir {
     /// The same for timeouts that change in this run.
     ///
     /// # Errors
-    /// It cannot be written down, and is as it was: such attempts must not be made.
+    /// It cannot be written down: such attempts must not be made.
     pub(crate) fn change_timeouts(
         &self,
         backends: impl Iterator<Item = (String, Duration)>,
     ) -> std::io::Result<()> {
         let backends: Vec<_> = backends.collect();
-        self.accept(|origin| raise(&mut origin.timeouts, &backends))?;
+        // First, so that who forgets earlier ones meanwhile does not forget these. If they are refused, that is too long.
         raise(&mut self.kept.lock().timeouts, &backends);
-        Ok(())
+        self.accept(|origin| raise(&mut origin.timeouts, &backends))
     }
 
     /// What earlier runs have left on the wire is over: from here on the timeouts of this run alone count.
@@ -445,7 +445,7 @@ impl StateDir {
 fn recognise_store(origin: &mut Origin, name: &str, dir: &Path, is_other: bool) {
     let (noted, shown) = (origin.names.get(name), dir.display());
     let seen = Identity::of(dir).and_then(|seen| Ok((seen, identity::name(dir)?)));
-    let (seen, is_named) = match seen {
+    let (seen, now) = match seen {
         Ok(seen) => seen,
         // Whether it opens is another question. If it does, this is looked at by the next start.
         Err(error) => {
@@ -453,7 +453,7 @@ fn recognise_store(origin: &mut Origin, name: &str, dir: &Path, is_other: bool) 
             return;
         }
     };
-    let is_noted = noted.is_some() && noted.cloned() == is_named.map(hex);
+    let is_noted = noted.is_some() && noted.cloned() == now.map(hex);
     let why = match seen {
         Identity::Copied => format!("the store in {shown} is a copy, such as a restored backup"),
         _ if is_noted || noted.is_none() && !is_other => return note_name(origin, name, dir),

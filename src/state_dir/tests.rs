@@ -238,7 +238,13 @@ fn a_timeout_that_begins_while_earlier_ones_are_forgotten_is_kept() {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 start.wait();
-                state.begin_with_timeouts([("db".to_owned(), begin)].into_iter());
+                let timeouts = [("db".to_owned(), begin)].into_iter();
+                // At a start, or in a reload.
+                if longer % 2 == 0 {
+                    state.begin_with_timeouts(timeouts);
+                } else {
+                    state.change_timeouts(timeouts).unwrap();
+                }
             });
             start.wait();
             state.forget_earlier_timeouts();
