@@ -284,20 +284,29 @@ async fn a_write_whose_caller_leaves_before_it_is_sent_leaves_the_cache() {
 }
 
 #[tokio::test]
-async fn a_write_that_has_waited_for_its_place_is_not_sent_in_an_emergency() {
-    let world = world(1).await;
-    world.server().set(Mode::Slow);
-    let backend = world.backend();
-    let first = tokio::spawn(async move { call(&backend, "GET a", hasty()).await });
-    world.until("it is on the wire", |world| in_flight(world) == 1).await;
-    let options =
-        CallOptions { awaits_place: true, deadline: Some(PATIENCE), ..CallOptions::default() };
-    let waits = |world: &World| world.backend().entry.shared.circuit.calls_under_way() == 2;
-    let (second, ()) = tokio::join!(world.call_with("INCR n", options), async {
-        world.until("it waits", waits).await;
-        world.fusebox.0.flags.set_state(SystemState::Emergency);
-    });
-    assert!(second.is_err(), "{second:?}");
-    assert_eq!(world.server().get("n"), None);
-    drop(first.await.unwrap());
+async fn what_has_waited_for_its_place_is_not_sent_in_a_state_that_refuses_it() {
+    for (command, priority, state) in [
+        ("INCR n", Priority::Normal, SystemState::Emergency),
+        ("INCR n", Priority::Low, SystemState::Critical),
+        ("GET n", Priority::Low, SystemState::Critical),
+    ] {
+        let world = world(1).await;
+        world.server().set(Mode::Slow);
+        let backend = world.backend();
+        let first = tokio::spawn(async move { call(&backend, "GET a", hasty()).await });
+        world.until("it is on the wire", |world| in_flight(world) == 1).await;
+        let deadline = Some(PATIENCE);
+        let options =
+            CallOptions { awaits_place: true, deadline, priority, ..CallOptions::default() };
+        let waits = |world: &World| world.backend().entry.shared.circuit.calls_under_way() == 2;
+        let (second, ()) = tokio::join!(world.call_with(command, options), async {
+            world.until("it waits", waits).await;
+            world.fusebox.0.flags.set_state(state);
+        });
+        // A write may be queued.
+        let is_live = second.as_ref().is_ok_and(|reply| reply.source == Source::Live);
+        assert!(!is_live, "{command}: {second:?}");
+        assert_eq!(world.server().get("n"), None);
+        drop(first.await.unwrap());
+    }
 }
