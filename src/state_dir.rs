@@ -34,9 +34,8 @@ mod origin;
 mod recognition;
 pub(crate) mod stores;
 
-use origin::{Doubt, Origin, Place};
+use origin::{Doubt, Origin, Place, hex};
 pub(crate) use origin::{is_in_place, replace};
-use recognition::hex;
 
 /// The lock's file. It stays when the daemon ends; what counts is the lock on it.
 const LOCK: &str = "lock";

@@ -262,6 +262,11 @@ pub(super) fn has_store(dir: &Path) -> bool {
     }
 }
 
+/// A store's name as it is written down.
+pub(super) fn hex(name: u128) -> String {
+    format!("{name:032x}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use fusebox_state::store::identity::{self, Identity};
 
 use super::{
     Kept, StateDir,
-    origin::{self, Doubt, Origin},
+    origin::{self, Doubt, Origin, hex},
     stores,
 };
 
@@ -140,9 +140,4 @@ fn note_name(origin: &mut Origin, name: &str, dir: &Path) {
 fn lose(origin: &mut Origin, name: &str, what: String) {
     tracing::error!(backend = name, "{what}");
     origin.lost.insert(name.to_owned(), what);
-}
-
-/// A store's name as it is written down.
-pub(super) fn hex(name: u128) -> String {
-    format!("{name:032x}")
 }

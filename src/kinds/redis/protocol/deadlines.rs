@@ -52,16 +52,13 @@ use super::{
 
 mod entries;
 
+pub(crate) use entries::Way;
 use entries::{Entries, Entry, Owner, Place};
 
 const KEYS_MAX: usize = 65_536;
 /// At most so many different keys are held at once by writes, and twice as many with those that commands hold which wait
 /// for others. A write for whose keys there is no room holds none of them.
 const HELD_MAX: usize = KEYS_MAX / 2;
-
-/// By which connection a write goes. By one and the same, the server applies writes in the order in which they were
-/// begun; `None` if that is not known of this write.
-pub(crate) type Way = Option<usize>;
 
 /// The map.
 #[derive(Debug)]

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use fusebox_state::LaneId;
 
-use super::Way;
+/// By which connection a write goes. By one and the same, the server applies writes in the order in which they were
+/// begun; `None` if that is not known of this write.
+pub(crate) type Way = Option<usize>;
 
 /// Whose an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
