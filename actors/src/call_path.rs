@@ -1,11 +1,11 @@
 //! One call, from its lanes' fence to its reply.
 //!
 //! ```text
-//!  plan -> op_id known? -> fence (occupied lanes) -> shed? -> attempts -> reply
-//!                              |                                |
-//!                              | reads: overlay, or wait        | no answer: fallback
-//!                              | writes: queue behind           v
-//!                              +------------------> cache | stale | empty | bypass | queue | error
+//!  plan -> store open? -> op_id known? -> fence (occupied lanes) -> shed? -> attempts -> reply
+//!              | all: wait                    |                                |
+//!              v                              | reads: overlay, or wait        | no answer: fallback
+//!                                             | writes: queue behind           v
+//!                                             +------------------> cache | stale | empty | bypass | queue | error
 //! ```
 //!
 //! **The one rule that a maintainer might break:** nothing here is a message to an actor. Calls borrow
@@ -225,6 +225,9 @@ impl BackendShared {
     /// Carries what was begun to its end, counts it, and hands on what it recorded.
     async fn carry(&self, mut context: Context) -> Result<Reply, CallError> {
         let is_write = matches!(context.plan.access, Access::Write(_));
+        if self.circuit.is_opening() {
+            Box::pin(self.wait_opened(&mut context)).await;
+        }
         let result = match context.plan.access.clone() {
             Access::Read(read) => self.read(&mut context, &read).await,
             Access::Write(write) => Box::pin(self.write(&mut context, &write)).await,

@@ -307,6 +307,11 @@ impl Circuit {
         *self.holds.lock()
     }
 
+    /// Whether its store is being opened for the first time. Takes no lock unless the backend takes no calls.
+    pub(crate) fn is_opening(&self) -> bool {
+        self.breaker.state().1 && self.holds().opening
+    }
+
     /// Whether calls go to the backend: its breaker is not OPEN, and it is not offline.
     pub fn is_asked(&self) -> bool {
         let (state, offline) = self.breaker.state();

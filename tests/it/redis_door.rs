@@ -209,6 +209,45 @@ fn after_a_reload_of_the_database_what_is_queued_stays_before_what_is_live() {
     assert_eq!(redis.get("k").as_deref(), Some("of 0"), "the other database is as it was");
 }
 
+#[test]
+fn clients_that_come_while_a_large_queue_is_opened_wait_and_are_not_refused() {
+    let mut redis = RedisServer::start();
+    let mut daemon = operated(&redis.url()).start();
+    begin_outage(&mut redis, &daemon);
+    let (door, large) = (door_of(&daemon), "v".repeat(1 << 20));
+    let mut client = redis_rs(&door);
+    for number in 0..48 {
+        redis::cmd("SET").arg(&[&format!("large{number}"), &large]).exec(&mut client).unwrap();
+    }
+    daemon.kill_9();
+    std::thread::scope(|scope| {
+        let come = |number: usize| {
+            let mut client = loop {
+                match Plain::connect(&door) {
+                    Ok(client) => break client,
+                    Err(_) => std::thread::yield_now(),
+                }
+            };
+            let words = format!("SET small{number} {number}\r\nGET large{number}\r\n");
+            client.stream.get_mut().write_all(words.as_bytes()).unwrap();
+            let (set, got) = (client.reply().unwrap(), client.reply().unwrap());
+            assert_eq!((&*set, got.len()), ("+OK", 1 << 20), "{number}");
+        };
+        for number in 0..8 {
+            scope.spawn(move || come(number));
+        }
+        daemon.restart();
+    });
+    let log = std::fs::read_to_string(daemon.log()).unwrap();
+    assert!(log.contains("the queue is being opened"), "{log}");
+    redis.restart();
+    recover(&daemon);
+    daemon.wait_until_drained("redis", LONG);
+    for number in 0..8 {
+        assert_eq!(redis.get(&format!("small{number}")), Some(number.to_string()));
+    }
+}
+
 /// What a client that sets one key to ever higher numbers knows of it.
 struct Counter {
     key: String,

@@ -1,4 +1,4 @@
-//! Waiting for a lane.
+//! Waiting for a lane, or for the store in which the lanes are.
 //!
 //! **Who waits holds neither a permit nor a place in the bulkhead.** The calls that wait for the lanes of one backend
 //! have a bound of their own; who finds that reached does not wait.
@@ -7,19 +7,47 @@
 //! backend's `timeout`, but for what is behind a large reply at a door. Reads do not: it was not acknowledged.
 //!
 //! **Nobody waits for what does not move**: if replay is barred (the breaker OPEN, the backend offline) or paused, or
-//! what is
-//! first in the lane backs off, the call is answered at once as it would be when its deadline had passed.
+//! what is first in the lane backs off, the call is answered at once as it would be when its deadline had passed.
+//!
+//! **While a large store is being opened** nobody knows which lanes are occupied. Every call waits until that is known,
+//! within the same bound, and leaves a write the time to be queued.
 
 use std::time::Duration;
 
 use fusebox_state::Lanes;
 
-use crate::backend_shared::BackendShared;
+use super::{Context, write::reserve};
+use crate::{backend_shared::BackendShared, trace::StepKind};
 
 /// How long a call waits until it looks for itself whether its lanes still move.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 impl BackendShared {
+    /// Waits until the first attempt to open the store has ended.
+    pub(super) async fn wait_opened(&self, context: &mut Context) {
+        let Some(_waiting) = self.queue.may_wait() else { return };
+        let began = self.clock().read();
+        let left = context.left(began.moment());
+        let opened = async {
+            loop {
+                let changed = self.circuit.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if !self.circuit.is_opening() {
+                    return;
+                }
+                tokio::select! {
+                    biased;
+                    () = self.system.cut_off() => return,
+                    () = changed => {}
+                }
+            }
+        };
+        drop(tokio::time::timeout(left.saturating_sub(reserve(left)), opened).await);
+        context.read_at = self.clock().read();
+        context.recorder.step(began, context.read_at, StepKind::Fence);
+    }
+
     /// Whether `lanes` move, so that it makes sense to wait for them.
     pub(crate) fn lanes_move(&self, lanes: &Lanes) -> bool {
         self.replay_can_run() && !self.queue.is_held_up(lanes)

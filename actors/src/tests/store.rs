@@ -241,7 +241,7 @@ async fn what_a_store_remembers_that_opens_late_comes_second_to_what_was_seen_an
 }
 
 #[tokio::test]
-async fn a_large_store_is_opened_behind_the_doors_and_its_backend_takes_no_calls_until_then() {
+async fn a_large_store_is_opened_behind_the_doors_and_calls_wait_until_it_is_open() {
     let body = format!("SET a {}", "x".repeat(1 << 20));
     let both = || {
         let one = settings("one");
@@ -271,15 +271,34 @@ async fn a_large_store_is_opened_behind_the_doors_and_its_backend_takes_no_calls
     assert_eq!((&*told.cause, told.store_trouble), ("its queue is being opened", None));
     let story = format!("{:?}", world.backend().explain().story);
     assert!(story.contains("is large and is still being opened"), "{story}");
-    assert_eq!(world.call("GET a").await.unwrap_err().kind, CallErrorKind::Unavailable);
-    assert_eq!(world.call("SET a 2").await.unwrap_err().kind, CallErrorKind::Full);
+    let soon =
+        || CallOptions { deadline: Some(Duration::from_millis(1)), ..CallOptions::default() };
+    let refused = |line| world.call_with(line, soon());
+    assert_eq!(refused("GET b").await.unwrap_err().kind, CallErrorKind::Unavailable);
+    assert_eq!(refused("SET b 1").await.unwrap_err().kind, CallErrorKind::Full);
+    let shared = &world.fusebox.0.entries[0].shared;
+    // Only as many wait as may.
+    let places: Vec<_> = std::iter::from_fn(|| shared.queue.may_wait()).collect();
+    assert_eq!(places.len(), 1_024);
+    assert_eq!(world.call("SET b 1").await.unwrap_err().kind, CallErrorKind::Full);
+    drop(places);
+    let later = |line: &'static str| {
+        let backend = world.backend();
+        tokio::spawn(async move { call(&backend, line, CallOptions::default()).await })
+    };
+    let (read, write) = (later("GET a"), later("SET c 3"));
     let other = world.fusebox.backends()[1].clone();
     let reply = call(&other, "SET a 2", CallOptions::default()).await.unwrap();
     assert_eq!(reply.source, Source::Live);
     // An order that cannot be remembered yet.
     drop(world.backend().force(false, "meanwhile".into(), None).await);
     world.until("it is open", |world| world.backend().view().queue.store_refuses.is_none()).await;
-    assert_eq!(world.backend().view().queue.calls, 41);
+    // It was offline when it was stopped.
+    let write = write.await.unwrap().unwrap();
+    assert_eq!((write.source, write.ack), (Source::Queued, Some(AckLevel::Durable)));
+    let read = read.await.unwrap().unwrap();
+    assert_eq!((read.source, value(&read).len()), (Source::Queued, 1 << 20));
+    assert_eq!(world.backend().view().queue.calls, 42);
     let forced = |world: &World| {
         let open = world.fusebox.0.entries[0].shared.queue.store().unwrap();
         BreakerMemory::decode(&open.fact(BREAKER_FACT)?)?.force
