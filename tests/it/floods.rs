@@ -2,14 +2,16 @@
 //! reaches the breaker.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 
+use crate::redis_door::door_of;
 use crate::support::clickhouse::{ClickHouse, Engine};
 use crate::support::daemon::{Builder, Client, Daemon};
 use crate::support::h2_sink::H2Sink;
@@ -177,6 +179,36 @@ fn a_frozen_redis_costs_no_more_memory_than_the_gate_lets_in() {
     println!("{} MiB more, {} MiB at the gate", grown / MIB, GATE / MIB);
     assert!(grown <= GATE + ABOVE, "{} MiB more", grown / MIB);
     redis.thaw();
+}
+
+#[test]
+fn idle_clients_of_a_redis_door_take_at_most_6_kib_each() {
+    const CLIENTS: usize = 8_000;
+    // Each has a socket here.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let clients = CLIENTS.min(usize::try_from(most).unwrap() / 2);
+    let redis = RedisServer::start();
+    let daemon = Builder::default().set("backends.redis.url", redis.url()).start();
+    let door = door_of(&daemon);
+    let come = |count: usize| -> Vec<UnixStream> {
+        let come = |_| {
+            let mut client = UnixStream::connect(&door).expect("there is room");
+            client.write_all(b"SET k v\r\nGET k\r\n").expect("it is taken");
+            let mut said = [0; 12];
+            client.read_exact(&mut said).expect("it is answered");
+            assert_eq!(&said, b"+OK\r\n$1\r\nv\r\n");
+            client
+        };
+        (0..count).map(come).collect()
+    };
+    let first = come(100);
+    let before = resident(&daemon);
+    let all = come(clients);
+    let each = resident(&daemon).saturating_sub(before) / clients as u64;
+    println!("{each} bytes for each of {clients}");
+    assert!(each <= 6 << 10, "{each} bytes for each of {clients}");
+    drop((first, all));
 }
 
 #[test]
