@@ -48,7 +48,7 @@ class Labels:
         self.published = {document.id: document.to_dict() for document in documents}
 
     def of(self, item):
-        """The label of an item, and where it comes from; `None` if it has none.
+        """The label of an item, and its source; `None` if it has no label.
 
         While Redis is down and does not know the key, the door says nil, as for a key that is not there: then the
         label is computed again."""

@@ -14,8 +14,8 @@ AWAY = (redis.ConnectionError, redis.TimeoutError)
 
 
 def patiently(command):
-    """What the command says, as soon as there is a server that says something. It must be one that may be repeated:
-    that it may have been applied is told with an error that no client repeats by itself."""
+    """Repeats the command until a server answers, and returns the answer. The command must be safe to repeat. If a
+    command may have been applied, the door answers with an error that no client repeats by itself."""
     while True:
         try:
             return command()
