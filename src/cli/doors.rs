@@ -2,6 +2,7 @@
 
 use fusebox_actors::view::{Counts, DoorStatus, Rates};
 
+use super::board::short;
 use crate::terminal::table::ago;
 
 /// A line for each door.
@@ -29,7 +30,7 @@ fn line(door: &DoorStatus) -> String {
     let failures = door.view.auth_failures;
     for (what, said) in [
         ("answers", said(&door.view.by_source())),
-        ("in a second", rates(&door.per_second)),
+        ("per second", rates(&door.per_second)),
         ("refused", refused.join(" ")),
         ("closed", said(&door.view.closed)),
         ("unknown secrets", if failures > 0 { failures.to_string() } else { String::new() }),
@@ -50,7 +51,8 @@ fn said(counts: &Counts) -> String {
 
 /// What happens in a second, by a word.
 fn rates(rates: &Rates) -> String {
-    let each: Vec<String> = rates.iter().map(|(word, rate)| format!("{rate} {word}")).collect();
+    let each: Vec<String> =
+        rates.iter().map(|(word, rate)| format!("{} {word}", short(*rate))).collect();
     each.join(" ")
 }
 
@@ -86,14 +88,14 @@ mod tests {
                 { "class": "write", "source": "queued", "count": 1 },
                 { "class": "read", "source": "stale", "count": 0 },
             ],
-            "per_second": { "live": 2.5, "queued": 0.2 }, "oldest_parked_ms": 12_300,
+            "per_second": { "live": 2.52, "queued": 1000.26 }, "oldest_parked_ms": 12_300,
             "refused": { "no_room": 4, "no_right": 0 }, "refused_commands": { "in_bytes": 1 },
             "closed": { "idle": 3, "client": 7 }, "auth_failures": 2,
         }));
         assert_eq!(
             busy,
             format!(
-                "{quiet}, 2 pinned, 1 parked, the oldest for 12s; answers: 7 live 1 queued; in a second: 2.5 live 0.2 queued; \
+                "{quiet}, 2 pinned, 1 parked, the oldest for 12s; answers: 7 live 1 queued; per second: 2.5 live 1000 queued; \
                  refused: 4 no_room 1 in_bytes; closed: 7 client 3 idle; unknown secrets: 2"
             )
         );
