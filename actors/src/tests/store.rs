@@ -284,7 +284,9 @@ async fn a_large_store_is_opened_behind_the_doors_and_calls_wait_until_it_is_ope
     drop(places);
     let later = |line: &'static str| {
         let backend = world.backend();
-        tokio::spawn(async move { call(&backend, line, CallOptions::default()).await })
+        let deadline = Some(Duration::from_secs(60));
+        let patient = CallOptions { deadline, ..CallOptions::default() };
+        tokio::spawn(async move { call(&backend, line, patient).await })
     };
     let (read, write) = (later("GET a"), later("SET c 3"));
     let other = world.fusebox.backends()[1].clone();
