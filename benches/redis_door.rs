@@ -5,6 +5,9 @@
 //! Envoy's Redis proxy are measured in turns, [`ROUNDS`] times; a figure is the median of the ratios within a round.
 //! Each proxy has one worker. twemproxy and Envoy (`envoy`) are measured if they are on the `PATH`.
 //!
+//! Some figures are only shown: one key and a million keys, and a cache of one value, which the answers of a `GET` do
+//! not fill. Queued `SET`s are measured beside the queue's store alone, with as many callers.
+//!
 //! `cargo bench -p fusebox --bench redis_door -- --gate` exits non-zero outside the gates. If a gate is not the goal,
 //! the goal is in the row's name.
 #![expect(
@@ -23,6 +26,13 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    sync::{Arc, mpsc},
+    time::Instant,
+};
+
+use fusebox_state::{
+    LaneId, Lanes, OpId, UnixMillis,
+    store::{CallHeader, CallStore, Faults, NewCall, Store, StoreSettings, TokenKind, Traits},
 };
 
 #[path = "backends/figure.rs"]
@@ -53,11 +63,13 @@ struct Load {
     clients: u32,
     pipeline: u32,
     commands: u32,
+    keys: u32,
 }
 
-const BUSY: Load = Load { clients: 50, pipeline: 1, commands: 100_000 };
-const DEEP: Load = Load { clients: 50, pipeline: 16, commands: 400_000 };
-const ALONE: Load = Load { clients: 1, pipeline: 1, commands: 20_000 };
+const BUSY: Load = Load { clients: 50, pipeline: 1, commands: 100_000, keys: 100_000 };
+const DEEP: Load = Load { pipeline: 16, commands: 400_000, ..BUSY };
+const ALONE: Load = Load { clients: 1, commands: 20_000, ..BUSY };
+const QUEUED: Load = Load { clients: 64, commands: 30_000, ..BUSY };
 
 /// What `redis-benchmark` has found of one command.
 #[derive(Clone, Copy, Debug)]
@@ -71,9 +83,9 @@ struct Found {
 /// Runs `SET` and `GET` against what listens at `socket`.
 fn run(socket: &Path, load: Load, tests: &str) -> BTreeMap<String, Found> {
     let output = Command::new("redis-benchmark")
-        .args(["-s", socket.to_str().unwrap(), "-t", tests, "-d", "100", "-r", "100000", "--csv"])
+        .args(["-s", socket.to_str().unwrap(), "-t", tests, "-d", "100", "--csv"])
         .args(["-c", &load.clients.to_string(), "-P", &load.pipeline.to_string()])
-        .args(["-n", &load.commands.to_string()])
+        .args(["-n", &load.commands.to_string(), "-r", &load.keys.to_string()])
         .output()
         .expect("redis-benchmark, which tests/setup installs with the server");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -250,12 +262,94 @@ fn cached(daemon: &Daemon, direct: &Path, door: &Path) -> Figure {
     }
 }
 
+/// How many calls a second the store of a queue takes from as many callers, without a daemon.
+fn store_alone(folder: &Path) -> f64 {
+    let dir = tempfile::tempdir_in(folder).unwrap();
+    let opened = Store::open(StoreSettings {
+        dir: dir.path().to_owned(),
+        target: "redis://bench:6379/0".into(),
+        disk_floor: 1,
+        unix_now: Arc::new(|| UnixMillis::new(1_790_000_000_000)),
+        on_event: Arc::new(|_| ()),
+        packed: false,
+        faults: Faults::default(),
+    });
+    let store = opened.expect("a store").store;
+    let (done, ended) = mpsc::channel();
+    let began = Instant::now();
+    for seq in 1..=u64::from(QUEUED.commands) {
+        if seq > u64::from(QUEUED.clients) {
+            ended.recv().unwrap();
+        }
+        let call = NewCall {
+            seq,
+            header: CallHeader {
+                op_id: OpId::from_u128(seq.into()),
+                digest: seq,
+                uid: 0,
+                lanes: Lanes::One(LaneId(seq.wrapping_mul(0x9E37_79B9_7F4A_7C15))),
+                token: TokenKind::Absolute,
+                traits: Traits::of(true, false),
+                accepted_at: UnixMillis::new(1_790_000_000_000),
+            },
+            target: "redis://bench:6379/0".into(),
+            label: format!("SET key:{seq:012}").into(),
+            traceparent: None,
+            note: None,
+            body: vec![b'x'; 150].into(),
+        };
+        let done = done.clone();
+        store.append(
+            call,
+            Box::new(move |stored| {
+                stored.expect("it is stored");
+                done.send(()).unwrap();
+            }),
+        );
+    }
+    (0..QUEUED.clients).for_each(|_| ended.recv().unwrap());
+    f64::from(QUEUED.commands) / began.elapsed().as_secs_f64()
+}
+
+/// What the door queues while the backend is offline, against what the store takes.
+fn queued(daemon: &Daemon, folder: &Path, door: &Path) -> Figure {
+    daemon.order("/admin/backends/redis/offline");
+    let (mut alone, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        alone.push(store_alone(folder));
+        ours.push(run(door, QUEUED, "set")["SET"].rate);
+    }
+    let ratios = ours.iter().zip(&alone).map(|(ours, alone)| ours / alone).collect();
+    Figure {
+        what: "SET that is queued, 64 clients (0.8)",
+        direct: format!("{:.0}/s", median(alone)),
+        ours: format!("{:.0}/s", median(ours)),
+        value: median(ratios),
+        gate: Gate::AtLeast(0.8),
+    }
+}
+
+/// Figures that have no gate, against the server.
+fn shown(direct: &Path, door: &Path, loads: &[(&str, Load)]) -> Vec<Figure> {
+    let sides = Sides { direct, door, peers: &[] };
+    let mut figures = Vec::new();
+    for (name, load) in loads {
+        let rounds = sides.measure(*load, "set,get");
+        for command in ["SET", "GET"] {
+            let what = format!("{command}, 50 clients, {name}");
+            figures.push(figure(what, &rounds, command, (1, 0), rate, Gate::None));
+        }
+    }
+    figures
+}
+
 fn main() -> ExitCode {
     let gate = std::env::args().any(|argument| argument == "--gate");
     let folder = tempfile::tempdir().unwrap();
     let redis = Peer::server(folder.path());
     let direct = redis.at.clone();
-    let daemon = Daemon::with_redis(&format!("unix://{}", direct.display())).start();
+    let url = format!("unix://{}", direct.display());
+    let daemon = Daemon::with_redis(&url).set("backends.redis.queue.items", 1_000_000).start();
     let door = daemon.socket().with_file_name("redis.sock");
     let peers: Vec<Peer<PathBuf>> =
         [Peer::twemproxy(folder.path(), &direct), Peer::envoy(folder.path(), &direct)]
@@ -298,6 +392,15 @@ fn main() -> ExitCode {
         }
     }
     figures.push(cached(&daemon, &direct, &door));
+    let keys = |keys| Load { keys, ..BUSY };
+    let loads = [("one key", keys(1)), ("a million keys", keys(1_000_000))];
+    figures.extend(shown(&direct, &door, &loads));
+    {
+        let unfilled = Daemon::with_redis(&url).set("backends.redis.cache.items", 1).start();
+        let door = unfilled.socket().with_file_name("redis.sock");
+        figures.extend(shown(&direct, &door, &[("a cache of one value", BUSY)]));
+    }
+    figures.push(queued(&daemon, folder.path(), &door));
     println!("{:<44} {:>14} {:>14} {:>8} {:>8}", "", "other", "door", "ratio", "gate");
     figures.iter().for_each(Figure::print);
     let outside = figures.iter().filter(|figure| !figure.holds()).count();
