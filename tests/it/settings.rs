@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     daemon::{Builder, Daemon},
-    poll::Stop,
+    poll::{Stop, eventually},
     redis::RedisServer,
 };
 
@@ -263,6 +263,35 @@ fn what_is_persisted_outlasts_a_kill_and_the_file_wins_if_it_changes() {
     assert_eq!(threshold(&daemon), 5);
     assert!(daemon.log_text().contains("changes at run time are left out"));
     assert_eq!(left_out(&daemon).len(), 1);
+}
+
+#[test]
+fn a_kill_at_any_point_of_persisting_leaves_the_old_value_or_the_new_one() {
+    let redis = RedisServer::start();
+    let mut daemon = quiet(&redis).start();
+    assert_eq!(
+        patch(&daemon, "?persist=true", json!({"breaker": {"failure_threshold": 7}})).0,
+        200
+    );
+    let file = daemon.state_dir().join("settings.json");
+    let (next, change) = ("settings.json.next", json!({"breaker": {"failure_threshold": 8}}));
+    let path = format!("{SECTION}?persist=true");
+    for call in ["openat", "write", "fsync", "/^rename"] {
+        daemon.restart_injected(next, &format!("{call}:signal=KILL"));
+        let answer = daemon.try_request("PATCH", &path, Some(&change));
+        assert!(answer.is_err(), "{call}: killed before it is done");
+        daemon.restart();
+        assert_eq!(threshold(&daemon), 7, "{call}");
+    }
+    // The new file is in its place, and its caller was not answered yet.
+    daemon.restart_injected(next, "/^rename:delay_exit=5000000");
+    let (caller, before) = (daemon.client(), fs::read(&file).unwrap());
+    let asks = thread::spawn(move || caller.try_request("PATCH", &path, Some(&change)).is_ok());
+    eventually("the file is replaced", LONG, || fs::read(&file).unwrap() != before);
+    daemon.kill_9();
+    assert!(!asks.join().unwrap());
+    daemon.restart();
+    assert_eq!(threshold(&daemon), 8);
 }
 
 /// The changes that the daemon says that it cannot read.

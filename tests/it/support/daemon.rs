@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use super::http::{self, Failure};
 use super::poll::{eventually, wait_for};
-use super::proc::{failing_sync, require, send, strace_arguments, synced_files};
+use super::proc::{failing_sync, injected, require, send, strace_arguments, synced_files};
 
 /// The binary under test.
 pub(crate) const FUSEBOX: &str = env!("CARGO_BIN_EXE_fusebox");
@@ -47,6 +47,8 @@ enum Trace {
     Syncs,
     /// Makes one sync of the backend `redis`'s log fail: which.
     FailSync(usize),
+    /// Does this to its system calls on a file of its state directory.
+    Inject(&'static str, String),
 }
 
 impl Builder {
@@ -195,6 +197,15 @@ impl Daemon {
         });
     }
 
+    /// Restarts the daemon under strace, which does `what` (such as `write:signal=KILL`) to its system calls on `file` of
+    /// its state directory; in this run alone.
+    #[track_caller]
+    pub(crate) fn restart_injected(&mut self, file: &'static str, what: &str) {
+        self.strace = Some(Trace::Inject(file, what.to_owned()));
+        self.restart();
+        self.strace = None;
+    }
+
     /// Asks the daemon to stop, as systemd does, and returns how it ended.
     #[track_caller]
     pub(crate) fn terminate(&mut self) -> ExitStatus {
@@ -331,6 +342,7 @@ impl Daemon {
                     Trace::FailSync(nth) => {
                         failing_sync(&self.state_dir().join("backends/redis/db/db"), *nth, &log)
                     }
+                    Trace::Inject(file, what) => injected(&self.state_dir().join(file), what, &log),
                 });
                 strace.arg(FUSEBOX);
                 strace

@@ -80,6 +80,14 @@ pub(crate) fn failing_sync(file: &Path, nth: usize, log: &Path) -> Vec<String> {
     list.chain([inject, "-P".into(), text(file), "-o".into(), text(log), "--".into()]).collect()
 }
 
+/// The arguments with which strace does `what` to a program's system calls on `file`; `-D` as above.
+pub(crate) fn injected(file: &Path, what: &str, log: &Path) -> Vec<String> {
+    let text = |path: &Path| path.to_str().expect("temporary paths are UTF-8").to_owned();
+    let list = "-D -f -qq -y -s 0 -e".split(' ').map(str::to_owned);
+    let inject = format!("inject={what}");
+    list.chain([inject, "-P".into(), text(file), "-o".into(), text(log), "--".into()]).collect()
+}
+
 /// The files whose `fsync` or `fdatasync` has returned without an error, in order, from strace's log.
 pub(crate) fn synced_files(log: &Path) -> Vec<PathBuf> {
     let mut begun = HashMap::new();
