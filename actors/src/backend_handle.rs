@@ -135,6 +135,12 @@ impl Backend {
         self.entry.shared.wait_free(lanes, patience).await
     }
 
+    /// Waits until its store, which is being opened, is open, for at most `patience`. False if it is not by then, or if
+    /// it was not being opened.
+    pub async fn wait_opened(&self, patience: Duration) -> bool {
+        self.entry.shared.wait_opened(patience).await
+    }
+
     /// When trying again makes sense, if it is not to be asked now: at least a second from now.
     pub fn retry_after(&self) -> Duration {
         self.entry.shared.retry_after()

@@ -23,11 +23,22 @@ use crate::{backend_shared::BackendShared, trace::StepKind};
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 impl BackendShared {
-    /// Waits until the first attempt to open the store has ended.
-    pub(super) async fn wait_opened(&self, context: &mut Context) {
-        let Some(_waiting) = self.queue.may_wait() else { return };
+    /// Waits for a call until the first attempt to open the store has ended.
+    pub(super) async fn wait_to_begin(&self, context: &mut Context) {
         let began = self.clock().read();
         let left = context.left(began.moment());
+        self.wait_opened(left.saturating_sub(reserve(left))).await;
+        context.read_at = self.clock().read();
+        context.recorder.step(began, context.read_at, StepKind::Fence);
+    }
+
+    /// Waits until the first attempt to open the store has ended, for at most `patience`; returns whether it did so. As
+    /// many may wait as for lanes.
+    pub(crate) async fn wait_opened(&self, patience: Duration) -> bool {
+        if !self.circuit.is_opening() {
+            return false;
+        }
+        let Some(_waiting) = self.queue.may_wait() else { return false };
         let opened = async {
             loop {
                 let changed = self.circuit.changed.notified();
@@ -43,9 +54,8 @@ impl BackendShared {
                 }
             }
         };
-        drop(tokio::time::timeout(left.saturating_sub(reserve(left)), opened).await);
-        context.read_at = self.clock().read();
-        context.recorder.step(began, context.read_at, StepKind::Fence);
+        drop(tokio::time::timeout(patience, opened).await);
+        !self.circuit.is_opening()
     }
 
     /// Whether `lanes` move, so that it makes sense to wait for them.

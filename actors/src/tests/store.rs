@@ -289,6 +289,8 @@ async fn a_large_store_is_opened_behind_the_doors_and_calls_wait_until_it_is_ope
         tokio::spawn(async move { call(&backend, line, patient).await })
     };
     let (read, write) = (later("GET a"), later("SET c 3"));
+    let backend = world.backend();
+    let opened = tokio::spawn(async move { backend.wait_opened(Duration::from_secs(60)).await });
     let other = world.fusebox.backends()[1].clone();
     let reply = call(&other, "SET a 2", CallOptions::default()).await.unwrap();
     assert_eq!(reply.source, Source::Live);
@@ -298,6 +300,8 @@ async fn a_large_store_is_opened_behind_the_doors_and_calls_wait_until_it_is_ope
     // It was offline when it was stopped.
     let write = write.await.unwrap().unwrap();
     assert_eq!((write.source, write.ack), (Source::Queued, Some(AckLevel::Durable)));
+    let is_opened = opened.await.unwrap();
+    assert!(is_opened && !world.backend().wait_opened(Duration::from_secs(60)).await);
     let read = read.await.unwrap().unwrap();
     assert_eq!((read.source, value(&read).len()), (Source::Queued, 1 << 20));
     assert_eq!(world.backend().view().queue.calls, 42);

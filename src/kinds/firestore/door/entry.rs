@@ -147,6 +147,10 @@ impl Core {
                     let left = until.saturating_duration_since(Instant::now());
                     self.backend.wait_for(&touched.lanes, left).await
                 }
+                OtherWay::Barred(Barred::Offline) if otherwise.is_none() => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    self.backend.wait_opened(left).await
+                }
                 OtherWay::Full => self.place(for_place).await,
                 OtherWay::Lanes | OtherWay::Barred(_) | OtherWay::Shed | OtherWay::Struck(_) => {
                     false
