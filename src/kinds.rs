@@ -22,6 +22,11 @@ pub(crate) fn find(name: &str) -> Option<&'static dyn Kind> {
     KINDS.iter().copied().find(|kind| kind.name() == name)
 }
 
+/// All of them.
+pub(crate) fn all() -> impl Iterator<Item = &'static dyn Kind> {
+    KINDS.iter().copied()
+}
+
 /// What each kind declares of the configuration: of each there is one backend by default, under the kind's name.
 pub(crate) fn sections() -> Vec<&'static dyn Section> {
     KINDS.iter().map(|kind| *kind as &dyn Section).collect()

@@ -89,7 +89,8 @@ enum Order {
 }
 
 /// How a test went.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[schemars(rename = "TraceTest")]
 pub(crate) struct TestResult {
     /// Whether the collector took it.
     taken: bool,
@@ -99,7 +100,7 @@ pub(crate) struct TestResult {
     protocol: &'static str,
     /// The span's trace.
     trace_id: String,
-    /// How long that took.
+    /// How long that took, in milliseconds.
     took_ms: u64,
     /// Why it was not taken.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -7,6 +7,7 @@ use std::fmt;
 #[derive(
     Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
 )]
+#[schemars(rename = "{T}OrOther")]
 #[serde(untagged)]
 pub enum Lenient<T> {
     /// One of this release's.

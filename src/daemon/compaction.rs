@@ -9,7 +9,7 @@ use super::{Daemon, blocking::blocking};
 use crate::config::BackendConfig;
 
 /// What a compaction has done.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, schemars::JsonSchema)]
 pub(crate) struct Compacted {
     /// Bytes of the log before.
     before_bytes: u64,

@@ -7,10 +7,14 @@ use axum::{
     body::Body,
     extract::{Path, Query, State},
 };
-use fusebox_actors::{AdminError, view::BackendView};
+use fusebox_actors::{
+    AdminError,
+    view::{BackendView, BreakerView},
+};
+use fusebox_state::Target;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     api::Api,
@@ -57,13 +61,27 @@ pub(crate) async fn optional_json<T: DeserializeOwned + Default>(body: Body) -> 
     Ok(read)
 }
 
-/// `{"reason":"…","for":"10m"}`
-#[derive(Default, Deserialize)]
+/// An order about a breaker.
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "BreakerOrder")]
 #[serde(deny_unknown_fields, default)]
-struct Force {
+pub(crate) struct Force {
+    /// Why, in at most 1,024 bytes. It is logged.
     reason: Option<String>,
+    /// How long a forced state lasts, such as `10m`; until it is released if it is not said. For `release` and `reset`
+    /// it means nothing.
     #[serde(rename = "for", with = "humantime_serde")]
+    #[schemars(with = "Option<String>")]
     lasting: Option<Duration>,
+}
+
+/// A breaker after an order.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct BreakerNow {
+    /// Whose it is.
+    backend: String,
+    /// What it is now.
+    breaker: BreakerView,
 }
 
 impl Force {
@@ -92,7 +110,7 @@ async fn force(
     who: Who,
     body: Body,
     open: bool,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<BreakerNow>, Problem> {
     let (backend, _) = api.backend(name)?;
     let Force { reason, lasting } = Force::read(body).await.map_err(|problem| problem.of(name))?;
     let reason = reason.unwrap_or_else(|| format!("by {who}"));
@@ -101,8 +119,9 @@ async fn force(
 }
 
 /// The answer to an order about a breaker: what it is now.
-fn breaker(api: &Api, name: &str) -> Result<Json<Value>, Problem> {
-    Ok(Json(json!({ "backend": name, "breaker": api.backend(name)?.0.view().breaker })))
+fn breaker(api: &Api, name: &str) -> Result<Json<BreakerNow>, Problem> {
+    let breaker = api.backend(name)?.0.view().breaker;
+    Ok(Json(BreakerNow { backend: name.to_owned(), breaker }))
 }
 
 /// POST /admin/circuit-breaker/{backend}/force-open
@@ -111,7 +130,7 @@ pub(crate) async fn force_open(
     Checked(Path(name)): Checked<Path<String>>,
     Extension(who): Extension<Who>,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<BreakerNow>, Problem> {
     force(&api, &name, who, body, true).await
 }
 
@@ -121,7 +140,7 @@ pub(crate) async fn force_close(
     Checked(Path(name)): Checked<Path<String>>,
     Extension(who): Extension<Who>,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<BreakerNow>, Problem> {
     force(&api, &name, who, body, false).await
 }
 
@@ -131,7 +150,7 @@ pub(crate) async fn release(
     Checked(Path(name)): Checked<Path<String>>,
     Extension(who): Extension<Who>,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<BreakerNow>, Problem> {
     let (backend, _) = api.backend(&name)?;
     // What cannot be released is answered before its body.
     if backend.view().breaker.forced.is_some() {
@@ -148,7 +167,7 @@ pub(crate) async fn reset(
     Checked(Path(name)): Checked<Path<String>>,
     Extension(who): Extension<Who>,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<BreakerNow>, Problem> {
     let (backend, _) = api.backend(&name)?;
     ends(&name, "reset", who, body).await?;
     let done = backend.reset().await;
@@ -156,32 +175,53 @@ pub(crate) async fn reset(
     breaker(&api, &name)
 }
 
-/// `{"backend":"redis"}`
-#[derive(Default, Deserialize)]
+/// An order to recover.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Recovery {
+pub(crate) struct Recovery {
+    /// The only backend that is meant; all if it is not said.
     backend: Option<String>,
+}
+
+/// What an order to recover began.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Recovering {
+    /// The backends whose breakers try calls now.
+    half_open: Vec<String>,
+    /// The backends that an operator's order keeps from recovering.
+    held: Vec<Held>,
+}
+
+/// A backend that does not recover, because of an operator's order.
+#[derive(Serialize, JsonSchema)]
+struct Held {
+    /// Its name.
+    backend: String,
+    /// The order: `offline`, or `forced` and the state of the breaker.
+    by: String,
+    /// The command that ends it.
+    release: String,
 }
 
 /// POST /admin/resilience/force-recovery
 pub(crate) async fn force_recovery(
     State(api): State<Arc<Api>>,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Recovering>, Problem> {
     let Recovery { backend } = optional_json(body).await?;
     if let Some(name) = &backend {
         api.backend(name)?;
     }
-    let tried = api.daemon.fusebox.recover(backend.as_deref()).await?;
+    let half_open = api.daemon.fusebox.recover(backend.as_deref()).await?;
     // What an operator's order holds does not recover by another one: it is named, and what releases it.
     let all = api.daemon.fusebox.backends();
     let wanted = all.iter().filter(|it| backend.as_deref().is_none_or(|name| name == it.name()));
-    let held: Vec<Value> = wanted.filter_map(|it| held(&it.view())).collect();
-    Ok(Json(json!({ "half_open": tried, "held": held })))
+    let held = wanted.filter_map(|it| held(&it.view())).collect();
+    Ok(Json(Recovering { half_open, held }))
 }
 
 /// A backend that is held by an operator's order, by which, and what ends that.
-fn held(view: &BackendView) -> Option<Value> {
+fn held(view: &BackendView) -> Option<Held> {
     let name = &view.name;
     let (by, release) = match &view.breaker.forced {
         _ if view.offline => ("offline".to_owned(), format!("fusebox online {name}")),
@@ -190,14 +230,23 @@ fn held(view: &BackendView) -> Option<Value> {
         }
         None => return None,
     };
-    Some(json!({ "backend": name, "by": by, "release": release }))
+    Some(Held { backend: name.clone(), by, release })
+}
+
+/// A backend after it was taken offline, or online.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Switched {
+    /// Its name.
+    backend: String,
+    /// Whether it is offline now.
+    offline: bool,
 }
 
 /// POST /admin/backends/{backend}/offline
 pub(crate) async fn offline(
     State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Switched>, Problem> {
     set_offline(&api, &name, true).await
 }
 
@@ -205,50 +254,84 @@ pub(crate) async fn offline(
 pub(crate) async fn online(
     State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Switched>, Problem> {
     set_offline(&api, &name, false).await
 }
 
-async fn set_offline(api: &Api, name: &str, offline: bool) -> Result<Json<Value>, Problem> {
+async fn set_offline(api: &Api, name: &str, offline: bool) -> Result<Json<Switched>, Problem> {
     let (backend, _) = api.backend(name)?;
     backend.set_offline(offline).await.map_err(|error| Problem::from(error).of(name))?;
-    Ok(Json(json!({ "backend": name, "offline": offline })))
+    Ok(Json(Switched { backend: name.to_owned(), offline }))
+}
+
+/// A backend whose queued calls go to a new address.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Retargeted {
+    /// Its name.
+    backend: String,
+    /// The new address.
+    target: Target,
 }
 
 /// POST /admin/backends/{backend}/accept-retarget
 pub(crate) async fn accept_retarget(
     State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Retargeted>, Problem> {
     let (backend, _) = api.backend(&name)?;
     backend.accept_retarget().await.map_err(|error| Problem::from(error).of(&name))?;
-    Ok(Json(json!({ "backend": name, "target": backend.view().target })))
+    Ok(Json(Retargeted { backend: name, target: backend.view().target }))
+}
+
+/// A backend of whose store it is known that it was missing at a start.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct LossAccepted {
+    /// Its name.
+    backend: String,
+    /// Always true.
+    accepted: bool,
 }
 
 /// POST /admin/backends/{backend}/accept-loss
 pub(crate) async fn accept_loss(
     State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<LossAccepted>, Problem> {
     let (backend, _) = api.backend(&name)?;
     let accepted = api.daemon.accept_loss(&backend).await;
     accepted.map_err(|error| Problem::from(error).of(&name))?;
-    Ok(Json(json!({ "backend": name, "accepted": true })))
+    Ok(Json(LossAccepted { backend: name, accepted: true }))
+}
+
+/// A state directory whose calls may be replayed, although it is a copy or was copied.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct CloneAccepted {
+    /// Always true.
+    accepted: bool,
 }
 
 /// POST /admin/backends/accept-clone
-pub(crate) async fn accept_clone(State(api): State<Arc<Api>>) -> Result<Json<Value>, Problem> {
+pub(crate) async fn accept_clone(
+    State(api): State<Arc<Api>>,
+) -> Result<Json<CloneAccepted>, Problem> {
     api.daemon.accept_clone().await?;
-    Ok(Json(json!({ "accepted": true })))
+    Ok(Json(CloneAccepted { accepted: true }))
+}
+
+/// What reading the configuration again has changed.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Reloaded {
+    /// The parts of the configuration that changed, such as a backend.
+    changed: Vec<String>,
 }
 
 /// POST /admin/config/reload
 pub(crate) async fn reload(
     State(api): State<Arc<Api>>,
     Extension(who): Extension<Who>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Reloaded>, Problem> {
     let changed = api.daemon.reload(&who.to_string()).await.map_err(AdminError::Conflict)?;
-    Ok(Json(json!({ "changed": changed })))
+    Ok(Json(Reloaded { changed }))
 }
 
 /// POST /admin/trace-test
@@ -263,23 +346,35 @@ pub(crate) async fn trace_test(State(api): State<Arc<Api>>) -> Result<Json<TestR
     Ok(Json(traces.test().await))
 }
 
-/// `{"filter":"debug,fusebox=trace","for":"10m"}`
-#[derive(Default, Deserialize)]
+/// An order about what is logged.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct LogFilter {
+pub(crate) struct LogFilter {
+    /// What is to be logged, such as `debug,fusebox=trace`; the usual if it is not said.
     filter: Option<String>,
+    /// For how long, such as `10m`; until it is changed again if it is not said.
     #[serde(rename = "for", with = "humantime_serde")]
+    #[schemars(with = "Option<String>")]
     lasting: Option<Duration>,
 }
 
+/// What is logged.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct LogFilters {
+    /// The filter now.
+    filter: String,
+    /// The filter of the configuration, or of the environment.
+    usual: String,
+}
+
 /// GET /admin/log
-pub(crate) async fn log() -> Json<Value> {
+pub(crate) async fn log() -> Json<LogFilters> {
     let (filter, usual) = crate::telemetry::filter();
-    Json(json!({ "filter": filter, "usual": usual }))
+    Json(LogFilters { filter, usual })
 }
 
 /// PUT /admin/log; without a filter the usual one.
-pub(crate) async fn set_log(body: Body) -> Result<Json<Value>, Problem> {
+pub(crate) async fn set_log(body: Body) -> Result<Json<LogFilters>, Problem> {
     let LogFilter { filter, lasting } = optional_json(body).await?;
     let filter = filter.unwrap_or_else(|| crate::telemetry::filter().1);
     crate::telemetry::set_filter(&filter, lasting)
@@ -287,11 +382,19 @@ pub(crate) async fn set_log(body: Body) -> Result<Json<Value>, Problem> {
     Ok(log().await)
 }
 
-/// `?thread=`
-#[derive(Deserialize)]
+/// Who is to panic.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Panics {
+    /// A thread of this name; the backend's actor if it is not said.
     thread: Option<String>,
+}
+
+/// The answer to the order to panic.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Panicked {
+    /// The backend.
+    backend: String,
 }
 
 /// POST /admin/backends/{backend}/panic: a test hook. The backend's actor panics, or a thread of that name.
@@ -299,13 +402,13 @@ pub(crate) async fn panic(
     State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
     Checked(Query(Panics { thread })): Checked<Query<Panics>>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Panicked>, Problem> {
     let backend = api.backend(&name)?.0;
     match thread {
         None => backend.panic_for_test(),
         Some(thread) => drop(std::thread::Builder::new().name(thread).spawn(panic_for_test)),
     }
-    Ok(Json(json!({ "backend": name })))
+    Ok(Json(Panicked { backend: name }))
 }
 
 #[expect(clippy::panic, reason = "tests of the panic hook need a thread that panics")]

@@ -1,6 +1,6 @@
 //! Calls: as JSON, and as bytes with their options in headers.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     Extension,
@@ -15,6 +15,7 @@ use fusebox_actors::{
 };
 use fusebox_state::OpId;
 use futures_util::{StreamExt, stream};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 
 use super::{
@@ -26,24 +27,49 @@ use super::{
 use crate::{
     exact::Outgoing,
     ingress::peer::Who,
-    kinds::{options::CallOptionsJson, port::Kind},
+    kinds::{self, options::CallOptionsJson, port::Kind},
     net::{freshness, trace_headers},
 };
 
+/// A call. The kind of its backend says what it consists of, and reads it.
+pub(crate) enum CallJson {}
+
+impl JsonSchema for CallJson {
+    fn schema_name() -> Cow<'static, str> {
+        "Call".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let calls: Vec<Schema> = kinds::all().map(|kind| kind.call_schema(generator)).collect();
+        json_schema!({ "description": "A call, by the kind of its backend.", "anyOf": calls })
+    }
+}
+
 /// The reply to a JSON call.
-#[derive(Serialize, schemars::JsonSchema)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Reply")]
 pub(crate) struct ReplyJson<'a> {
+    /// Who answered.
     source: Source,
+    /// What is promised of a write; null for a read.
     ack: Option<AckLevel>,
+    /// The backend's answer as JSON; null if there is none yet.
     #[schemars(with = "serde_json::Value")]
     value: Option<Outgoing<'a>>,
+    /// The age of a cached answer, in milliseconds; otherwise 0.
     age_ms: u64,
+    /// What the caller should know besides.
     warnings: &'a [String],
+    /// The name of a write.
     op_id: Option<OpId>,
+    /// Whether the write was applied, and its reply was lost.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     reply_lost: bool,
+    /// Attempts at the backend.
     attempts: u32,
+    /// The trace of the call.
     trace_id: &'a str,
+    /// The queued writes that the answer to a read contains.
     #[serde(skip_serializing_if = "is_zero")]
     pending_writes: u64,
 }

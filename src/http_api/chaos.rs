@@ -7,8 +7,10 @@ use axum::{
     body::Body,
     extract::{Path, State},
 };
-use fusebox_state::chaos::Order;
-use serde_json::{Value, json};
+use fusebox_actors::view::ChaosView;
+use fusebox_state::{UnixMillis, chaos::Order};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::{
     admin::optional_json,
@@ -16,6 +18,35 @@ use super::{
     problem::{Checked, Problem},
 };
 use crate::ingress::peer::Who;
+
+/// The faults on purpose of a backend.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ChaosShown {
+    /// Its name.
+    backend: String,
+    /// The faults; null if none are set.
+    chaos: Option<ChaosView>,
+}
+
+/// Faults on purpose that were set.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ChaosSet {
+    /// The backend.
+    backend: String,
+    /// When they end.
+    until: UnixMillis,
+    /// The faults.
+    chaos: ChaosView,
+}
+
+/// A backend after its faults on purpose were ended.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ChaosCleared {
+    /// Its name.
+    backend: String,
+    /// Whether there were any.
+    cleared: bool,
+}
 
 /// Whether faults may be set by `who`.
 ///
@@ -35,9 +66,9 @@ fn allowed(api: &Api, who: Who) -> Result<(), Problem> {
 pub(crate) async fn show(
     State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<ChaosShown>, Problem> {
     let (backend, _) = api.backend(&name)?;
-    Ok(Json(json!({ "backend": name, "chaos": backend.chaos() })))
+    Ok(Json(ChaosShown { chaos: backend.chaos(), backend: name }))
 }
 
 /// PUT /admin/backends/{backend}/chaos
@@ -46,13 +77,13 @@ pub(crate) async fn set(
     Checked(Path(name)): Checked<Path<String>>,
     Extension(who): Extension<Who>,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<ChaosSet>, Problem> {
     let (backend, _) = api.backend(&name)?;
     allowed(&api, who)?;
     let order: Order = optional_json(body).await?;
     let set = backend.set_chaos(order, who.to_string()).await;
-    let set = set.map_err(|error| Problem::from(error).of(&name))?;
-    Ok(Json(json!({ "backend": name, "until": set.until, "chaos": set })))
+    let chaos = set.map_err(|error| Problem::from(error).of(&name))?;
+    Ok(Json(ChaosSet { backend: name, until: chaos.until, chaos }))
 }
 
 /// DELETE /admin/backends/{backend}/chaos
@@ -60,9 +91,9 @@ pub(crate) async fn clear(
     State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
     Extension(who): Extension<Who>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<ChaosCleared>, Problem> {
     let (backend, _) = api.backend(&name)?;
     let cleared = backend.clear_chaos(who.to_string()).await;
     let cleared = cleared.map_err(|error| Problem::from(error).of(&name))?;
-    Ok(Json(json!({ "backend": name, "cleared": cleared })))
+    Ok(Json(ChaosCleared { backend: name, cleared }))
 }

@@ -16,10 +16,12 @@ use super::{
     problem::{Checked, Problem},
 };
 
-/// `?format=`
-#[derive(Deserialize)]
+/// How the graph is wanted.
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Wanted {
+    /// JSON, or the language of Graphviz; JSON if it is not said.
+    #[schemars(extend("enum" = ["json", "dot"]))]
     format: Option<String>,
 }
 

@@ -21,10 +21,11 @@ use super::{
 };
 use crate::ingress::gate::{Part, Pooled};
 
-/// `?backend=`
-#[derive(Deserialize)]
+/// What events are wanted.
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Filter {
+    /// Those of this backend, and of the whole system; all if it is not said.
     backend: Option<String>,
 }
 

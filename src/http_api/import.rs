@@ -13,13 +13,13 @@ use axum::{
     http::StatusCode,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fusebox_actors::import::{Import, Imported, Known};
+use fusebox_actors::import::{Import, Known};
 use fusebox_state::{
     LaneId, Lanes, OpId, Target, UnixMillis, Words,
     store::{DeadMark, DeadReason, TokenKind, Traits},
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::{
     api::Api,
@@ -28,12 +28,12 @@ use super::{
     problem::{Checked, Problem},
 };
 use crate::ingress::peer::Who;
+use report::{ImportAnswer, ImportChecked, ImportDone, ImportReport, NAMED_MAX};
 
-/// How many lines are named of each kind.
-const NAMED_MAX: usize = 100;
+pub(crate) mod report;
 
-/// `?force=&retarget=&check=&first_line=`
-#[derive(Deserialize)]
+/// How lines are imported.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Wanted {
     /// Also calls whose lane may have been written since.
@@ -319,7 +319,7 @@ pub(crate) async fn import(
     Extension(who): Extension<Who>,
     Extension(connected): Extension<Connected>,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<ImportAnswer>, Problem> {
     let (backend, _) = api.backend(&name)?;
     let Wanted { force, retarget, check, first_line } = wanted;
     let mut place = Admitted::new(&connected.account);
@@ -341,8 +341,8 @@ pub(crate) async fn import(
     let lines = lines.map_err(|problem| problem.of(&name))?;
     if check {
         let understood = lines.len();
-        let told = json!({ "backend": name, "understood": understood, "body_max": body_max });
-        return Ok(Json(told));
+        let checked = ImportChecked { backend: name, understood, body_max };
+        return Ok(Json(ImportAnswer::Checked(checked)));
     }
     let count = lines.len();
     let told: Vec<(usize, OpId, String, bool)> = lines
@@ -353,12 +353,10 @@ pub(crate) async fn import(
         })
         .collect();
     let imports = lines.into_iter().map(|(_, read)| read.import).collect();
-    let mut report = report(told, backend.import(imports, force).await);
-    tracing::warn!(backend = name, uid = who.uid, lines = count, %report, "calls were imported");
-    if let Some(fields) = report.as_object_mut() {
-        fields.insert("backend".to_owned(), json!(name));
-    }
-    Ok(Json(report))
+    let report = ImportReport::of(told, backend.import(imports, force).await);
+    let logged = serde_json::to_value(&report).unwrap_or_default();
+    tracing::warn!(backend = name, uid = who.uid, lines = count, report = %logged, "calls were imported");
+    Ok(Json(ImportAnswer::Imported(ImportDone { backend: name, report })))
 }
 
 /// Every line with its number, as `read` has read it; an error names the first that are not understood. Lines can be so
@@ -394,55 +392,10 @@ fn read_all(
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_understood", detail))
 }
 
-/// What became of the lines, in numbers, and by name if something is left to do.
-fn report(told: Vec<(usize, OpId, String, bool)>, results: Vec<Imported>) -> Value {
-    let (mut imported, mut in_doubt, mut dead, mut known, mut salvaged) = (0, 0, 0, 0, 0);
-    let (mut wants_force, mut forced, mut refused) = (0, Vec::new(), Vec::new());
-    let left = told.len() - results.len();
-    for ((number, op_id, lane, is_salvaged), result) in told.into_iter().zip(results) {
-        let taken = match result {
-            Imported::Waits { in_doubt: doubt } => {
-                imported += 1;
-                in_doubt += u64::from(doubt);
-                true
-            }
-            Imported::Dead => {
-                dead += 1;
-                true
-            }
-            Imported::Known => {
-                known += 1;
-                false
-            }
-            Imported::WantsForce => {
-                wants_force += 1;
-                if forced.len() < NAMED_MAX {
-                    forced.push(json!({ "line": number, "op_id": op_id, "lane": lane }));
-                }
-                false
-            }
-            Imported::Refused(why) => {
-                refused.push(json!({ "line": number, "op_id": op_id, "why": why }));
-                false
-            }
-        };
-        salvaged += u64::from(taken && is_salvaged);
-    }
-    json!({
-        "imported": imported,
-        "in_doubt": in_doubt,
-        "dead": dead,
-        "salvaged": salvaged,
-        "known": known,
-        "wants_force": wants_force,
-        "lanes_written": forced,
-        "refused": refused,
-        "not_tried": left,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn line() -> Value {

@@ -9,6 +9,7 @@ use axum::{
 };
 use fusebox_actors::{AdminError, CallError, CallErrorKind, connector::Refused};
 use fusebox_state::OpId;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{
@@ -22,27 +23,36 @@ use crate::{
 pub(crate) struct Problem(Box<Told>);
 
 /// An error (RFC 9457).
-#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Problem")]
 pub(crate) struct Told {
+    /// The code as a URN.
     #[serde(rename = "type")]
     kind: String,
+    /// The name of the status.
     title: &'static str,
+    /// The status.
     status: u16,
     /// What happened, naming the value, and what would be right.
     detail: String,
     /// A stable word for programs.
     code: Cow<'static, str>,
+    /// The backend that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     backend: Option<String>,
+    /// When to try again, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
+    /// Whether the call may have been applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome_unknown: Option<bool>,
+    /// The name of the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     op_id: Option<OpId>,
+    /// Attempts that were made.
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<u32>,
+    /// The trace of the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
 }
@@ -241,6 +251,20 @@ impl<const MOST: usize> Count<MOST> {
     /// How many.
     pub(crate) const fn get(self) -> usize {
         self.0
+    }
+}
+
+impl<const MOST: usize> JsonSchema for Count<MOST> {
+    fn schema_name() -> Cow<'static, str> {
+        "Count".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 0 })
     }
 }
 

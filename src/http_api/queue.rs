@@ -14,8 +14,9 @@ use fusebox_actors::{
     view::{Place, QueuedCallView},
 };
 use fusebox_state::OpId;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     admin::optional_json,
@@ -29,12 +30,16 @@ use crate::{config::size, daemon::compaction::Compacted, ingress::peer::Who, kin
 /// The most calls of one page.
 const PAGE_MAX: usize = 1_000;
 
-/// `?state=&after=&limit=`
-#[derive(Deserialize)]
+/// What page is wanted.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PageQuery {
+    /// Which list; `pending` if it is not said.
+    #[schemars(extend("enum" = ["pending", "dead"]))]
     state: Option<String>,
+    /// The `next` of another page, or the `op_id` of a call in the list: the page begins behind it.
     after: Option<String>,
+    /// The most calls of the page, 1 to 1,000; 100 if it is not said.
     limit: Option<Count<PAGE_MAX>>,
 }
 
@@ -85,21 +90,24 @@ pub(crate) async fn page(
     listing(&connected.account, &page)
 }
 
-/// `?call=`
-#[derive(Deserialize)]
+/// What is wanted of a call.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ShowQuery {
+    /// Whether an admin is shown its body; they are if it is not said.
     call: Option<bool>,
 }
 
-/// A queued call as admins see it.
-#[derive(Serialize)]
-struct WithCall {
+/// A queued call.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ShownCall {
     #[serde(flatten)]
     view: QueuedCallView,
-    /// Its body as JSON; null if it was left out, or cannot be read.
-    call: Value,
-    /// Why it was left out.
+    /// Its body as JSON; null if it was left out, or cannot be read. For admins who want it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Value")]
+    call: Option<Value>,
+    /// Why the body was left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     call_left_out: Option<String>,
 }
@@ -120,7 +128,8 @@ pub(crate) async fn show(
     };
     let view = view.shown_to(who.admin);
     if !who.admin || wanted.call == Some(false) {
-        return listing(&connected.account, &view);
+        let shown = ShownCall { view, call: None, call_left_out: None };
+        return listing(&connected.account, &shown);
     }
     let room = Admitted::new(&connected.account);
     // The room goes along: who asked may leave while the body is being read.
@@ -150,23 +159,32 @@ fn with_call(
         room.hold_shown(bytes)?;
         call = read().map_or(Value::Null, |body| kind.body_to_json(&body));
     }
-    let text = json_text(&WithCall { view, call, call_left_out })?;
+    let text = json_text(&ShownCall { view, call: Some(call), call_left_out })?;
     Ok(json_response(room.reply(text)))
+}
+
+/// A replay that begins.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Replaying {
+    /// The calls that wait.
+    waiting: u64,
 }
 
 /// POST /admin/backends/{backend}/queue/replay
 pub(crate) async fn replay(
     State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Replaying>, Problem> {
     let waiting = api.backend(&name)?.0.replay();
-    Ok(Json(json!({ "waiting": waiting.map_err(|error| Problem::from(error).of(&name))? })))
+    let waiting = waiting.map_err(|error| Problem::from(error).of(&name))?;
+    Ok(Json(Replaying { waiting }))
 }
 
-/// `{"purge":true}`
-#[derive(Default, Deserialize)]
+/// An order to write the store into new files.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Compact {
+pub(crate) struct Compact {
+    /// Whether stores that were set aside are deleted, too.
     purge: bool,
 }
 
@@ -182,13 +200,33 @@ pub(crate) async fn compact(
     Ok(Json(compacted.map_err(|error| Problem::from(error).of(&name))?))
 }
 
-/// `{"force":true,"not_applied":true}`
-#[derive(Default, Deserialize)]
+/// An order to requeue a dead letter.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Requeue {
+pub(crate) struct Requeue {
+    /// Whether it is requeued even if its lane was, or may have been, written since.
     force: bool,
     /// The operator has checked that it was not applied.
     not_applied: bool,
+}
+
+/// A call after an order about it.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct CallNow {
+    /// Its name.
+    op_id: OpId,
+    /// What it is now.
+    state: StateNow,
+}
+
+/// What a call is after an order about it.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum StateNow {
+    /// It waits at the tail of its lane.
+    Pending,
+    /// It is gone for good.
+    Discarded,
 }
 
 /// `POST /admin/backends/{backend}/queue/{op_id}/requeue`
@@ -196,7 +234,7 @@ pub(crate) async fn requeue(
     State(api): State<Arc<Api>>,
     Checked(Path((name, id))): Checked<Path<(String, String)>>,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<CallNow>, Problem> {
     let (backend, _) = api.backend(&name)?;
     let id = op_id(&id)?;
     let Requeue { force, not_applied } = optional_json(body).await?;
@@ -205,24 +243,25 @@ pub(crate) async fn requeue(
     if not_applied {
         tracing::info!(backend = name, op_id = %id, "an operator says that it was not applied");
     }
-    Ok(Json(json!({ "op_id": id, "state": "pending" })))
+    Ok(Json(CallNow { op_id: id, state: StateNow::Pending }))
 }
 
 /// `DELETE /admin/backends/{backend}/queue/{op_id}`
 pub(crate) async fn discard(
     State(api): State<Arc<Api>>,
     Checked(Path((name, id))): Checked<Path<(String, String)>>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<CallNow>, Problem> {
     let (backend, _) = api.backend(&name)?;
     let id = op_id(&id)?;
     backend.discard(id).await.map_err(|error| Problem::from(error).of(&name))?;
     tracing::info!(backend = name, op_id = %id, "queued call discarded by an operator");
-    Ok(Json(json!({ "op_id": id, "state": "discarded" })))
+    Ok(Json(CallNow { op_id: id, state: StateNow::Discarded }))
 }
 
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
+    use serde_json::json;
 
     use super::*;
     use crate::ingress::gate::{

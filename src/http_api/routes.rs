@@ -10,7 +10,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, patch, post, put},
 };
-use fusebox_actors::AdminError;
+use fusebox_actors::{
+    AdminError,
+    view::{BackendView, DependenciesView, ExplainView, HealthView, QueuePage, ResilienceView},
+};
+use fusebox_state::chaos::Order as ChaosOrder;
 
 use super::{
     admin,
@@ -22,175 +26,235 @@ use super::{
     page::{self, board::Board},
     problem::Problem,
     queue,
-    route::Route,
+    route::{Header, Route},
     settings, streams, views,
 };
 use crate::{
-    daemon::Daemon,
+    daemon::{Daemon, compaction::Compacted},
     ingress::{gate::Pooled, peer::Access},
+    traces::TestResult,
 };
 
+/// A route with its method, its path, who may use it, what answers it, and what it does. What it reads and answers is
+/// added to it.
 macro_rules! route {
-    ($method:literal $path:literal, $access:ident, $summary:literal, $request:tt -> $response:tt, $handler:expr) => {
-        Route {
-            method: $method,
-            path: $path,
-            access: Access::$access,
-            summary: $summary,
-            request: $request,
-            response: $response,
-            handler: || $handler,
-        }
+    ($method:ident $path:literal, $access:ident, $handler:path, $summary:literal) => {
+        Route::new(stringify!($method), $path, Access::$access, $summary, || $method($handler))
     };
 }
 
-const CONFIG: &str = "{\"revision\": text, \"effective\": value, \"sources\": {key: text}, \"overrides\": {key: {\"value\", \
-    \"persisted\": flag, \"by\": text, \"at\": text, \"until\": text or null}}, \"locked\": [text]}; the settings in \
-    effect, secrets masked; a source is default, file, persisted, runtime or the name of a variable";
-const EDIT: &str = "query: persist, for, dry_run, force; header If-Match: a revision; a merge patch (RFC 7396) in the shape of \
-    the file, in which null takes a change back";
-const EDITED: &str = "{\"changed\": [{\"key\": text, \"from\": value, \"to\": value}], \"dry_run\": flag, \"revision\": text, \
-    \"effective\": value, \"sources\": {key: text}, \"overrides\": {key: value}}; 409 if the setting is locked, overridden or \
-    the value unsafe, 412 at another revision, 422 if a key or a value is wrong";
-const FORCE: &str = "optional JSON {\"reason\": text, \"for\": duration}";
-const FORCED: &str = "{\"backend\": name, \"breaker\": BreakerView}";
+/// The revision of the settings that a change is for.
+const IF_MATCH: &[Header] = &[Header {
+    name: "If-Match",
+    note: "A revision of the settings. At another one, nothing is changed. `*` is any revision.",
+}];
+
+/// The options of a call that is given in the backend's wire format.
+const OPTIONS: &[Header] = &[
+    Header { name: "X-Fusebox-Deadline", note: "Give up after this long, such as `2s`." },
+    Header {
+        name: "X-Fusebox-Max-Stale",
+        note: "The greatest age of a cached answer, such as `10m`.",
+    },
+    Header { name: "X-Fusebox-Priority", note: "`low`, `normal` or `critical`." },
+    Header {
+        name: "X-Fusebox-Min-Ack",
+        note: "What the reply to a write has to promise: `applied` or `durable`.",
+    },
+    Header { name: "X-Fusebox-Op-Id", note: "The unique name of the call, a ULID." },
+];
 
 /// All routes.
 pub(crate) const ROUTES: &[Route] = &[
-    route!("GET" "/", Public, "The status page",
-        "" -> "HTML if Accept names it, else text", get(page::root)),
-    route!("GET" "/page/{file}", Public, "A file of the status page", "" -> "the file",
-        get(page::file)),
-    route!("GET" "/health", Public, "The system's state in short",
-        "" -> "HealthView; 503 if CRITICAL or EMERGENCY", get(views::health)),
-    route!("GET" "/health/live", Public, "Whether the daemon's own loop runs",
-        "" -> "{\"live\": flag}; 503 if not", get(views::live)),
-    route!("GET" "/health/ready", Public, "Whether the stores are recovered and the daemon is not draining",
-        "" -> "{\"ready\": flag}; 503 if not", get(views::ready)),
-    route!("GET" "/health/resilience", Public, "The whole state of the system and of every backend",
-        "" -> "ResilienceView", get(views::resilience)),
-    route!("GET" "/health/stream", Public, "The data of the status page, as it changes",
-        "" -> "server-sent events: hello, history, state (ResilienceView), transition, system_state, offline, replay, fallback, dead_letter",
-        get(page::stream::follow)),
-    route!("GET" "/metrics", Public, "Metrics",
-        "" -> "Prometheus text; OpenMetrics for clients that accept application/openmetrics-text",
-        get(views::metrics)),
-    route!("GET" "/openapi.json", Client, "This description",
-        "" -> "OpenAPI 3.1", get(openapi::document)),
-    route!("GET" "/v1/backends", Client, "Every backend in full",
-        "" -> "{\"backends\": [BackendView]}", get(views::backends)),
-    route!("GET" "/v1/backends/{backend}", Client, "A backend in full",
-        "" -> "BackendView", get(views::backend)),
-    route!("GET" "/v1/backends/{backend}/explain", Client, "Why its breaker is in its state",
-        "" -> "ExplainView", get(views::explain)),
-    route!("GET" "/v1/backends/{backend}/transitions", Client, "Its newest transitions, newest last",
-        "query: limit" -> "{\"transitions\": [TransitionRecord]}", get(views::transitions)),
-    route!("POST" "/v1/backends/{backend}/call", Client, "Executes a call",
-        "JSON of the kind, and \"options\"; at most 32 MiB" -> "ReplyJson; 202 if a write is queued",
-        post(calls::call)),
-    route!("POST" "/v1/backends/{backend}/call/raw", Client, "Executes a call that is given in the backend's wire format",
-        "the call's bytes; options in X-Fusebox-Deadline, -Max-Stale, -Priority, -Min-Ack, -Op-Id"
-        -> "the reply's bytes; X-Fusebox-Source, -Ack, -Op-Id, -Age-Ms, -Attempts, -Trace-Id, -Reply-Lost, -Warning",
-        post(calls::call_raw)),
-    route!("POST" "/v1/backends/{backend}/streams", Client, "Opens a live query, or finds one that is already open for the same query",
-        "JSON of the kind" -> "{\"id\": text, \"path\": text}", post(streams::open)),
-    route!("GET" "/v1/backends/{backend}/streams/{id}", Client, "Follows a live query",
-        "" -> "server-sent events: snapshot, change, stale", get(streams::follow)),
-    route!("GET" "/v1/backends/{backend}/queue", Client, "A page of the queue",
-        "query: state=pending|dead, after, limit" -> "QueuePage", get(queue::page)),
-    route!("GET" "/v1/backends/{backend}/queue/{op_id}", Client, "A queued call or dead letter",
-        "query: call=true|false" -> "QueuedCallView; for admins with \"call\", or \"call_left_out\" if it is too large; without both if call is false",
-        get(queue::show)),
-    route!("GET" "/v1/dependencies", Client, "The dependencies of backends, and the root causes of what is down",
-        "query: format=json|dot" -> "DependenciesView; the graph in DOT", get(dependencies::graph)),
-    route!("GET" "/v1/events", Client, "New events, from now on",
-        "query: backend" -> "server-sent events", get(events::follow)),
-    route!("GET" "/v1/history", Client,
-        "The newest events, also of earlier runs, newest last; and the newest transitions",
-        "query: since, backend, limit"
-        -> "{\"transitions\": [TransitionRecord], \"events\": [Event], \"more\": flag}",
-        get(views::history)),
-    Route {
-        request: FORCE,
-        ..route!("POST" "/admin/circuit-breaker/{backend}/force-open", Admin,
-        "Forces a breaker open", "" -> FORCED, post(admin::force_open))
-    },
-    Route {
-        request: FORCE,
-        ..route!("POST" "/admin/circuit-breaker/{backend}/force-close", Admin,
-        "Forces a breaker closed", "" -> FORCED, post(admin::force_close))
-    },
-    route!("POST" "/admin/circuit-breaker/{backend}/release", Admin, "Ends a forced state",
-        "" -> "{\"backend\": name, \"breaker\": BreakerView}; 409 if it is not forced", post(admin::release)),
-    route!("POST" "/admin/circuit-breaker/{backend}/reset", Admin,
-        "Closes a breaker and resets its window, forced state and exponent",
-        "" -> FORCED, post(admin::reset)),
-    route!("POST" "/admin/resilience/force-recovery", Admin, "Tries to recover now",
-        "optional JSON {\"backend\": name}"
-        -> "{\"half_open\": [name], \"held\": [{\"backend\": name, \"by\": text, \"release\": text}]}", post(admin::force_recovery)),
-    route!("POST" "/admin/backends/{backend}/offline", Admin, "Takes a backend offline",
-        "" -> "{\"backend\": name, \"offline\": flag}", post(admin::offline)),
-    route!("POST" "/admin/backends/{backend}/online", Admin, "Takes a backend online again",
-        "" -> "{\"backend\": name, \"offline\": flag}", post(admin::online)),
-    route!("POST" "/admin/backends/{backend}/accept-retarget", Admin,
-        "Lets calls that wait for the old address go to the new one",
-        "" -> "{\"backend\": name, \"target\": text}; 409 if none waits", post(admin::accept_retarget)),
-    route!("POST" "/admin/backends/{backend}/accept-loss", Admin,
-        "Ends the alert that the backend's store was missing at a start",
-        "" -> "{\"backend\": name, \"accepted\": flag}; 409 if it was not", post(admin::accept_loss)),
-    route!("POST" "/admin/backends/accept-clone", Admin,
-        "Allows replay in a state directory that is a copy or was copied",
-        "" -> "{\"accepted\": flag}; 409 if it is none", post(admin::accept_clone)),
-    route!("GET" "/admin/backends/{backend}/config", Admin, "A backend's settings in effect",
-        "" -> CONFIG, get(settings::show_backend)),
-    route!("PATCH" "/admin/backends/{backend}/config", Admin, "Changes a backend's settings at run time",
-        EDIT -> EDITED, patch(settings::change_backend)),
-    route!("GET" "/admin/config", Admin, "All settings in effect",
-        "" -> CONFIG, get(settings::show)),
-    route!("PATCH" "/admin/config", Admin, "Changes settings at run time",
-        EDIT -> EDITED, patch(settings::change)),
-    route!("POST" "/admin/config/reload", Admin, "Reads the configuration again, as SIGHUP does",
-        "" -> "{\"changed\": [text]}; 409 if it is refused", post(admin::reload)),
-    route!("POST" "/admin/trace-test", Admin, "Sends one trace to the collector",
-        "" -> "{\"taken\": flag, \"endpoint\": text, \"protocol\": text, \"trace_id\": text, \"took_ms\": number, \"error\": text}; 409 if traces are off",
-        post(admin::trace_test)),
-    route!("GET" "/admin/backends/{backend}/chaos", Admin, "The faults on purpose that are set, with their hits",
-        "" -> "{\"backend\": name, \"chaos\": ChaosView or null}", get(chaos::show)),
-    route!("PUT" "/admin/backends/{backend}/chaos", Admin, "Sets faults on purpose, in place of those that are set",
-        "JSON {\"faults\": [{\"kind\": text, \"rate\", \"latency\", \"jitter\", \"code\", \"class\", \"only\"}], \"for\": duration, \"seed\", \"count\", \"reason\": text, \"force\": flag, \"max_active\", \"abort_on\", \"abort_above\"}"
-        -> "{\"backend\": name, \"until\": text, \"chaos\": ChaosView}; 409 if they would end at once, 422 naming the key that is wrong",
-        put(chaos::set)),
-    route!("DELETE" "/admin/backends/{backend}/chaos", Admin, "Ends faults on purpose",
-        "" -> "{\"backend\": name, \"cleared\": flag}", delete(chaos::clear)),
-    route!("GET" "/admin/log", Admin, "The filter of the log, and the usual filter",
-        "" -> "{\"filter\": text, \"usual\": text}", get(admin::log)),
-    route!("PUT" "/admin/log", Admin, "Changes the filter of the log, for a time if one is given; without a filter, \
-                                       restores the usual one",
-        "optional JSON {\"filter\": text, \"for\": duration}" -> "{\"filter\": text, \"usual\": text}", put(admin::set_log)),
-    route!("POST" "/admin/backends/{backend}/queue/replay", Admin, "Replays now",
-        "" -> "{\"waiting\": number}", post(queue::replay)),
-    route!("POST" "/admin/backends/{backend}/queue/compact", Admin,
-        "Writes the contents of the store into new files; with purge, nothing is left of calls that were replayed or \
-         discarded before",
-        "optional JSON {\"purge\": flag}"
-        -> "{\"before_bytes\": number, \"bytes\": number, \"deleted\": [text], \"deleted_bytes\": number}; deleted are the stores that were set aside; 409 if the store is not open, or if one was set aside meanwhile, which stays",
-        post(queue::compact)),
-    route!("POST" "/admin/backends/{backend}/queue/import", Admin,
-        "Takes the calls of an export or a repair into the queue, at its tail",
-        "query: force, retarget, check, first_line; the lines of `queue export` or `queue repair`, together at most half of calls.bytes"
-        -> "{\"backend\": name, \"imported\": number, \"in_doubt\": number, \"dead\": number, \"salvaged\": number, \"known\": number, \"wants_force\": number, \"lanes_written\": [{\"line\": number, \"op_id\": OpId, \"lane\": text}], \"refused\": [{\"line\": number, \"op_id\": OpId, \"why\": text}], \"not_tried\": number}; with check {\"backend\", \"understood\": number, \"body_max\": number}; 422 if a line is not understood",
-        post(import::import)),
-    route!("POST" "/admin/backends/{backend}/queue/{op_id}/requeue", Admin,
-        "Puts a dead letter back at the tail of its lane",
-        "optional JSON {\"force\": flag, \"not_applied\": flag}" -> "{\"op_id\": OpId, \"state\": text}", post(queue::requeue)),
-    route!("DELETE" "/admin/backends/{backend}/queue/{op_id}", Admin,
-        "Discards a queued call or dead letter for good",
-        "" -> "{\"op_id\": OpId, \"state\": text}", delete(queue::discard)),
+    route!(get "/", Public, page::root, "The status page")
+        .answers_other("text/plain", "HTML if Accept names it, else text"),
+    route!(get "/page/{file}", Public, page::file, "A file of the status page")
+        .answers_other("*/*", "the file"),
+    route!(get "/health", Public, views::health, "The system's state in short")
+        .answers::<HealthView>("")
+        .also(503, "the system is CRITICAL or in EMERGENCY"),
+    route!(get "/health/live", Public, views::live, "Whether the daemon's own loop runs")
+        .answers::<views::Live>("")
+        .also(503, "it does not"),
+    route!(get "/health/ready", Public, views::ready,
+        "Whether the stores are recovered and the daemon is not draining")
+    .answers::<views::Ready>("")
+    .also(503, "it is not ready"),
+    route!(get "/health/resilience", Public, views::resilience,
+        "The whole state of the system and of every backend")
+    .answers::<ResilienceView>(""),
+    route!(get "/health/stream", Public, page::stream::follow,
+        "The data of the status page, as it changes")
+    .answers_other(
+        EVENTS,
+        "hello, history, state (ResilienceView), transition, system_state, offline, replay, \
+             fallback, dead_letter",
+    ),
+    route!(get "/metrics", Public, views::metrics, "Metrics").answers_other(
+        "text/plain",
+        "Prometheus text; OpenMetrics for clients that accept application/openmetrics-text",
+    ),
+    route!(get "/openapi.json", Client, openapi::document, "This description")
+        .answers::<openapi::Document>(""),
+    route!(get "/v1/backends", Client, views::backends, "Every backend in full")
+        .answers::<views::Backends>(""),
+    route!(get "/v1/backends/{backend}", Client, views::backend, "A backend in full")
+        .answers::<BackendView>(""),
+    route!(get "/v1/backends/{backend}/explain", Client, views::explain,
+        "Why its breaker is in its state")
+    .answers::<ExplainView>(""),
+    route!(get "/v1/backends/{backend}/transitions", Client, views::transitions,
+        "Its newest transitions, newest last")
+    .query::<views::Limit>()
+    .answers::<views::Transitions>(""),
+    route!(post "/v1/backends/{backend}/call", Client, calls::call, "Executes a call")
+        .reads::<calls::CallJson>("at most 32 MiB")
+        .answers::<calls::ReplyJson<'static>>("")
+        .also(202, "the call is a write, and is queued"),
+    route!(post "/v1/backends/{backend}/call/raw", Client, calls::call_raw,
+        "Executes a call that is given in the backend's wire format")
+    .headers(OPTIONS)
+    .reads_other("*/*", "the call's bytes")
+    .answers_other(
+        "*/*",
+        "the reply's bytes; X-Fusebox-Source, -Ack, -Op-Id, -Age-Ms, -Attempts, -Trace-Id, \
+             -Reply-Lost, -Warning",
+    )
+    .also(202, "the call is a write, and is queued"),
+    route!(post "/v1/backends/{backend}/streams", Client, streams::open,
+        "Opens a live query, or finds one that is already open for the same query")
+    .reads::<streams::QueryJson>("at most 32 MiB")
+    .answers::<streams::Opened>(""),
+    route!(get "/v1/backends/{backend}/streams/{id}", Client, streams::follow,
+        "Follows a live query")
+    .answers_other(EVENTS, "snapshot, change, stale"),
+    route!(get "/v1/backends/{backend}/queue", Client, queue::page, "A page of the queue")
+        .query::<queue::PageQuery>()
+        .answers::<QueuePage>(""),
+    route!(get "/v1/backends/{backend}/queue/{op_id}", Client, queue::show,
+        "A queued call or dead letter")
+    .query::<queue::ShowQuery>()
+    .answers::<queue::ShownCall>(""),
+    route!(get "/v1/dependencies", Client, dependencies::graph,
+        "The dependencies of backends, and the root causes of what is down")
+    .query::<dependencies::Wanted>()
+    .answers::<DependenciesView>("with format=dot, the graph in DOT (text/vnd.graphviz)"),
+    route!(get "/v1/events", Client, events::follow, "New events, from now on")
+        .query::<events::Filter>()
+        .answers_other(EVENTS, "each event as `/v1/history` has it"),
+    route!(get "/v1/history", Client, views::history,
+        "The newest events, also of earlier runs, newest last; and the newest transitions")
+    .query::<views::Wanted>()
+    .answers::<views::History>(""),
+    route!(post "/admin/circuit-breaker/{backend}/force-open", Admin, admin::force_open,
+        "Forces a breaker open")
+    .may_read::<admin::Force>()
+    .answers::<admin::BreakerNow>(""),
+    route!(post "/admin/circuit-breaker/{backend}/force-close", Admin, admin::force_close,
+        "Forces a breaker closed")
+    .may_read::<admin::Force>()
+    .answers::<admin::BreakerNow>(""),
+    route!(post "/admin/circuit-breaker/{backend}/release", Admin, admin::release,
+        "Ends a forced state")
+    .may_read::<admin::Force>()
+    .answers::<admin::BreakerNow>("409 if it is not forced"),
+    route!(post "/admin/circuit-breaker/{backend}/reset", Admin, admin::reset,
+        "Closes a breaker and resets its window, forced state and exponent")
+    .may_read::<admin::Force>()
+    .answers::<admin::BreakerNow>(""),
+    route!(post "/admin/resilience/force-recovery", Admin, admin::force_recovery,
+        "Tries to recover now")
+    .may_read::<admin::Recovery>()
+    .answers::<admin::Recovering>(""),
+    route!(post "/admin/backends/{backend}/offline", Admin, admin::offline,
+        "Takes a backend offline")
+    .answers::<admin::Switched>(""),
+    route!(post "/admin/backends/{backend}/online", Admin, admin::online,
+        "Takes a backend online again")
+    .answers::<admin::Switched>(""),
+    route!(post "/admin/backends/{backend}/accept-retarget", Admin, admin::accept_retarget,
+        "Lets calls that wait for the old address go to the new one")
+    .answers::<admin::Retargeted>("409 if none waits"),
+    route!(post "/admin/backends/{backend}/accept-loss", Admin, admin::accept_loss,
+        "Ends the alert that the backend's store was missing at a start")
+    .answers::<admin::LossAccepted>("409 if it was not"),
+    route!(post "/admin/backends/accept-clone", Admin, admin::accept_clone,
+        "Allows replay in a state directory that is a copy or was copied")
+    .answers::<admin::CloneAccepted>("409 if it is none"),
+    route!(get "/admin/backends/{backend}/config", Admin, settings::show_backend,
+        "A backend's settings in effect")
+    .answers::<settings::SettingsShown>(""),
+    route!(patch "/admin/backends/{backend}/config", Admin, settings::change_backend,
+        "Changes a backend's settings at run time")
+    .query::<settings::How>()
+    .headers(IF_MATCH)
+    .reads::<settings::MergePatch>("")
+    .answers::<settings::SettingsChanged>(NOT_CHANGED),
+    route!(get "/admin/config", Admin, settings::show, "All settings in effect")
+        .answers::<settings::SettingsShown>(""),
+    route!(patch "/admin/config", Admin, settings::change, "Changes settings at run time")
+        .query::<settings::How>()
+        .headers(IF_MATCH)
+        .reads::<settings::MergePatch>("")
+        .answers::<settings::SettingsChanged>(NOT_CHANGED),
+    route!(post "/admin/config/reload", Admin, admin::reload,
+        "Reads the configuration again, as SIGHUP does")
+    .answers::<admin::Reloaded>("409 if it is refused"),
+    route!(post "/admin/trace-test", Admin, admin::trace_test, "Sends one trace to the collector")
+        .answers::<TestResult>("409 if traces are off"),
+    route!(get "/admin/backends/{backend}/chaos", Admin, chaos::show,
+        "The faults on purpose that are set, with their hits")
+    .answers::<chaos::ChaosShown>(""),
+    route!(put "/admin/backends/{backend}/chaos", Admin, chaos::set,
+        "Sets faults on purpose, in place of those that are set")
+    .reads::<ChaosOrder>("")
+    .answers::<chaos::ChaosSet>("409 if they would end at once, 422 naming the key that is wrong"),
+    route!(delete "/admin/backends/{backend}/chaos", Admin, chaos::clear, "Ends faults on purpose")
+        .answers::<chaos::ChaosCleared>(""),
+    route!(get "/admin/log", Admin, admin::log, "The filter of the log, and the usual filter")
+        .answers::<admin::LogFilters>(""),
+    route!(put "/admin/log", Admin, admin::set_log,
+        "Changes the filter of the log, for a time if one is given; without a filter, restores \
+         the usual one")
+    .may_read::<admin::LogFilter>()
+    .answers::<admin::LogFilters>(""),
+    route!(post "/admin/backends/{backend}/queue/replay", Admin, queue::replay, "Replays now")
+        .answers::<queue::Replaying>(""),
+    route!(post "/admin/backends/{backend}/queue/compact", Admin, queue::compact,
+        "Writes the contents of the store into new files; with purge, nothing is left of calls \
+         that were replayed or discarded before")
+    .may_read::<queue::Compact>()
+    .answers::<Compacted>(
+        "409 if the store is not open, or if one was set aside meanwhile, which stays",
+    ),
+    route!(post "/admin/backends/{backend}/queue/import", Admin, import::import,
+        "Takes the calls of an export or a repair into the queue, at its tail")
+    .query::<import::Wanted>()
+    .reads_other(
+        "application/x-ndjson",
+        "the lines of `queue export` or `queue repair`, together at most half of calls.bytes",
+    )
+    .answers::<import::report::ImportAnswer>("422 if a line is not understood"),
+    route!(post "/admin/backends/{backend}/queue/{op_id}/requeue", Admin, queue::requeue,
+        "Puts a dead letter back at the tail of its lane")
+    .may_read::<queue::Requeue>()
+    .answers::<queue::CallNow>(""),
+    route!(delete "/admin/backends/{backend}/queue/{op_id}", Admin, queue::discard,
+        "Discards a queued call or dead letter for good")
+    .answers::<queue::CallNow>(""),
 ];
 
+/// The media type of server-sent events.
+const EVENTS: &str = "text/event-stream";
+/// When a change of settings is refused.
+const NOT_CHANGED: &str = "409 if the setting is locked, overridden or the value unsafe, 412 at \
+    another revision, 422 if a key or a value is wrong";
+
 /// A route for tests that make an actor panic; part of the table only if the environment asks for it.
-const TEST_HOOK: Route = route!("POST" "/admin/backends/{backend}/panic", Admin, "A test hook",
-    "" -> "{\"backend\": name}", post(admin::panic));
+const TEST_HOOK: Route =
+    route!(post "/admin/backends/{backend}/panic", Admin, admin::panic, "A test hook")
+        .query::<admin::Panics>()
+        .answers::<admin::Panicked>("");
 
 /// The router of what is asked of `daemon`. Every route is behind [`admit`]; nothing of a body is read before, and what
 /// is read is what it was before it was encoded ([`encoding::pass`]).

@@ -13,8 +13,10 @@ use axum::{
     http::{HeaderMap, StatusCode, header::IF_MATCH},
 };
 use fusebox_actors::KeyChange;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use fusebox_state::UnixMillis;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{
     admin::optional_json,
@@ -34,19 +36,80 @@ use crate::{
 /// The longest that a change is made for.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
-/// `?persist=&for=&dry_run=&force=`
-#[derive(Default, Deserialize)]
+/// How settings are changed.
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct How {
+    /// Whether the change outlasts a restart.
     persist: bool,
+    /// For how long, such as `10m`, at most `365days`; until it is taken back if it is not said.
     #[serde(rename = "for", with = "humantime_serde")]
+    #[schemars(with = "Option<String>")]
     lasting: Option<Duration>,
+    /// Whether nothing is changed, and the answer says what would be.
     dry_run: bool,
+    /// Whether values that endanger the service are taken.
     force: bool,
 }
 
+/// A merge patch (RFC 7396) in the shape of the configuration file. Null takes a change back.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub(crate) struct MergePatch(#[schemars(with = "Map<String, Value>")] Value);
+
+/// The settings in effect.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct SettingsShown {
+    #[serde(flatten)]
+    settings: Settings,
+    /// The settings that cannot be changed at run time.
+    locked: Vec<String>,
+}
+
+/// What was changed, and the settings in effect then.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct SettingsChanged {
+    #[serde(flatten)]
+    settings: Settings,
+    /// The settings whose values changed.
+    changed: Vec<KeyChange>,
+    /// Whether nothing was changed, and this is what would be.
+    dry_run: bool,
+}
+
+/// The settings in effect, by their paths.
+#[derive(Serialize, JsonSchema)]
+struct Settings {
+    /// Tells these settings from others, for `If-Match`.
+    revision: String,
+    /// The settings in the shape of the configuration file. Secrets are masked.
+    effective: Value,
+    /// From which each value is: `default`, `file`, `persisted`, `runtime`, or the name of a variable.
+    sources: BTreeMap<String, String>,
+    /// The settings that were changed at run time.
+    overrides: BTreeMap<String, Override>,
+}
+
+/// A change of a setting at run time.
+#[derive(Serialize, JsonSchema)]
+struct Override {
+    /// The value.
+    #[schemars(with = "Value")]
+    value: toml::Value,
+    /// Whether it outlasts a restart.
+    persisted: bool,
+    /// Who made it.
+    by: String,
+    /// When it was made.
+    #[schemars(with = "UnixMillis")]
+    at: String,
+    /// When it ends by itself; null if it does not.
+    #[schemars(with = "Option<UnixMillis>")]
+    until: Option<String>,
+}
+
 /// GET /admin/config
-pub(crate) async fn show(State(api): State<Arc<Api>>) -> Json<Value> {
+pub(crate) async fn show(State(api): State<Arc<Api>>) -> Json<SettingsShown> {
     Json(shown(&api.daemon.config.load(), ""))
 }
 
@@ -54,7 +117,7 @@ pub(crate) async fn show(State(api): State<Arc<Api>>) -> Json<Value> {
 pub(crate) async fn show_backend(
     State(api): State<Arc<Api>>,
     Checked(Path(name)): Checked<Path<String>>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<SettingsShown>, Problem> {
     api.backend(&name)?;
     Ok(Json(shown(&api.daemon.config.load(), &section(&name))))
 }
@@ -66,7 +129,7 @@ pub(crate) async fn change(
     headers: HeaderMap,
     Checked(Query(how)): Checked<Query<How>>,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<SettingsChanged>, Problem> {
     edit(&api, None, who, &headers, how, body).await
 }
 
@@ -78,7 +141,7 @@ pub(crate) async fn change_backend(
     headers: HeaderMap,
     Checked(Query(how)): Checked<Query<How>>,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<SettingsChanged>, Problem> {
     api.backend(&name)?;
     let edited = edit(&api, Some(name.clone()), who, &headers, how, body).await;
     edited.map_err(|problem| problem.of(&name))
@@ -91,8 +154,8 @@ async fn edit(
     headers: &HeaderMap,
     how: How,
     body: Body,
-) -> Result<Json<Value>, Problem> {
-    let patch: Value = optional_json(body).await?;
+) -> Result<Json<SettingsChanged>, Problem> {
+    let MergePatch(patch) = optional_json(body).await?;
     let How { persist, lasting, dry_run, force } = how;
     if let Some(given) = lasting.filter(|lasting| lasting.is_zero() || *lasting > LONGEST) {
         let given = humantime::format_duration(given);
@@ -108,17 +171,11 @@ async fn edit(
     let until = lasting.and_then(|lasting| at.checked_add(lasting));
     let edit = Edit { backend, patch, persist, until, force, by: who.to_string(), at };
     let edited = api.daemon.edit(edit, expected.as_deref(), dry_run).await.map_err(refused)?;
-    let mut answer = shown(&edited.config, &base);
-    if let Some(fields) = answer.as_object_mut() {
-        let below = |key: String| strip(&key, &base).map_or(key.clone(), str::to_owned);
-        let changed = edited.changed.into_iter();
-        let changed: Vec<KeyChange> =
-            changed.map(|change| KeyChange { key: below(change.key), ..change }).collect();
-        fields.insert("changed".into(), json!(changed));
-        fields.insert("dry_run".into(), json!(dry_run));
-        fields.remove("locked");
-    }
-    Ok(Json(answer))
+    let SettingsShown { settings, .. } = shown(&edited.config, &base);
+    let below = |key: String| strip(&key, &base).map_or(key.clone(), str::to_owned);
+    let changed = edited.changed.into_iter();
+    let changed = changed.map(|change| KeyChange { key: below(change.key), ..change }).collect();
+    Ok(Json(SettingsChanged { settings, changed, dry_run }))
 }
 
 fn section(backend: &str) -> String {
@@ -134,7 +191,7 @@ fn strip<'a>(path: &'a str, base: &str) -> Option<&'a str> {
 }
 
 /// What is shown of the settings below `base`; of all if that is empty.
-fn shown(config: &Config, base: &str) -> Value {
+fn shown(config: &Config, base: &str) -> SettingsShown {
     let effective = match base.strip_prefix("backends.") {
         Some(name) => config.show_backend(name),
         None => config.show(),
@@ -148,28 +205,23 @@ fn shown(config: &Config, base: &str) -> Value {
             locked.push(key.to_owned());
         }
     });
-    let mut overrides = Map::new();
+    let mut overrides = BTreeMap::new();
     for change in &config.changes {
         let Some(key) = strip(&change.path, base) else { continue };
         let time = |time| humantime::format_rfc3339_millis(time).to_string();
         overrides.insert(
             key.to_owned(),
-            json!({
-                "value": change.value,
-                "persisted": change.persisted,
-                "by": change.by,
-                "at": time(change.at),
-                "until": change.until.map(time),
-            }),
+            Override {
+                value: change.value.clone(),
+                persisted: change.persisted,
+                by: change.by.clone(),
+                at: time(change.at),
+                until: change.until.map(time),
+            },
         );
     }
-    json!({
-        "revision": revision(config),
-        "effective": effective,
-        "sources": sources,
-        "overrides": overrides,
-        "locked": locked,
-    })
+    let settings = Settings { revision: revision(config), effective, sources, overrides };
+    SettingsShown { settings, locked }
 }
 
 fn refused(why: Refusal) -> Problem {

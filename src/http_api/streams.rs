@@ -1,6 +1,6 @@
 //! Live queries: opened with a POST, followed as server-sent events.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
@@ -12,7 +12,8 @@ use axum::{
 };
 use fusebox_actors::connector::{Follow, SharedConnector};
 use futures_util::{Stream, stream};
-use serde_json::{Value, json};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Serialize;
 use tokio::sync::watch;
 
 use super::{
@@ -22,6 +23,32 @@ use super::{
     problem::{Checked, Problem},
 };
 use crate::ingress::gate::{Part, Pooled};
+
+/// A live query. Its kind says what it consists of, and reads it.
+pub(crate) enum QueryJson {}
+
+impl JsonSchema for QueryJson {
+    fn schema_name() -> Cow<'static, str> {
+        "LiveQuery".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "description": "The path of a document, or a query, of the backend's kind.",
+            "additionalProperties": true,
+        })
+    }
+}
+
+/// A live query that is open.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Opened {
+    /// Its name.
+    id: String,
+    /// The path at which it is followed.
+    path: String,
+}
 
 struct Follower {
     follow: Box<dyn Follow>,
@@ -38,7 +65,7 @@ pub(crate) async fn open(
     Extension(connected): Extension<Connected>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Opened>, Problem> {
     let (backend, kind) = api.backend(&name)?;
     let mut place = Admitted::new(&connected.account);
     let json = place.read(body, JSON_MAX).await?;
@@ -48,7 +75,8 @@ pub(crate) async fn open(
     let streams = connector.streams().ok_or_else(|| none(&name))?;
     let id =
         streams.open(query, backend.gate()).map_err(|refused| Problem::from(refused).of(&name))?;
-    Ok(Json(json!({ "id": id, "path": format!("/v1/backends/{name}/streams/{id}") })))
+    let path = format!("/v1/backends/{name}/streams/{id}");
+    Ok(Json(Opened { id, path }))
 }
 
 /// GET /v1/backends/{backend}/streams/{id}

@@ -9,12 +9,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use fusebox_actors::{
-    Backend, Clock, Open, PastQuery,
+    Backend, Clock, Event, Open, PastQuery,
     view::{BackendView, ExplainView, ResilienceView},
 };
 use fusebox_state::{UnixMillis, breaker::TransitionRecord, system::SystemState};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     accept,
@@ -30,9 +31,10 @@ const HISTORY_MAX: usize = 1_000;
 /// The most events of one answer.
 const EVENTS_MAX: usize = 10_000;
 
-/// `?limit=`
-#[derive(Deserialize)]
+/// How many transitions are wanted.
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Limit {
+    /// The most transitions of the answer, at most 1,000; 100 if it is not said.
     limit: Option<Count<HISTORY_MAX>>,
 }
 
@@ -64,19 +66,34 @@ pub(crate) async fn health(State(api): State<Arc<Api>>) -> Response {
     (status, Json(health)).into_response()
 }
 
+/// Whether the daemon's own loop runs.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Live {
+    /// Whether it does.
+    live: bool,
+}
+
 /// GET /health/live
-pub(crate) async fn live(State(api): State<Arc<Api>>) -> Response {
-    answer("live", api.daemon.fusebox.is_alive())
+pub(crate) async fn live(State(api): State<Arc<Api>>) -> (StatusCode, Json<Live>) {
+    let live = api.daemon.fusebox.is_alive();
+    (status(live), Json(Live { live }))
+}
+
+/// Whether the daemon is ready for calls.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Ready {
+    /// Whether the stores are recovered and the daemon is not draining.
+    ready: bool,
 }
 
 /// GET /health/ready
-pub(crate) async fn ready(State(api): State<Arc<Api>>) -> Response {
-    answer("ready", api.daemon.fusebox.is_ready() && !api.daemon.is_stopping())
+pub(crate) async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Ready>) {
+    let ready = api.daemon.fusebox.is_ready() && !api.daemon.is_stopping();
+    (status(ready), Json(Ready { ready }))
 }
 
-fn answer(word: &str, yes: bool) -> Response {
-    let status = if yes { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ word: yes }))).into_response()
+fn status(is_well: bool) -> StatusCode {
+    if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 /// GET /health/resilience
@@ -87,14 +104,21 @@ pub(crate) async fn resilience(
     Json(api.daemon.resilience().shown_to(who.admin))
 }
 
+/// Every backend.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Backends {
+    /// Each of them.
+    backends: Vec<BackendView>,
+}
+
 /// GET /v1/backends
 pub(crate) async fn backends(
     State(api): State<Arc<Api>>,
     Extension(who): Extension<Who>,
-) -> Json<Value> {
+) -> Json<Backends> {
     let backends: Vec<BackendView> =
         api.daemon.fusebox.backends().iter().map(|backend| backend.view()).collect();
-    Json(json!({ "backends": backends.shown_to(who.admin) }))
+    Json(Backends { backends: backends.shown_to(who.admin) })
 }
 
 /// GET /v1/backends/{backend}
@@ -122,8 +146,10 @@ pub(crate) async fn explain(
 }
 
 /// A transition in a history that spans backends.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "BackendTransition")]
 struct Told {
+    /// Whose breaker it is.
     backend: String,
     #[serde(flatten)]
     record: TransitionRecord,
@@ -131,6 +157,13 @@ struct Told {
 
 fn told(name: &str, records: Vec<TransitionRecord>) -> impl Iterator<Item = Told> {
     records.into_iter().map(move |record| Told { backend: name.to_owned(), record })
+}
+
+/// Transitions.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Transitions {
+    /// Each of them, newest last.
+    transitions: Vec<Told>,
 }
 
 /// GET /v1/backends/{backend}/transitions
@@ -143,24 +176,31 @@ pub(crate) async fn transitions(
 ) -> Result<Response, Problem> {
     let records =
         api.backend(&name)?.0.transitions(limit.limit.map_or(100, Count::get)).shown_to(who.admin);
-    let shown: Vec<Told> = told(&name, records).collect();
-    listing(&connected.account, &json!({ "transitions": shown }))
+    let transitions = told(&name, records).collect();
+    listing(&connected.account, &Transitions { transitions })
 }
 
-/// `?since=&backend=&limit=`
-#[derive(Deserialize)]
+/// What part of the history is wanted.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Wanted {
+    /// What happened since this time, or this long ago: `2026-11-23T16:00:00Z` or `2h`.
     since: Option<String>,
+    /// What happened to this backend, or to the whole system.
     backend: Option<String>,
+    /// The most events of the answer, at most 10,000, and the most transitions, at most 1,000; 100 if it is not said.
     limit: Option<Count<EVENTS_MAX>>,
 }
 
 /// What happened.
-#[derive(Serialize)]
-struct History {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct History {
+    /// The newest transitions, newest last.
     transitions: Vec<Told>,
+    /// The newest events, newest last.
+    #[schemars(with = "Vec<Event>")]
     events: Vec<Value>,
+    /// Whether there are earlier events.
     more: bool,
 }
 

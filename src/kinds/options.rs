@@ -5,18 +5,28 @@ use std::{str::FromStr, time::Duration};
 use axum::http::HeaderMap;
 use fusebox_actors::{AckLevel, CallOptions, Priority};
 use fusebox_state::OpId;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// The member `options` of a call.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "CallOptions")]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct CallOptionsJson {
+    /// Give up after this long, such as `2s`.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<String>")]
     deadline: Option<Duration>,
+    /// The greatest age of a cached answer, such as `10m`.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<String>")]
     max_stale: Option<Duration>,
+    /// Calls of low priority are shed first.
     priority: Priority,
+    /// What the reply to a write has to promise. With `durable`, a write may be queued that usually is not; with
+    /// `applied`, none is queued.
     min_ack: Option<AckLevel>,
+    /// The unique name of the call, a ULID. If the call is sent again under this name, fusebox can recognise it.
     op_id: Option<String>,
 }
 

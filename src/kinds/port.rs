@@ -8,6 +8,7 @@ use std::{borrow::Cow, collections::BTreeMap, path::PathBuf, sync::Arc, time::Du
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use fusebox_actors::{Backend, connector::SharedConnector};
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use toml::Table;
@@ -96,6 +97,9 @@ pub(crate) trait Kind: Section {
         None
     }
 
+    /// The schema of a call's JSON, as [`Kind::call_from_json`] reads it.
+    fn call_schema(&self, generator: &mut SchemaGenerator) -> Schema;
+
     /// A call from its JSON, and from the request's headers what no JSON should carry, such as a
     /// caller's own credentials.
     ///
@@ -156,4 +160,14 @@ pub(crate) trait Kind: Section {
         args: &[Vec<u8>],
         data: &mut dyn FnMut() -> Result<Option<Vec<u8>>, String>,
     ) -> Result<Value, String>;
+}
+
+/// The schema of bytes in JSON that are no text: `{"base64":"…"}`.
+pub(crate) fn in_base64() -> Schema {
+    json_schema!({
+        "type": "object",
+        "properties": { "base64": { "type": "string" } },
+        "required": ["base64"],
+        "additionalProperties": false,
+    })
 }

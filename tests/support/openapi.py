@@ -1,7 +1,7 @@
-"""Judges the description of the HTTP interface, and answers by it.
+"""Judges the description of the HTTP interface, and requests and answers by it.
 
-Reads {"document": …, "answers": [{"path", "method", "body"}]} from standard input. Says what is wrong with either, and
-ends with 1 then.
+Reads {"document": …, "requests": [{"path", "method", "body"}], "answers": [the same]} from standard input. Says what is
+wrong with any of them, and ends with 1 then.
 """
 
 import json
@@ -15,15 +15,21 @@ def main() -> int:
     said = json.load(sys.stdin)
     document = said["document"]
     wrong = [f"the document: {error.json_path}: {error.message}" for error in OpenAPIV31SpecValidator(document).iter_errors()]
-    for answer in said["answers"]:
-        operation = document["paths"][answer["path"]][answer["method"]]
-        content = operation["responses"]["200"].get("content")
+
+    def judge(what: str, about: dict, described) -> None:
+        name = f"{what} {about['method']} {about['path']}"
+        content = described(document["paths"][about["path"]][about["method"]]).get("content")
         if content is None:
-            wrong.append(f"{answer['method']} {answer['path']}: no schema")
-            continue
+            wrong.append(f"{name}: no schema")
+            return
         schema = content["application/json"]["schema"] | {"components": document["components"]}
-        errors = Draft202012Validator(schema).iter_errors(answer["body"])
-        wrong += [f"{answer['method']} {answer['path']}: {error.json_path}: {error.message[:300]}" for error in errors]
+        errors = Draft202012Validator(schema).iter_errors(about["body"])
+        wrong.extend(f"{name}: {error.json_path}: {error.message[:300]}" for error in errors)
+
+    for request in said["requests"]:
+        judge("the request", request, lambda operation: operation.get("requestBody", {}))
+    for answer in said["answers"]:
+        judge("the answer of", answer, lambda operation: operation["responses"]["200"])
     print("\n".join(wrong))
     return int(bool(wrong))
 

@@ -6,9 +6,9 @@ use axum::http::HeaderMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fusebox_actors::{WriteFallback, connector::SharedConnector};
-use schemars::{JsonSchema, Schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use toml::Table;
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::kinds::{
     options::CallOptionsJson,
-    port::{DoorSpec, Identity, JsonCall, Kind, RawReply},
+    port::{DoorSpec, Identity, JsonCall, Kind, RawReply, in_base64},
 };
 use crate::{
     config::{
@@ -70,20 +70,36 @@ struct Own {
     ordered: bool,
 }
 
-/// `POST …/call`
-#[derive(serde::Deserialize)]
+/// A statement of ClickHouse.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "ClickHouseCall")]
 #[serde(deny_unknown_fields, expecting = "an object such as {\"query\": \"SELECT 1\"}")]
 struct Call<'a> {
+    /// The statement.
     query: String,
+    /// The values of its parameters, such as `{id:UInt64}`.
     #[serde(default, borrow)]
+    #[schemars(with = "Map<String, Value>")]
     params: Members<'a>,
+    /// Settings of the server for this call alone.
     #[serde(default, borrow)]
+    #[schemars(with = "Map<String, Value>")]
     settings: Members<'a>,
+    /// The format of the answer, or of the rows of an INSERT.
     format: Option<String>,
+    /// The rows of an INSERT: a text, or `{"base64": "…"}`.
+    #[serde(default)]
+    #[schemars(schema_with = "data_schema")]
     data: Option<Data>,
+    /// The database.
     database: Option<String>,
+    /// What is asked of the call.
     #[serde(default)]
     options: CallOptionsJson,
+}
+
+fn data_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "type": ["string", "null"] }, in_base64()] })
 }
 
 impl Section for ClickHouse {
@@ -128,6 +144,10 @@ impl Kind for ClickHouse {
 
     fn door(&self, spec: DoorSpec) -> Option<Result<Arc<dyn WireDoor>, String>> {
         Some(ClickHouseDoor::open(spec).map(|door| Arc::new(door) as Arc<dyn WireDoor>))
+    }
+
+    fn call_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<Call<'_>>()
     }
 
     fn call_from_json(&self, json: &[u8], _: &HeaderMap) -> Result<JsonCall, String> {

@@ -9,7 +9,7 @@ use std::{
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use fusebox_actors::{WriteFallback, connector::SharedConnector};
-use schemars::{JsonSchema, Schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use toml::Table;
@@ -129,6 +129,20 @@ impl Kind for Firestore {
 
     fn door(&self, spec: DoorSpec) -> Option<Result<Arc<dyn WireDoor>, String>> {
         Some(door::open(spec))
+    }
+
+    fn call_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        let options = generator.subschema_for::<CallOptionsJson>();
+        json_schema!({
+            "type": "object",
+            "description": "An operation of Firestore. What else it takes depends on op.",
+            "properties": {
+                "op": { "type": "string", "enum": json::ops(), "description": "What is done." },
+                "options": options,
+            },
+            "required": ["op"],
+            "additionalProperties": true,
+        })
     }
 
     fn call_from_json(&self, json: &[u8], headers: &HeaderMap) -> Result<JsonCall, String> {

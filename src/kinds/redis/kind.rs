@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use fusebox_actors::{WriteFallback, connector::SharedConnector};
-use schemars::{JsonSchema, Schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use toml::Table;
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::kinds::{
     options::CallOptionsJson,
-    port::{DoorSpec, Identity, JsonCall, Kind},
+    port::{DoorSpec, Identity, JsonCall, Kind, in_base64},
 };
 use crate::{
     config::{
@@ -84,14 +84,26 @@ const ON_MISS: &[(&str, bool)] = &[("nil", false), ("error", true)];
 /// What a script locks: its declared keys, or every lane.
 const SCRIPTS: &[(&str, bool)] = &[("declared", false), ("barrier", true)];
 
-/// `POST …/call`
-#[derive(serde::Deserialize)]
+/// A command of Redis.
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "RedisCall")]
 #[serde(deny_unknown_fields, expecting = "an object such as {\"command\": [\"GET\", \"key\"]}")]
 struct Call<'a> {
+    /// The command's name and its arguments.
     #[serde(borrow)]
+    #[schemars(schema_with = "command_schema")]
     command: json::Arguments<'a>,
+    /// What is asked of the call.
     #[serde(default)]
     options: CallOptionsJson,
+}
+
+fn command_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "items": { "anyOf": [{ "type": ["string", "number"] }, in_base64()] },
+    })
 }
 
 impl Section for Redis {
@@ -143,6 +155,10 @@ impl Kind for Redis {
         if let (Ok(redis), Ok(own)) = (redis, own) {
             redis.take_misses_for_errors(chosen(&own.on_miss, false, ON_MISS));
         }
+    }
+
+    fn call_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<Call<'_>>()
     }
 
     fn call_from_json(&self, json: &[u8], _: &HeaderMap) -> Result<JsonCall, String> {

@@ -150,7 +150,8 @@ pub struct Seen<'a> {
 }
 
 /// What an operator asks for.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "ChaosOrder")]
 #[serde(deny_unknown_fields, default)]
 pub struct Order {
     /// The faults, 1 to 16 of them.
@@ -182,10 +183,12 @@ pub struct Order {
 }
 
 /// A fault as it is written.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "ChaosFaultOrder")]
 #[serde(deny_unknown_fields, default)]
 pub struct FaultOrder {
-    /// What it does.
+    /// What it does: `error`, `reject`, `timeout`, `reset_before`, `reset_after`, `latency`, `slow_drip` or
+    /// `stale_connection`.
     pub kind: String,
     /// The share of attempts that it strikes, above 0 and at most 0.5 (1 by force).
     pub rate: Option<f64>,

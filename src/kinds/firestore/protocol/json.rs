@@ -28,6 +28,11 @@ use super::{
 const OPS: &str =
     "get, set, update, delete, create, batch_get, query, commit, begin_transaction, rollback";
 
+/// Each of them.
+pub(crate) fn ops() -> Vec<&'static str> {
+    OPS.split(", ").collect()
+}
+
 /// The most documents that one `batch_get` asks for.
 const GET_MAX: usize = 1_000;
 
