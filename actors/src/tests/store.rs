@@ -273,9 +273,9 @@ async fn a_large_store_is_opened_behind_the_doors_and_calls_wait_until_it_is_ope
     assert!(story.contains("is large and is still being opened"), "{story}");
     let soon =
         || CallOptions { deadline: Some(Duration::from_millis(1)), ..CallOptions::default() };
-    let refused = |line| world.call_with(line, soon());
-    assert_eq!(refused("GET b").await.unwrap_err().kind, CallErrorKind::Unavailable);
-    assert_eq!(refused("SET b 1").await.unwrap_err().kind, CallErrorKind::Full);
+    let at_once = |line| world.call_with(line, soon());
+    assert_eq!(at_once("GET b").await.unwrap_err().kind, CallErrorKind::Unavailable);
+    assert_eq!(at_once("SET b 1").await.unwrap_err().kind, CallErrorKind::Full);
     let shared = &world.fusebox.0.entries[0].shared;
     // Only as many wait as may.
     let places: Vec<_> = std::iter::from_fn(|| shared.queue.may_wait()).collect();
