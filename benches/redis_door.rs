@@ -319,6 +319,9 @@ fn queued(daemon: &Daemon, folder: &Path, door: &Path) -> Figure {
         alone.push(store_alone(folder));
         ours.push(run(door, QUEUED, "set")["SET"].rate);
     }
+    let calls = ROUNDS as u64 * u64::from(QUEUED.commands);
+    let waiting = daemon.queued("redis", "pending");
+    assert!(waiting >= calls, "{waiting} of {calls} are queued");
     let ratios = ours.iter().zip(&alone).map(|(ours, alone)| ours / alone).collect();
     Figure {
         what: "SET that is queued, 64 clients (0.8)",

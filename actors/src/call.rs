@@ -69,6 +69,8 @@ pub struct CallOptions {
     /// A full bulkhead is no reason to be queued or answered otherwise: it waits for a place, for as long as it may
     /// take. For a door that holds its client back meanwhile.
     pub awaits_place: bool,
+    /// Its door has an answer of its own if the backend gives none: it does not wait for a store that is being opened.
+    pub has_stand_in: bool,
     /// Its door has logged it, if only an admin may do that.
     pub is_audited: bool,
     /// What strikes its first attempt, if that was decided before.

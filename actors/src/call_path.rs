@@ -226,7 +226,7 @@ impl BackendShared {
     async fn carry(&self, mut context: Context) -> Result<Reply, CallError> {
         let is_write = matches!(context.plan.access, Access::Write(_));
         if self.circuit.is_opening() {
-            Box::pin(self.wait_to_begin(&mut context)).await;
+            Box::pin(self.wait_to_begin(&mut context, is_write)).await;
         }
         let result = match context.plan.access.clone() {
             Access::Read(read) => self.read(&mut context, &read).await,

@@ -62,6 +62,14 @@ const OPTIONS: &[Header] = &[
         note: "What the reply to a write has to promise: `applied` or `durable`.",
     },
     Header { name: "X-Fusebox-Op-Id", note: "The unique name of the call, a ULID." },
+    Header {
+        name: "X-Fusebox-Query",
+        note: "ClickHouse: the query, if the body is data to insert.",
+    },
+    Header { name: "X-Fusebox-Format", note: "ClickHouse: the format of the answer." },
+    Header { name: "X-Fusebox-Database", note: "ClickHouse: the database." },
+    Header { name: "X-Fusebox-Op", note: "Firestore: the operation, such as `set`." },
+    Header { name: "X-Fusebox-Path", note: "Firestore: the path of the document." },
 ];
 
 /// All routes.

@@ -53,6 +53,7 @@ impl CallOptionsJson {
             dialect: 0,
             appended: None,
             awaits_place: false,
+            has_stand_in: false,
             is_audited: false,
             struck: None,
             made_for: None,

@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use fusebox_state::Lanes;
+use fusebox_state::{Lanes, system::SystemState};
 
 use super::{Context, write::reserve};
 use crate::{backend_shared::BackendShared, trace::StepKind};
@@ -23,11 +23,20 @@ use crate::{backend_shared::BackendShared, trace::StepKind};
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 impl BackendShared {
-    /// Waits for a call until the first attempt to open the store has ended.
-    pub(super) async fn wait_to_begin(&self, context: &mut Context) {
+    /// Waits for a call until the first attempt to open the store has ended, unless it is refused or answered otherwise in
+    /// any case. Many begin at once then, so that it also waits for a place.
+    pub(super) async fn wait_to_begin(&self, context: &mut Context, is_write: bool) {
+        let options = &context.call.options;
+        let is_refused = is_write
+            && self.system.state() == SystemState::Emergency
+            && !self.lets_queue(options.min_ack);
+        if options.has_stand_in || is_refused || self.is_shed(context) {
+            return;
+        }
         let began = self.clock().read();
         let left = context.left(began.moment());
         self.wait_opened(left.saturating_sub(reserve(left))).await;
+        context.call.options.awaits_place = true;
         context.read_at = self.clock().read();
         context.recorder.step(began, context.read_at, StepKind::Fence);
     }
@@ -44,14 +53,10 @@ impl BackendShared {
                 let changed = self.circuit.changed.notified();
                 tokio::pin!(changed);
                 changed.as_mut().enable();
-                if !self.circuit.is_opening() {
+                if !self.circuit.is_opening() || self.system.is_draining() {
                     return;
                 }
-                tokio::select! {
-                    biased;
-                    () = self.system.cut_off() => return,
-                    () = changed => {}
-                }
+                drop(tokio::time::timeout(LOOK_AGAIN, changed).await);
             }
         };
         drop(tokio::time::timeout(patience, opened).await);
@@ -66,6 +71,10 @@ impl BackendShared {
     /// Waits until `lanes` are free for a write, for at most `patience` and no longer than they move; returns whether
     /// they are free. As many may wait as for any call.
     pub(crate) async fn wait_free(&self, lanes: &Lanes, patience: Duration) -> bool {
+        let began = self.clock().now();
+        // Until then nobody knows what is in them.
+        self.wait_opened(patience).await;
+        let patience = patience.saturating_sub(self.clock().now().since(began));
         let Some(_waiting) = self.queue.may_wait() else { return false };
         let freed = async {
             loop {

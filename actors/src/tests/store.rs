@@ -291,6 +291,10 @@ async fn a_large_store_is_opened_behind_the_doors_and_calls_wait_until_it_is_ope
     let (read, write) = (later("GET a"), later("SET c 3"));
     let backend = world.backend();
     let opened = tokio::spawn(async move { backend.wait_opened(Duration::from_secs(60)).await });
+    // What has an answer of its own does not wait.
+    let options = CallOptions { has_stand_in: true, ..CallOptions::default() };
+    let stands_in = world.call_with("GET b", options).await;
+    assert_eq!(stands_in.unwrap_err().kind, CallErrorKind::Unavailable);
     let other = world.fusebox.backends()[1].clone();
     let reply = call(&other, "SET a 2", CallOptions::default()).await.unwrap();
     assert_eq!(reply.source, Source::Live);

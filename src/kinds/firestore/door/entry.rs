@@ -110,7 +110,7 @@ impl Core {
         let is_write = method.class == Class::Write;
         let plan = self.plan_of(method, touched, caller, otherwise);
         let fence = &upstream.connector.shared.fence;
-        let for_place = until.min(Instant::now() + PLACE_PATIENCE);
+        let mut for_place = until.min(Instant::now() + PLACE_PATIENCE);
         loop {
             if is_write {
                 let passes = match otherwise {
@@ -145,11 +145,16 @@ impl Core {
             let waited = match why {
                 OtherWay::Lanes if otherwise.is_none() => {
                     let left = until.saturating_duration_since(Instant::now());
-                    self.backend.wait_for(&touched.lanes, left).await
+                    let is_free = self.backend.wait_for(&touched.lanes, left).await;
+                    for_place = until.min(Instant::now() + PLACE_PATIENCE);
+                    is_free
                 }
                 OtherWay::Barred(Barred::Offline) if otherwise.is_none() => {
                     let left = until.saturating_duration_since(Instant::now());
-                    self.backend.wait_opened(left).await
+                    let is_open = self.backend.wait_opened(left).await;
+                    for_place = until.min(Instant::now() + PLACE_PATIENCE);
+                    // It may have been opened just before.
+                    is_open || self.backend.is_asked()
                 }
                 OtherWay::Full => self.place(for_place).await,
                 OtherWay::Lanes | OtherWay::Barred(_) | OtherWay::Shed | OtherWay::Struck(_) => {

@@ -17,7 +17,10 @@ use fusebox_actors::{
     trace::{AtDoor, CallTrace},
 };
 use fusebox_state::{Lanes, chaos::Strike};
-use tokio::sync::{Notify, futures::OwnedNotified};
+use tokio::{
+    sync::{Notify, futures::OwnedNotified},
+    time::Instant,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -152,8 +155,10 @@ impl Core {
         let appended = Arc::<Notify>::default();
         options.appended = is_write.then(|| Arc::clone(&appended));
         let who = by.who.unwrap_or(Who { uid: NOBODY, admin: false, by_token: false });
+        let stand_in = self.stand_in(&body);
+        options.has_stand_in = stand_in.is_some();
         // The door itself has looked at what needs admin rights.
-        let call = Call {
+        let mut call = Call {
             body,
             options,
             uid: who.uid,
@@ -171,10 +176,18 @@ impl Core {
         };
         let backend = Arc::clone(&self.backend);
         let counters = Arc::clone(&self.counters);
-        let stand_in = self.stand_in(&call.body);
         let lanes = onward.as_ref().and_then(|onward| onward.lanes().cloned());
         let (connector, effect_reply) = (self.connector(), self.settings.effect_reply);
         let running = async move {
+            if asked.assumed.is_some() {
+                // What the queue determines is not known before.
+                let (began, deadline) = (Instant::now(), call.options.deadline);
+                let deadline = deadline.unwrap_or_else(|| backend.deadline());
+                let patience = deadline.saturating_sub(backend.reserve(deadline));
+                if backend.wait_opened(patience).await {
+                    call.options.deadline = Some(deadline.saturating_sub(began.elapsed()));
+                }
+            }
             let form = Form::of(&call.body);
             if let Some(form) = form.as_ref().filter(|_| asked.assumed.is_some()) {
                 let (mut absent, mut own) = (Vec::new(), HashMap::new());
@@ -318,6 +331,7 @@ impl Core {
             awaits_place: true,
             struck: asker.struck,
             made_for: None,
+            has_stand_in: false,
             is_audited: true,
             dialect: if asker.protocol == telling::Protocol::Resp2 { RESP2 } else { 0 },
         };
