@@ -23,7 +23,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::{Arc, mpsc},
@@ -53,7 +52,7 @@ mod support {
 
 use figure::{Figure, Gate};
 use peer::Peer;
-use support::daemon::Daemon;
+use support::{daemon::Daemon, port::Port};
 
 const ROUNDS: usize = 7;
 
@@ -126,8 +125,9 @@ impl Peer<PathBuf> {
         fs::write(&file, text).unwrap();
         let mut command = Command::new("nutcracker");
         // It insists on a port for its statistics.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        command.args(["-c", file.to_str().unwrap(), "-a", "127.0.0.1", "-s", &port.to_string()]);
+        let port = Port::lease();
+        let statistics = port.number().to_string();
+        command.args(["-c", file.to_str().unwrap(), "-a", "127.0.0.1", "-s", &statistics]);
         Self::start("twemproxy", &mut command, socket, listens)
     }
 

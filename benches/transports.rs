@@ -59,6 +59,7 @@ mod net {
     pub(crate) mod grpc;
     pub(crate) mod http1;
     pub(crate) mod http1_dial;
+    pub(crate) mod test_port;
     pub(crate) mod testing;
     pub(crate) mod tls;
 }

@@ -16,6 +16,8 @@ pub(crate) mod secret;
 pub(crate) mod test_certificates;
 pub(crate) mod test_listener;
 #[cfg(test)]
+pub(crate) mod test_port;
+#[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod tls;
 pub(crate) mod tls_server;

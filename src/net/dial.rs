@@ -151,7 +151,8 @@ mod tests {
         // Nobody connects to many at once: the system finds no way there.
         assert_eq!(fault("224.0.0.1", 9).await, Some(Fault::Here(Shared::Network)));
         assert_eq!(fault("no-such-host.invalid", 9).await, Some(Fault::Here(Shared::Dns)));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener =
+            tokio::net::TcpListener::bind(crate::net::test_port::own_address()).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         assert_eq!((fault("127.0.0.1", port).await, fault("localhost", port).await), (None, None));
         drop(listener);

@@ -309,13 +309,16 @@ mod tests {
     };
 
     use super::*;
-    use crate::net::testing::{PATIENCE, server, until};
+    use crate::net::{
+        test_port::own_address,
+        testing::{PATIENCE, server, until},
+    };
 
     const SHORT: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
     /// A server that the test plays itself, and the pool of connections to it.
     async fn played() -> (TcpListener, Arc<Pool>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(own_address()).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         (listener, Pool::new(Dialer::new(server(port))))
     }

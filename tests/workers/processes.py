@@ -1,9 +1,12 @@
 """The processes of a scene: each is started here, and ended by its id."""
 
+import fcntl
 import os
+import random
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,6 +15,8 @@ HERE = ROOT / "tests/workers"
 VENV = ROOT / "target/workers/venv/bin"
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 FUSEBOX = Path(os.environ.get("FUSEBOX", TARGET / "debug/fusebox")).resolve()
+# Locked files; the kernel releases them with the process.
+LEASES = []
 
 
 def wait_for(what, seconds, done):
@@ -25,9 +30,22 @@ def wait_for(what, seconds, done):
 
 
 def free_port():
-    with socket.socket() as it:
-        it.bind(("127.0.0.1", 0))
-        return it.getsockname()[1]
+    """A port that no other test is given while this process lives: see tests/it/support/port.rs."""
+    folder = Path(tempfile.gettempdir(), f"fusebox-ports-{os.getuid()}")
+    folder.mkdir(exist_ok=True)
+    while True:
+        number = random.randrange(20_000, 30_000)
+        lock = open(folder / str(number), "w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as it:
+                it.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                it.bind(("127.0.0.1", number))
+        except OSError:
+            lock.close()
+            continue
+        LEASES.append(lock)
+        return number
 
 
 class Program:

@@ -157,7 +157,7 @@ mod tests {
 
     async fn stand_in() -> (Arc<StandIn>, SocketAddr) {
         let server = StandIn::new();
-        let address = server.start(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = server.start(crate::net::test_port::own_address()).await.unwrap();
         (server, address)
     }
 

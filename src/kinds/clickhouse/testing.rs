@@ -2,7 +2,6 @@
 //! the value.
 
 use std::{
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -18,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::{settings::ClickHouseSettings, transport::http::Http};
+use crate::net::test_port::Port;
 
 /// How long a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,6 +35,7 @@ pub(crate) enum Engine {
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
+    _lease: Port,
     _disk: Option<SmallDisk>,
     pub(crate) folder: tempfile::TempDir,
 }
@@ -80,9 +81,10 @@ impl Server {
     }
 
     async fn begun(engine: Engine, folder: tempfile::TempDir, disk: Option<SmallDisk>) -> Self {
-        let port = free_port();
+        let lease = Port::lease();
+        let port = lease.number();
         let child = spawn(engine, port, folder.path());
-        let mut server = Self { child, port, _disk: disk, folder };
+        let mut server = Self { child, port, _lease: lease, _disk: disk, folder };
         server.ready().await;
         server
     }
@@ -148,11 +150,6 @@ pub(crate) fn settings(port: u16, instance: &str, run: &str) -> ClickHouseSettin
         timeout: Duration::from_secs(3),
         ..ClickHouseSettings::new(url, instance, run)
     }
-}
-
-/// A port on which nobody listens.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn spawn(engine: Engine, port: u16, folder: &Path) -> Child {

@@ -5,7 +5,6 @@
 //! resume tokens: what needs more is tested against Google's alone, and says so.
 
 use std::{
-    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -23,6 +22,7 @@ use super::{
     protocol::json::{body_from_json, reply_to_json},
     settings::FirestoreSettings,
 };
+use crate::net::test_port::Port;
 
 /// How long a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,6 +43,7 @@ pub(crate) struct Emulator {
     pub(crate) engine: Engine,
     child: Child,
     pub(crate) port: u16,
+    _lease: Port,
 }
 
 /// Google's jar, if there is one.
@@ -73,14 +74,12 @@ impl Emulator {
 
     /// Starts one, empty.
     pub(crate) async fn start(engine: Engine) -> Self {
-        loop {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            let mut child = spawn(engine, port);
-            if ready(&mut child, port).await {
-                eprintln!("Firestore emulator: {engine:?} on port {port}");
-                return Self { engine, child, port };
-            }
-        }
+        let lease = Port::lease();
+        let port = lease.number();
+        let mut child = spawn(engine, port);
+        ready(&mut child, port).await;
+        eprintln!("Firestore emulator: {engine:?} on port {port}");
+        Self { engine, child, port, _lease: lease }
     }
 
     /// Settings for it, with a short timeout.
@@ -109,7 +108,7 @@ impl Emulator {
     /// Starts it again on the same port, empty.
     pub(crate) async fn restart(&mut self) {
         self.child = spawn(self.engine, self.port);
-        assert!(ready(&mut self.child, self.port).await, "its port is taken");
+        ready(&mut self.child, self.port).await;
     }
 }
 
@@ -144,17 +143,16 @@ fn spawn(engine: Engine, port: u16) -> Child {
     command.spawn().unwrap_or_else(|error| panic!("{engine:?} cannot be started ({error})"))
 }
 
-/// Waits until it accepts connections; false if it ended instead.
-async fn ready(child: &mut Child, port: u16) -> bool {
+/// Waits until it accepts connections.
+async fn ready(child: &mut Child, port: u16) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if FirestoreConnector::new(settings(port)).ping(Duration::from_secs(2)).await.result.is_ok()
         {
-            return true;
+            return;
         }
-        if child.try_wait().unwrap().is_some() {
-            return false;
-        }
+        let ended = child.try_wait().unwrap();
+        assert!(ended.is_none(), "the emulator ended at once: {ended:?}");
         assert!(Instant::now() < deadline, "the emulator is not ready within {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -1,7 +1,6 @@
 //! A real Redis server for tests: its own port and folder, gone with the value.
 
 use std::{
-    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -15,6 +14,7 @@ use tokio::{
 };
 
 use super::{protocol::resp, settings::RedisSettings};
+use crate::net::test_port::Port;
 
 /// How long a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,6 +23,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
+    _lease: Port,
     pub(crate) folder: tempfile::TempDir,
     args: Vec<String>,
 }
@@ -38,30 +39,25 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().to_str().unwrap().to_owned();
         let args: Vec<String> = args.iter().map(|arg| arg.replace("{dir}", &dir)).collect();
-        let port = free_port();
+        let lease = Port::lease();
+        let port = lease.number();
         let child = spawn(port, folder.path(), &args);
-        let mut server = Self { child, port, folder, args };
-        while !server.ready().await {
-            // Somebody else took the port first.
-            server.port = free_port();
-            server.child = spawn(server.port, server.folder.path(), &server.args);
-        }
+        let mut server = Self { child, port, _lease: lease, folder, args };
+        server.ready().await;
         server
     }
 
-    /// Waits until it says that it is ready; false if it ended instead.
-    async fn ready(&mut self) -> bool {
+    /// Waits until it says that it is ready.
+    async fn ready(&mut self) {
         let log = self.folder.path().join("log");
         let deadline = Instant::now() + PATIENCE;
         loop {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             if text.contains("eady to accept connections") {
-                return true;
+                return;
             }
-            if self.child.try_wait().unwrap().is_some() {
-                assert!(text.contains("in use"), "redis-server does not start: {text}");
-                return false;
-            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "redis-server does not start: {text}");
             assert!(Instant::now() < deadline, "redis-server is not ready: {text}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -120,7 +116,7 @@ impl Server {
         let more = more.iter().map(|arg| (*arg).to_owned());
         let args: Vec<String> = self.args.iter().cloned().chain(more).collect();
         self.child = spawn(self.port, self.folder.path(), &args);
-        assert!(self.ready().await, "its port is taken");
+        self.ready().await;
     }
 }
 
@@ -150,11 +146,6 @@ fn spawn(port: u16, folder: &Path, args: &[String]) -> Child {
 pub(crate) fn settings(port: u16, instance: &str, run: &str) -> RedisSettings {
     let url = format!("redis://127.0.0.1:{port}").parse().unwrap();
     RedisSettings { timeout: Duration::from_secs(2), ..RedisSettings::new(url, instance, run) }
-}
-
-/// A port on which nobody listens.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A command on a connection of its own.

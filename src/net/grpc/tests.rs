@@ -19,11 +19,14 @@ use super::{
     line::{KEEP_ALIVE, KEEP_ALIVE_ANSWER, SUSPECT_ANSWER},
     *,
 };
-use crate::net::testing::{PATIENCE, server};
+use crate::net::{
+    test_port::own_address,
+    testing::{PATIENCE, server},
+};
 
 /// A server, and a channel to it.
 async fn played() -> (TcpListener, Channel) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(own_address()).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     (listener, Channel::new(server(port), false, Home::default()).unwrap())
 }

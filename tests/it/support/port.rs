@@ -6,8 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use nix::unistd::Uid;
 
-/// Below the range from which the kernel takes ports for outgoing connections (32768 and up), so
-/// that none of those takes the port of a server that a test has killed and will restart.
+/// Below the range from which the kernel takes ports for outgoing connections, and for listeners on port 0 (32768 and
+/// up), so that none of those takes the port of a server that has not started yet, or that a test has killed and will
+/// restart.
 const PORTS: std::ops::Range<u16> = 20_000..30_000;
 
 /// A loopback port. No other test on this machine is given it while this value lives.
@@ -47,7 +48,14 @@ impl Port {
 mod tests {
     use std::collections::HashSet;
 
-    use super::Port;
+    use super::*;
+
+    #[test]
+    fn the_kernel_gives_none_of_them_to_a_connection_or_to_who_asks_for_any_port() {
+        let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let first: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(PORTS.end <= first, "{PORTS:?}, and the kernel's begin at {first}");
+    }
 
     #[test]
     fn no_two_leases_share_a_port() {

@@ -1,14 +1,18 @@
 //! TLS against a server that speaks it.
 
 use super::*;
-use crate::{kinds::redis::settings::TlsSettings, net::test_certificates::certificates};
+use crate::{
+    kinds::redis::settings::TlsSettings,
+    net::{test_certificates::certificates, test_port::Port},
+};
 
 #[tokio::test]
 async fn a_certificate_is_checked_against_the_authorities() {
     let folder = tempfile::tempdir().unwrap();
     certificates(folder.path());
     let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let tls_port = testing::free_port();
+    let lease = Port::lease();
+    let tls_port = lease.number();
     let (cert, key, ca) = (file("server.crt"), file("server.key"), file("ca.crt"));
     let port = tls_port.to_string();
     let _server = Server::start_with(&[

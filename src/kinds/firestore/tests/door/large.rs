@@ -30,7 +30,7 @@ use crate::kinds::firestore::{
 
 /// A breaker that is open before a server that is not there.
 async fn in_an_outage() -> (World, Stub) {
-    let world = World::before(nobody().await).await;
+    let world = World::before(nobody()).await;
     let mut stub = stub(&world).await;
     world.opens(&mut stub).await;
     (world, stub)

@@ -5,16 +5,16 @@ use prost::Message;
 use tokio::time::Instant;
 
 use super::*;
+use crate::net::test_port::own_address;
 
 /// A port at which nobody listens.
-pub(super) async fn nobody() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap().port()
+pub(super) fn nobody() -> u16 {
+    own_address().port()
 }
 
 #[tokio::test]
 async fn without_a_connection_clients_may_try_again_until_the_breaker_opens() {
-    let world = World::before(nobody().await).await;
+    let world = World::before(nobody()).await;
     let client = world.connect().await;
     for method in [GET, COMMIT] {
         let got = client.call(method, &[], b"").await;
@@ -38,7 +38,7 @@ async fn without_a_connection_clients_may_try_again_until_the_breaker_opens() {
 
 #[tokio::test]
 async fn in_an_outage_a_call_for_another_project_is_told_which_one_has_fallbacks() {
-    let world = World::before(nobody().await).await;
+    let world = World::before(nobody()).await;
     let client = world.connect().await;
     let told = async |database: &str| {
         let get = GetDocumentRequest {

@@ -28,7 +28,7 @@ const MISSING: &str = "u/it does not exist";
 
 async fn stand_in() -> (Arc<StandIn>, SocketAddr) {
     let server = StandIn::with_log(100);
-    let address = server.start(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let address = server.start(crate::net::test_port::own_address()).await.unwrap();
     (server, address)
 }
 
