@@ -19,6 +19,7 @@ use crate::{
     health::HealthMessage,
     metrics::DoorOverhead,
     queue::Overlaid,
+    refusal::Barred,
     roster::Roster,
     view,
 };
@@ -80,6 +81,12 @@ impl Backend {
     /// Whether a plain call may be sent now, or what answers it instead: the way in without a task or an allocation.
     pub fn admit(&self, plan: &PlainPlan<'_>) -> Admission {
         self.entry.shared.admit(plan)
+    }
+
+    /// Why no call is let through for now; `None` while a probe may be, and while the store is being opened. A door says
+    /// so of a write that it would rather have queued at once ([`CallOptions::barred`](crate::CallOptions)).
+    pub fn bars(&self) -> Option<Barred> {
+        self.entry.shared.circuit.bars()
     }
 
     /// Why no more is sent now of a call that was let in before, and may write to `lanes`. It gets no permit of its own.

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use crate::{
     error_code::known_code,
     pieces::{Tail, Upload},
-    refusal::AttemptError,
+    refusal::{AttemptError, Barred},
     trace::context::CallTrace,
 };
 
@@ -71,6 +71,9 @@ pub struct CallOptions {
     pub awaits_place: bool,
     /// Its door has an answer of its own if the backend gives none: it does not wait for a store that is being opened.
     pub has_stand_in: bool,
+    /// Why the backend lets nothing through, if the door knows that: then the call is not tried, but queued, answered
+    /// otherwise or refused. It makes no connection, so that it can run on any runtime.
+    pub barred: Option<Barred>,
     /// Its door has logged it, if only an admin may do that.
     pub is_audited: bool,
     /// What strikes its first attempt, if that was decided before.

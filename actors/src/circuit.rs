@@ -16,7 +16,7 @@ use std::{
 use arc_swap::ArcSwap;
 use fusebox_state::{
     Moment, Outcome, UnixMillis, Verdict,
-    breaker::{Breaker, ErrorRecord, Permit, State, Transition},
+    breaker::{Breaker, ErrorRecord, Permit, Rejected, State, Transition},
     bulkhead::Bulkhead,
     retry_budget::RetryBudget,
 };
@@ -33,6 +33,7 @@ use crate::{
     passage::outstanding::{GivenUp, Outstanding, Outstandings},
     prediction::Forecast,
     recent::Recent,
+    refusal::Barred,
     settings::BackendSettings,
     trace::CallOrigin,
 };
@@ -310,6 +311,34 @@ impl Circuit {
     /// Whether its store is being opened for the first time. Takes no lock unless the backend takes no calls.
     pub(crate) fn is_opening(&self) -> bool {
         self.breaker.state().1 && self.holds().opening
+    }
+
+    /// Why nothing is let through for now; `None` while something is, a probe at least, and while the store is opened.
+    pub(crate) fn bars(&self) -> Option<Barred> {
+        match self.breaker.state() {
+            (_, true) => (!self.holds().opening).then_some(Barred::Offline),
+            (State::Open, false) => Some(Barred::Open),
+            (State::Closed | State::HalfOpen, false) => None,
+        }
+    }
+
+    /// The same in words.
+    pub(crate) fn why_barred(&self, barred: Barred) -> String {
+        match barred {
+            Barred::Open => Rejected::Open.to_string(),
+            Barred::Offline if self.holds().opening => {
+                "the backend's queue is being opened".to_owned()
+            }
+            Barred::Offline => Rejected::Offline.to_string(),
+            Barred::Full => {
+                let (max, taken) = (self.bulkhead.max(), self.bulkhead.in_flight());
+                if taken < max {
+                    format!("its caller has its share of the {max} attempts that may be in flight")
+                } else {
+                    format!("{max} attempts are in flight, which is the limit")
+                }
+            }
+        }
     }
 
     /// Whether calls go to the backend: its breaker is not OPEN, and it is not offline.

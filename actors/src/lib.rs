@@ -79,8 +79,9 @@ pub use event::{Event, EventBus, EventKind, KeyChange, Past, PastQuery};
 use ground::Ground;
 use health::{HealthActor, HealthArgs, HealthBoard, HealthMessage};
 use metrics::Metrics;
-pub use passage::{Barred, outstanding::Outstanding};
+pub use passage::outstanding::Outstanding;
 use recovery::RecoveryMessage;
+pub use refusal::Barred;
 use roster::Roster;
 pub use settings::{
     BackendSettings, DeadLetterPolicy, PingSettings, SystemSettings, WriteFallback,

@@ -53,53 +53,13 @@ use crate::{
     error_code::OwnCode,
     metrics::Exemplar,
     pieces::{Answer, Tail},
-    refusal::AttemptError,
+    refusal::{AttemptError, Barred},
     trace::CallOrigin,
 };
 
 pub(crate) mod outstanding;
 
 use outstanding::Slot;
-
-/// Why an attempt is not let through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Barred {
-    /// The breaker is open.
-    Open,
-    /// The backend is offline.
-    Offline,
-    /// The bulkhead is full.
-    Full,
-}
-
-impl Barred {
-    /// The word that callers see.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "breaker_open",
-            Self::Offline => "offline",
-            Self::Full => "bulkhead_full",
-        }
-    }
-
-    pub(crate) fn detail(self, circuit: &Circuit) -> String {
-        match self {
-            Self::Open => Rejected::Open.to_string(),
-            Self::Offline if circuit.holds().opening => {
-                "the backend's queue is being opened".to_owned()
-            }
-            Self::Offline => Rejected::Offline.to_string(),
-            Self::Full => {
-                let (max, taken) = (circuit.bulkhead.max(), circuit.bulkhead.in_flight());
-                if taken < max {
-                    format!("its caller has its share of the {max} attempts that may be in flight")
-                } else {
-                    format!("{max} attempts are in flight, which is the limit")
-                }
-            }
-        }
-    }
-}
 
 /// See the [module](self).
 #[expect(clippy::struct_excessive_bools, reason = "independent facts about one attempt")]

@@ -19,6 +19,28 @@ pub struct Refused {
     pub malformed: bool,
 }
 
+/// Why an attempt is not let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barred {
+    /// The breaker is open.
+    Open,
+    /// The backend is offline.
+    Offline,
+    /// The bulkhead is full.
+    Full,
+}
+
+impl Barred {
+    /// The word that callers see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "breaker_open",
+            Self::Offline => "offline",
+            Self::Full => "bulkhead_full",
+        }
+    }
+}
+
 /// Why an attempt has no result.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.words())]

@@ -54,6 +54,7 @@ impl CallOptionsJson {
             appended: None,
             awaits_place: false,
             has_stand_in: false,
+            barred: None,
             is_audited: false,
             struck: None,
             made_for: None,

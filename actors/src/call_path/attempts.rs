@@ -24,7 +24,8 @@ use crate::{
     connector::{
         Answer, Attempt, AttemptError, Attempted, Doubt, Origin, OwnCode, SharedConnector, Tail,
     },
-    passage::{Barred, Passage, Progressing, Waiting},
+    passage::{Passage, Progressing, Waiting},
+    refusal::Barred,
     trace::{CallRecorder, StepKind},
 };
 
@@ -234,7 +235,10 @@ impl BackendShared {
         let circuit = &*self.circuit;
         // What takes its time because of its caller says nothing of how fast the backend is.
         let timed = context.call.upload.is_none();
-        let (passed, began) = self.pass_in_time(context, began).await;
+        let (passed, began) = match context.call.options.barred {
+            Some(barred) => (Err(barred), began),
+            None => self.pass_in_time(context, began).await,
+        };
         // It may have waited, or have been sent before, since the state was looked at first.
         if spec.write && self.system.state() == SystemState::Emergency {
             return Err(read_only());
@@ -246,7 +250,7 @@ impl BackendShared {
             Ok(passage) => Waiting::for_it(passage),
             Err(barred) => {
                 circuit.metrics.rejected.inc();
-                let (code, detail) = (barred.as_str(), barred.detail(circuit));
+                let (code, detail) = (barred.as_str(), circuit.why_barred(barred));
                 if context.recorder.keeps() {
                     let number = context.attempts + 1;
                     note_barred(&mut context.recorder, began, number, (code, detail.clone()));

@@ -13,8 +13,9 @@ use crate::{
     backend_shared::BackendShared,
     clock::Reading,
     metrics::Exemplar,
-    passage::{Barred, Passage},
+    passage::Passage,
     refusal::AttemptError,
+    refusal::Barred,
     trace::{CallRecorder, Tried},
 };
 

@@ -65,9 +65,9 @@ use crate::{
     circuit::UnderWay,
     clock::Reading,
     connector::{Access, SharedConnector},
-    passage::{Barred, Passage},
+    passage::Passage,
     queue::{Claim, Queue},
-    refusal::AttemptError,
+    refusal::{AttemptError, Barred},
     trace::{Answered, CallRecorder, CallRef, StepKind},
 };
 
@@ -317,7 +317,7 @@ impl BackendShared {
         let source = if hit.fresh { Source::Cache } else { Source::Stale };
         let mut recorder = self.tracer.begin(plan.trace.clone(), began);
         if recorder.keeps() {
-            note_barred(&mut recorder, began, 1, (why.as_str(), why.detail(&self.circuit)));
+            note_barred(&mut recorder, began, 1, (why.as_str(), self.circuit.why_barred(why)));
             let looked = self.clock().read();
             recorder.step(began, looked, StepKind::CacheLookup { hit: true });
             recorder.step(began, looked, StepKind::Fallback(Some(source)));
@@ -358,8 +358,8 @@ impl BackendShared {
         let mut recorder = self.tracer.begin(plan.trace.clone(), began);
         let (code, detail) = match why {
             OtherWay::Lanes => ("lane_busy", "earlier writes wait in the queue".to_owned()),
-            OtherWay::Barred(barred) => (barred.as_str(), barred.detail(&self.circuit)),
-            OtherWay::Full => (Barred::Full.as_str(), Barred::Full.detail(&self.circuit)),
+            OtherWay::Barred(barred) => (barred.as_str(), self.circuit.why_barred(barred)),
+            OtherWay::Full => (Barred::Full.as_str(), self.circuit.why_barred(Barred::Full)),
             OtherWay::Struck(_) => ("chaos", why.why().to_owned()),
             OtherWay::Shed => (
                 "shed",

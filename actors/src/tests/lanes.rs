@@ -3,6 +3,7 @@
 use fusebox_state::queue::Phase;
 
 use super::*;
+use crate::refusal::Barred;
 
 /// Much longer than anything may take that is answered at once.
 const LONG: Duration = Duration::from_secs(10);
@@ -43,6 +44,30 @@ async fn who_finds_a_lane_that_does_not_move_is_answered_at_once() {
     assert_eq!(queued.ack, Some(AckLevel::Durable));
     assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
     assert_eq!(world.call("GET b").await.unwrap().source, Source::Live);
+}
+
+#[tokio::test]
+async fn what_its_door_knows_to_be_barred_is_not_tried() {
+    let world = World::one().await;
+    let backend = world.backend();
+    assert_eq!(backend.bars(), None);
+    backend.set_offline(true).await.unwrap();
+    assert_eq!(backend.bars(), Some(Barred::Offline));
+    backend.set_offline(false).await.unwrap();
+    backend.force(true, "a test".into(), None).await.unwrap();
+    assert_eq!(backend.bars(), Some(Barred::Open));
+    backend.release().await.unwrap();
+    assert_eq!(backend.bars(), None, "it has closed since");
+    let barred = || CallOptions { barred: Some(Barred::Open), ..CallOptions::default() };
+    let read = world.call_with("GET b", barred()).await.unwrap();
+    assert_eq!((read.source, read.attempts), (Source::Bypass, 0));
+    let refused = world.call_with("INCR c", barred()).await.unwrap_err();
+    assert_eq!((&*refused.code, refused.attempts), ("breaker_open", 0), "{refused:?}");
+    let queued = world.call_with("SET a 1", barred()).await.unwrap();
+    assert_eq!((queued.source, queued.attempts), (Source::Queued, 0));
+    assert_eq!(queued.warnings, ["queued: the breaker is open"]);
+    world.drained().await;
+    assert_eq!(*world.server().applied.lock(), ["SET a 1"]);
 }
 
 #[tokio::test]

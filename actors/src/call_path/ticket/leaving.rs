@@ -4,7 +4,9 @@ use fusebox_state::{Lanes, Verdict, write::End};
 
 use super::{Onward, OtherWay, Ticket};
 use crate::{
-    backend_shared::BackendShared, call::Priority, passage::Barred, refusal::AttemptError,
+    backend_shared::BackendShared,
+    call::Priority,
+    refusal::{AttemptError, Barred},
 };
 
 impl BackendShared {

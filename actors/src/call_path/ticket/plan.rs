@@ -7,8 +7,7 @@ use fusebox_state::{LaneId, Lanes, Moment, Verdict, chaos::Strike};
 
 use crate::{
     call::{Priority, Source},
-    passage::Barred,
-    refusal::AttemptError,
+    refusal::{AttemptError, Barred},
     trace::CallTrace,
 };
 

@@ -499,12 +499,6 @@ impl Core {
         }
     }
 
-    /// Whether a request writes.
-    pub(super) fn writes(&self, request: &Bytes) -> bool {
-        let plan = self.connector().plan(request.clone());
-        plan.is_ok_and(|plan| matches!(plan.access, Access::Write(_)))
-    }
-
     /// How an attempt has ended that the server answered with an error. `None` if that is an answer like any other.
     pub(super) fn failed(
         &self,
@@ -557,6 +551,7 @@ impl super::client::Inner {
             protocol: self.session.protocol,
             commands: None,
             struck: None,
+            barred: None,
             ahead: self.ahead,
         }
     }

@@ -1,6 +1,7 @@
 //! What a client waits for besides its upstream: a call that the core carries, or the look at its credentials.
 //!
-//! It runs on the daemon's own threads, because it may open the connections of JSON calls, which live there.
+//! It runs on the daemon's own threads, because it may open the connections of JSON calls, which live there. A write that
+//! is only to be queued opens none, and runs on the door's own: there and back would cost as much as the rest of it.
 
 use std::{
     collections::HashMap,
@@ -12,13 +13,14 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_actors::{
-    AckLevel, Backend, Call, CallOptions, Onward, Reply,
+    AckLevel, Backend, Barred, Call, CallOptions, Onward, Reply,
     connector::{Access, Connector, Outage, Plan, Write},
     trace::{AtDoor, CallTrace},
 };
 use fusebox_state::{Lanes, chaos::Strike};
 use tokio::{
     sync::{Notify, futures::OwnedNotified},
+    task::spawn_local,
     time::Instant,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -84,6 +86,8 @@ pub(super) struct Asker {
     pub(super) commands: Option<usize>,
     /// What strikes it on purpose.
     pub(super) struck: Option<Strike>,
+    /// Why the backend is not asked, if that is known.
+    pub(super) barred: Option<Barred>,
     /// How many commands of the same client came before it in one piece.
     pub(super) ahead: u32,
 }
@@ -155,8 +159,9 @@ impl Core {
         let appended = Arc::<Notify>::default();
         options.appended = is_write.then(|| Arc::clone(&appended));
         let who = by.who.unwrap_or(Who { uid: NOBODY, admin: false, by_token: false });
-        let stand_in = self.stand_in(&body);
+        let stand_in = if is_write { None } else { self.stand_in(&body) };
         options.has_stand_in = stand_in.is_some();
+        let is_queued_here = options.barred.is_some();
         // The door itself has looked at what needs admin rights.
         let mut call = Call {
             body,
@@ -229,7 +234,8 @@ impl Core {
             }
             Done::Answered(seq, answer, told, lanes)
         };
-        let job = AbortOnDropHandle::new(self.main.spawn(running));
+        let job = if is_queued_here { spawn_local(running) } else { self.main.spawn(running) };
+        let job = AbortOnDropHandle::new(job);
         let appended = Some(Box::pin(appended.notified_owned()));
         Slow { seq, job, appended, is_write, _weight: weight }
     }
@@ -332,6 +338,7 @@ impl Core {
             struck: asker.struck,
             made_for: None,
             has_stand_in: false,
+            barred: asker.barred.filter(|_| is_write && assumed.is_none()),
             is_audited: true,
             dialect: if asker.protocol == telling::Protocol::Resp2 { RESP2 } else { 0 },
         };

@@ -89,6 +89,7 @@ impl Inner {
         if self.is_elsewhere(link) {
             return Some(Stuck::Others);
         }
+        let writes = matches!(access, PlainAccess::Write { .. });
         if !link.takes(request.len()) {
             if elsewhere {
                 return self.not_taken(client, link, now).err().flatten();
@@ -96,7 +97,7 @@ impl Inner {
             core.asks_for_fence(link);
             // The core may have another way by then, or says what becomes of it.
             return if self.has_tried(client, now) {
-                self.otherwise(client, request)
+                self.otherwise(client, request, writes)
             } else {
                 Some(Stuck::Place)
             };
@@ -110,7 +111,6 @@ impl Inner {
             access => access,
         };
         let trace = self.trace(core);
-        let writes = matches!(access, PlainAccess::Write { .. });
         let priority = core.settings.priority;
         // What only its own connection can carry meets nothing on purpose.
         let (uid, may_be_struck) = (self.uid(), !elsewhere && self.session.who.is_some());
@@ -146,7 +146,7 @@ impl Inner {
                         self.pass_on(&value);
                         None
                     }
-                    None => self.otherwise(client, request),
+                    None => self.otherwise(client, request, writes),
                 }
             }
             Admission::OtherWay(OtherWay::Struck(strike)) => self.meets(client, request, strike),
@@ -162,7 +162,7 @@ impl Inner {
                     }
                 }
             }
-            Admission::OtherWay(_) => self.otherwise(client, request),
+            Admission::OtherWay(_) => self.otherwise(client, request, writes),
         }
     }
 
@@ -261,8 +261,13 @@ impl Inner {
     }
 
     /// A command that the upstream does not carry: the core does, once everything before it was answered.
-    pub(super) fn otherwise(&mut self, client: &Rc<Client>, request: &[u8]) -> Option<Stuck> {
-        self.carried_by_core(client, Bytes::copy_from_slice(request), None)
+    pub(super) fn otherwise(
+        &mut self,
+        client: &Rc<Client>,
+        request: &[u8],
+        writes: bool,
+    ) -> Option<Stuck> {
+        self.carried_by_core(client, Bytes::copy_from_slice(request), writes, None)
     }
 
     /// The same, of a call that replaces so many commands.
@@ -270,15 +275,17 @@ impl Inner {
         &mut self,
         client: &Rc<Client>,
         request: Bytes,
+        writes: bool,
         commands: Option<usize>,
     ) -> Option<Stuck> {
         // A write may follow writes that are in the queue; a read waits until they are synced.
-        let follows = self.on_wire == 0 && client.core().writes(&request);
+        let follows = self.on_wire == 0 && writes;
         if !self.slots.is_empty() && !follows {
             return Some(Stuck::Others);
         }
         let seq = self.slot();
-        let asker = Asker { commands, ..self.asker() };
+        let barred = client.core().backend.bars();
+        let asker = Asker { commands, barred, ..self.asker() };
         self.slow.push_back(client.core().call(seq, request, asker));
         None
     }

@@ -175,7 +175,8 @@ impl Inner {
     ) -> Option<Sent> {
         let core = client.core();
         let body = core.call_of(within)?;
-        if let Some(stuck) = self.carried_by_core(client, body, Some(block.commands)) {
+        if let Some(stuck) = self.carried_by_core(client, body, !block.reads, Some(block.commands))
+        {
             return Some(Err(Some(stuck)));
         }
         self.swallowed = block.behind;
