@@ -24,6 +24,7 @@
     clippy::cast_precision_loss,
     reason = "a benchmark reports on stdout, and stops at the first error"
 )]
+#![expect(clippy::duplicate_mod, reason = "the daemon's tests have the ports of `tests/it`, too")]
 
 use std::os::unix::net::UnixStream;
 
