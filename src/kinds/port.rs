@@ -97,8 +97,12 @@ pub(crate) trait Kind: Section {
         None
     }
 
-    /// The schema of a call's JSON, as [`Kind::call_from_json`] reads it.
-    fn call_schema(&self, generator: &mut SchemaGenerator) -> Schema;
+    /// The schema of a call's JSON, as [`Kind::call_from_json`] reads it; of a kind that does not say, that of its
+    /// options.
+    fn call_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        let options = generator.subschema_for::<CallOptionsJson>();
+        json_schema!({ "type": "object", "properties": { "options": options } })
+    }
 
     /// A call from its JSON, and from the request's headers what no JSON should carry, such as a
     /// caller's own credentials.
