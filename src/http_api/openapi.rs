@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use super::{
     api::Api,
     problem::Told,
-    route::{Content, Route, SchemaOf},
+    route::{Content, Header, Route, SchemaOf},
 };
 use crate::ingress::peer::Access;
 
@@ -166,13 +166,25 @@ fn responses(route: &Route, problem: &Schema, generator: &mut SchemaGenerator) -
     responses.insert("default".to_owned(), error);
     if let Some(answer) = &route.answer {
         let note = if answer.note.is_empty() { "the answer" } else { answer.note };
-        let content = content(answer.content, generator);
+        let mut content = content(answer.content, generator);
+        if let Some(types) = content.as_object_mut() {
+            types.extend(answer.others.iter().map(|it| ((*it).to_owned(), json!({}))));
+        }
+        let headers: Map<String, Value> = answer.headers.iter().map(header_of_answer).collect();
         for (status, note) in [(200, note)].into_iter().chain(route.also) {
-            let answer = json!({ "description": note, "content": content });
+            let mut answer = json!({ "description": note, "content": content });
+            if let Some(fields) = answer.as_object_mut().filter(|_| !headers.is_empty()) {
+                fields.insert("headers".to_owned(), headers.clone().into());
+            }
             responses.insert(status.to_string(), answer);
         }
     }
     responses.into()
+}
+
+fn header_of_answer(header: &Header) -> (String, Value) {
+    let described = json!({ "description": header.note, "schema": { "type": "string" } });
+    (header.name.to_owned(), described)
 }
 
 /// The parameters in the path, the query and the headers.
@@ -266,7 +278,7 @@ mod tests {
             [
                 "backend {type:string}",
                 "after {type:string}",
-                "limit {minimum:0,type:integer}",
+                "limit {minimum:1,type:integer}",
                 "state {enum:[pending,dead],type:string}",
             ]
         );

@@ -40,6 +40,7 @@ pub(crate) struct PageQuery {
     /// The `next` of another page, or the `op_id` of a call in the list: the page begins behind it.
     after: Option<String>,
     /// The most calls of the page, 1 to 1,000; 100 if it is not said.
+    #[schemars(extend("minimum" = 1))]
     limit: Option<Count<PAGE_MAX>>,
 }
 

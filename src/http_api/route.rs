@@ -36,7 +36,7 @@ pub(crate) struct Route {
     pub(crate) handler: fn() -> MethodRouter<Arc<Api>>,
 }
 
-/// A header of a request.
+/// A header of a request, or of an answer.
 #[derive(Clone, Copy)]
 pub(crate) struct Header {
     /// Its name.
@@ -70,6 +70,10 @@ pub(crate) struct Body {
 pub(crate) struct Answer {
     /// What it is.
     pub(crate) content: Content,
+    /// As what else it is given to clients that ask for that: media types.
+    pub(crate) others: &'static [&'static str],
+    /// Headers that it may have.
+    pub(crate) headers: &'static [Header],
     /// What its type does not say; may be empty.
     pub(crate) note: &'static str,
 }
@@ -135,12 +139,32 @@ impl Route {
 
     /// The same, answering with a `T` in JSON.
     pub(crate) const fn answers<T: JsonSchema>(self, note: &'static str) -> Self {
-        Self { answer: Some(Answer { content: Content::of::<T>(), note }), ..self }
+        self.answer(Content::of::<T>(), note)
     }
 
     /// The same, answering with something else.
     pub(crate) const fn answers_other(self, media_type: &'static str, note: &'static str) -> Self {
-        Self { answer: Some(Answer { content: Content::Other(media_type), note }), ..self }
+        self.answer(Content::Other(media_type), note)
+    }
+
+    const fn answer(self, content: Content, note: &'static str) -> Self {
+        Self { answer: Some(Answer { content, others: &[], headers: &[], note }), ..self }
+    }
+
+    /// The same, whose answer may also be of these media types.
+    pub(crate) const fn or(self, others: &'static [&'static str]) -> Self {
+        match self.answer {
+            Some(answer) => Self { answer: Some(Answer { others, ..answer }), ..self },
+            None => self,
+        }
+    }
+
+    /// The same, whose answer may have these headers.
+    pub(crate) const fn with(self, headers: &'static [Header]) -> Self {
+        match self.answer {
+            Some(answer) => Self { answer: Some(Answer { headers, ..answer }), ..self },
+            None => self,
+        }
     }
 
     /// The same, which also answers with this status.

@@ -72,10 +72,37 @@ const OPTIONS: &[Header] = &[
     Header { name: "X-Fusebox-Path", note: "Firestore: the path of the document." },
 ];
 
+/// What the answer to such a call says besides its value.
+const OF_REPLY: &[Header] = &[
+    Header {
+        name: "X-Fusebox-Source",
+        note: "The source of the reply: `live`, `cache`, `stale`, `queued`, `empty` or `bypass`.",
+    },
+    Header {
+        name: "X-Fusebox-Ack",
+        note: "What the reply to a write promises: `applied` or `durable`.",
+    },
+    Header { name: "X-Fusebox-Op-Id", note: "The unique name of a write, a ULID." },
+    Header { name: "X-Fusebox-Age-Ms", note: "The age of a cached value, in milliseconds." },
+    Header { name: "X-Fusebox-Attempts", note: "How many attempts were made." },
+    Header { name: "X-Fusebox-Trace-Id", note: "The trace of the call." },
+    Header {
+        name: "X-Fusebox-Pending-Writes",
+        note: "How many writes wait in the queue of the backend; missing if none waits.",
+    },
+    Header { name: "X-Fusebox-Null", note: "`true` if there is no value." },
+    Header {
+        name: "X-Fusebox-Reply-Lost",
+        note: "`true` if the write was applied by an attempt whose reply was lost.",
+    },
+    Header { name: "X-Fusebox-Warning", note: "A warning. There may be several of these headers." },
+];
+
 /// All routes.
 pub(crate) const ROUTES: &[Route] = &[
     route!(get "/", Public, page::root, "The status page")
-        .answers_other("text/plain", "HTML if Accept names it, else text"),
+        .answers_other("text/plain", "HTML if Accept names it, else text")
+        .or(&["text/html"]),
     route!(get "/page/{file}", Public, page::file, "A file of the status page")
         .answers_other("*/*", "the file"),
     route!(get "/health", Public, views::health, "The system's state in short")
@@ -98,10 +125,12 @@ pub(crate) const ROUTES: &[Route] = &[
         "hello, history, state (ResilienceView), transition, system_state, offline, replay, \
              fallback, dead_letter",
     ),
-    route!(get "/metrics", Public, views::metrics, "Metrics").answers_other(
-        "text/plain",
-        "Prometheus text; OpenMetrics for clients that accept application/openmetrics-text",
-    ),
+    route!(get "/metrics", Public, views::metrics, "Metrics")
+        .answers_other(
+            "text/plain",
+            "Prometheus text; OpenMetrics for clients that accept application/openmetrics-text",
+        )
+        .or(&["application/openmetrics-text"]),
     route!(get "/openapi.json", Client, openapi::document, "This description")
         .answers::<openapi::Document>(""),
     route!(get "/v1/backends", Client, views::backends, "Every backend in full")
@@ -123,11 +152,8 @@ pub(crate) const ROUTES: &[Route] = &[
         "Executes a call that is given in the backend's wire format")
     .headers(OPTIONS)
     .reads_other("*/*", "the call's bytes")
-    .answers_other(
-        "*/*",
-        "the reply's bytes; X-Fusebox-Source, -Ack, -Op-Id, -Age-Ms, -Attempts, -Trace-Id, \
-             -Reply-Lost, -Warning",
-    )
+    .answers_other("*/*", "the reply's bytes")
+    .with(OF_REPLY)
     .also(202, "the call is a write, and is queued"),
     route!(post "/v1/backends/{backend}/streams", Client, streams::open,
         "Opens a live query, or finds one that is already open for the same query")
@@ -146,7 +172,8 @@ pub(crate) const ROUTES: &[Route] = &[
     route!(get "/v1/dependencies", Client, dependencies::graph,
         "The dependencies of backends, and the root causes of what is down")
     .query::<dependencies::Wanted>()
-    .answers::<DependenciesView>("with format=dot, the graph in DOT (text/vnd.graphviz)"),
+    .answers::<DependenciesView>("with format=dot, the graph in DOT")
+    .or(&["text/vnd.graphviz"]),
     route!(get "/v1/events", Client, events::follow, "New events, from now on")
         .query::<events::Filter>()
         .answers_other(EVENTS, "each event as `/v1/history` has it"),

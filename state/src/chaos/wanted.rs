@@ -184,7 +184,7 @@ pub struct Order {
 
 /// A fault as it is written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-#[schemars(rename = "ChaosFaultOrder")]
+#[schemars(rename = "ChaosFaultOrder", extend("required" = ["kind", "rate"]))]
 #[serde(deny_unknown_fields, default)]
 pub struct FaultOrder {
     /// What it does: `error`, `reject`, `timeout`, `reset_before`, `reset_after`, `latency`, `slow_drip` or
