@@ -219,6 +219,9 @@ fn clients_that_come_while_a_large_queue_is_opened_wait_and_are_not_refused() {
     for number in 0..48 {
         redis::cmd("SET").arg(&[&format!("large{number}"), &large]).exec(&mut client).unwrap();
     }
+    redis::cmd("SET").arg(&["gone", "1"]).exec(&mut client).unwrap();
+    let removed: u8 = redis::cmd("DEL").arg("gone").query(&mut client).unwrap();
+    assert_eq!(removed, 1);
     daemon.kill_9();
     std::thread::scope(|scope| {
         let come = |number: usize| {
@@ -228,8 +231,10 @@ fn clients_that_come_while_a_large_queue_is_opened_wait_and_are_not_refused() {
                     Err(_) => std::thread::yield_now(),
                 }
             };
-            let words = format!("SET small{number} {number}\r\nGET large{number}\r\n");
+            let words = format!("DEL gone\r\nSET small{number} {number}\r\nGET large{number}\r\n");
             client.stream.get_mut().write_all(words.as_bytes()).unwrap();
+            // What a DEL is answered is known from the queue alone.
+            assert_eq!(client.reply().unwrap(), ":0", "{number}");
             let (set, got) = (client.reply().unwrap(), client.reply().unwrap());
             assert_eq!((&*set, got.len()), ("+OK", 1 << 20), "{number}");
         };
