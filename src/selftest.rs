@@ -93,8 +93,8 @@ fn sentence(disk: &Syncs, kills: &Rounds) -> String {
     let Rounds { kills: count, acknowledged, faults, .. } = kills;
     match faults.first() {
         None => format!(
-            "Acknowledged writes survive here: {count} kills, {acknowledged} acknowledged calls, none lost; of a \
-             hundred syncs, the median takes {} and the slowest {}.",
+            "Acknowledged writes survive here: {count} kills, {acknowledged} acknowledged calls, none lost; half of the \
+             syncs took at most {}, and 99 of 100 at most {}.",
             Millis(disk.median),
             Millis(disk.worst_of_hundred),
         ),
@@ -125,8 +125,8 @@ mod tests {
         let good = Rounds { kills: 24, acknowledged: 18_234, ..Rounds::default() };
         assert_eq!(
             sentence(&disk, &good),
-            "Acknowledged writes survive here: 24 kills, 18234 acknowledged calls, none lost; of a hundred syncs, the \
-             median takes 0.81 ms and the slowest 3.10 ms."
+            "Acknowledged writes survive here: 24 kills, 18234 acknowledged calls, none lost; half of the syncs took at \
+             most 0.81 ms, and 99 of 100 at most 3.10 ms."
         );
         let bad = Rounds { faults: vec!["call 7 was acknowledged and is lost".into()], ..good };
         let said = sentence(&disk, &bad);
