@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fusebox_state::chaos::{FaultOrder, Order};
+use fusebox_state::chaos::{FaultOrder, Kind, Order};
 
 use super::{
     body::Body,
@@ -136,9 +136,9 @@ impl Operator {
 
     /// Orders go on beside everything else.
     fn orders(&self, what: u8, at: usize, backend: Arc<Backend>) {
-        let (lasting, number) = {
+        let (lasting, number, class) = {
             let mut rng = self.world.rng();
-            (ms(rng.u64(1_000..60_000)), rng.u8(..8))
+            (ms(rng.u64(1_000..60_000)), rng.u8(..8), rng.usize(..8))
         };
         let world = Arc::clone(&self.world);
         let fusebox = self.fusebox.clone();
@@ -158,7 +158,7 @@ impl Operator {
                     ("settings", Ok(()))
                 }
                 94..97 => {
-                    let order = faults(number, lasting);
+                    let order = faults(number, class, lasting);
                     ("chaos", backend.set_chaos(order, reason()).await.map(drop))
                 }
                 97 => ("end chaos", backend.clear_chaos(reason()).await.map(drop)),
@@ -220,18 +220,14 @@ fn changed(at: usize, number: u8) -> crate::BackendSettings {
     settings
 }
 
-/// Faults on purpose.
-fn faults(number: u8, lasting: Duration) -> Order {
-    let kind = match number {
-        0..2 => "timeout",
-        2..4 => "reset_before",
-        4..6 => "reset_after",
-        _ => "latency",
-    };
+/// A fault on purpose of the kind of that number, mostly for calls.
+fn faults(number: u8, class: usize, lasting: Duration) -> Order {
+    let kind = Kind::ALL.get(usize::from(number)).copied().unwrap_or(Kind::Error);
     let fault = FaultOrder {
-        kind: kind.into(),
+        kind: kind.as_str().into(),
         rate: Some(0.5),
-        latency: (kind == "latency").then(|| "300ms".into()),
+        latency: matches!(kind, Kind::Latency | Kind::SlowDrip).then(|| "300ms".into()),
+        class: ["ping", "replay"].get(class).map(|class| (*class).into()),
         ..FaultOrder::default()
     };
     Order {
