@@ -137,15 +137,16 @@ impl Backend {
         self.entry.shared.end(onward);
     }
 
-    /// Waits until `lanes` are free, for at most `patience`, and no longer than they move; returns whether they are.
-    pub async fn wait_for(&self, lanes: &Lanes, patience: Duration) -> bool {
-        self.entry.shared.wait_free(lanes, patience).await
+    /// Waits for `who`, a user id, until `lanes` are free, for at most `patience`, and no longer than they move; returns
+    /// whether they are.
+    pub async fn wait_for(&self, who: u32, lanes: &Lanes, patience: Duration) -> bool {
+        self.entry.shared.wait_free(who, lanes, patience).await
     }
 
-    /// Waits until its store, which is being opened, is open, for at most `patience`. False if it is not by then, or if
+    /// Waits for `who`, a user id, until its store, which is being opened, is open, for at most `patience`. False if it is not by then, or if
     /// it was not being opened.
-    pub async fn wait_opened(&self, patience: Duration) -> bool {
-        self.entry.shared.wait_opened(patience).await
+    pub async fn wait_opened(&self, who: u32, patience: Duration) -> bool {
+        self.entry.shared.wait_opened(who, patience).await
     }
 
     /// When trying again makes sense, if it is not to be asked now: at least a second from now.

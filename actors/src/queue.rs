@@ -24,13 +24,15 @@ use std::{
 
 use bytes::Bytes;
 use fusebox_state::{
-    Lanes, SpanRef, Target, Words, object_of,
+    Lanes, SpanRef, Target, Words,
+    bulkhead::Bulkhead,
+    object_of,
     queue::{Entry, Noted, QueueIndex, Refusal},
     store::{CallHeader, CallStore, DeadMark, Done, EVIDENCE_MAX, NewCall, Note, StoreError},
     write::{Repeat, WriteState},
 };
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use crate::{
     alert::Alert,
@@ -215,8 +217,8 @@ pub struct Queue {
     alerts: Mutex<BTreeMap<Alert, Words>>,
     /// Who waits for lanes.
     freed: freed::Freed,
-    /// Calls that wait for lanes, at most [`freed::WAITING_MAX`].
-    waiters: Semaphore,
+    /// Calls that wait for lanes, at most [`freed::WAITING_MAX`], of which each user has a share.
+    waiters: Bulkhead,
     /// Something was stored, or is not going to be.
     stored: Notify,
     /// Who reads queued writes for readers, by lane.
@@ -263,7 +265,7 @@ impl Queue {
             dead_full: AtomicBool::new(false),
             alerts: Mutex::default(),
             freed: freed::Freed::new(),
-            waiters: Semaphore::new(freed::WAITING_MAX),
+            waiters: Bulkhead::new(freed::WAITING_MAX),
             stored: Notify::new(),
             folding: turns::Folding::default(),
             history: History::default(),

@@ -261,7 +261,7 @@ impl BackendShared {
             } else if !self.lanes_move(lanes) {
                 Some("and cannot be replayed now")
             } else if waiting.is_none() {
-                waiting = self.queue.may_wait();
+                waiting = self.queue.may_wait(context.call.uid);
                 waiting.is_none().then_some("and too many calls already wait for them")
             } else {
                 None

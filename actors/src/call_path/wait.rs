@@ -35,7 +35,8 @@ impl BackendShared {
         }
         let began = self.clock().read();
         let left = context.left(began.moment());
-        self.wait_opened(left.saturating_sub(reserve(left))).await;
+        let who = context.call.uid;
+        self.wait_opened(who, left.saturating_sub(reserve(left))).await;
         context.call.options.awaits_place = true;
         context.read_at = self.clock().read();
         context.recorder.step(began, context.read_at, StepKind::Fence);
@@ -43,11 +44,11 @@ impl BackendShared {
 
     /// Waits until the first attempt to open the store has ended, for at most `patience`; returns whether it did so. As
     /// many may wait as for lanes.
-    pub(crate) async fn wait_opened(&self, patience: Duration) -> bool {
+    pub(crate) async fn wait_opened(&self, who: u32, patience: Duration) -> bool {
         if !self.circuit.is_opening() {
             return false;
         }
-        let Some(_waiting) = self.queue.may_wait() else { return false };
+        let Some(_waiting) = self.queue.may_wait(who) else { return false };
         let opened = async {
             loop {
                 let changed = self.circuit.changed.notified();
@@ -70,12 +71,12 @@ impl BackendShared {
 
     /// Waits until `lanes` are free for a write, for at most `patience` and no longer than they move; returns whether
     /// they are free. As many may wait as for any call.
-    pub(crate) async fn wait_free(&self, lanes: &Lanes, patience: Duration) -> bool {
+    pub(crate) async fn wait_free(&self, who: u32, lanes: &Lanes, patience: Duration) -> bool {
         let began = self.clock().now();
         // Until then nobody knows what is in them.
-        self.wait_opened(patience).await;
+        self.wait_opened(who, patience).await;
         let patience = patience.saturating_sub(self.clock().now().since(began));
-        let Some(_waiting) = self.queue.may_wait() else { return false };
+        let Some(_waiting) = self.queue.may_wait(who) else { return false };
         let freed = async {
             loop {
                 if self.wait_to_write(lanes, patience).await {
@@ -124,8 +125,8 @@ impl BackendShared {
 
     /// Waits until no write that was left on the wire bars `lanes`, for `patience` at most and no longer than the
     /// backend may be asked and no queued write is there.
-    pub(super) async fn wait_landed(&self, lanes: &Lanes, patience: Duration) {
-        let Some(_waiting) = self.queue.may_wait() else { return };
+    pub(super) async fn wait_landed(&self, who: u32, lanes: &Lanes, patience: Duration) {
+        let Some(_waiting) = self.queue.may_wait(who) else { return };
         let landed = async {
             while self.flights.is_barred(lanes)
                 && !self.queue.is_occupied(lanes)

@@ -101,7 +101,8 @@ impl BackendShared {
             let left = context.left(began.moment());
             let reserve =
                 if matches!(queueable, Queueable::Yes(_)) { reserve(left) } else { Duration::ZERO };
-            Box::pin(self.wait_landed(&context.plan.lanes, left.saturating_sub(reserve))).await;
+            let (who, patience) = (context.call.uid, left.saturating_sub(reserve));
+            Box::pin(self.wait_landed(who, &context.plan.lanes, patience)).await;
             context.read_at = self.clock().read();
             context.recorder.step(began, context.read_at, StepKind::Fence);
             context.flight = self.begin_flight(&context.plan.lanes);
@@ -299,7 +300,7 @@ impl BackendShared {
         if !self.lanes_move(&lanes) {
             return None;
         }
-        let waiting = self.queue.may_wait()?;
+        let waiting = self.queue.may_wait(context.call.uid)?;
         let began = self.clock().read();
         let left = context.left(began.moment());
         let patience = left.saturating_sub(reserve(left)).min(DRAIN_PATIENCE);
@@ -400,7 +401,8 @@ impl BackendShared {
         note: &str,
     ) -> Result<(), CallError> {
         let lanes = context.plan.lanes.clone();
-        let may_wait = self.lanes_move(&lanes).then(|| self.queue.may_wait()).flatten();
+        let who = context.call.uid;
+        let may_wait = self.lanes_move(&lanes).then(|| self.queue.may_wait(who)).flatten();
         let Some(_waiting) = may_wait else { return Err(self.unavailable(context, why, note)) };
         loop {
             let left = context.left(self.clock().now());

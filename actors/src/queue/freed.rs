@@ -8,7 +8,7 @@ use fusebox_state::{LaneId, Lanes, queue::QueueIndex};
 use tokio::sync::Notify;
 
 /// The most calls that wait for lanes of one queue at a time.
-pub(super) const WAITING_MAX: usize = 1_024;
+pub(super) const WAITING_MAX: u32 = 1_024;
 /// Places; lanes are hashes, so their last bits spread evenly.
 const PLACES: u64 = 64;
 

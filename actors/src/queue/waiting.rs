@@ -2,15 +2,14 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use fusebox_state::{Lanes, queue::Phase};
-use tokio::sync::SemaphorePermit;
+use fusebox_state::{Lanes, bulkhead::Place, queue::Phase};
 
 use super::Queue;
 
 impl Queue {
-    /// Leave to wait for a lane; `None` if as many wait as may.
-    pub(crate) fn may_wait(&self) -> Option<SemaphorePermit<'_>> {
-        self.waiters.try_acquire().ok()
+    /// Leave to wait for a lane; `None` if as many wait as may, or as many calls of `who`.
+    pub(crate) fn may_wait(&self, who: u32) -> Option<Place<'_>> {
+        self.waiters.try_enter(who)
     }
 
     /// Waits until `lanes` are free, for at most `patience`, and no longer than `moves` says that they move; returns

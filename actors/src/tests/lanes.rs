@@ -143,11 +143,13 @@ async fn only_so_many_wait_for_the_lanes_of_a_backend() {
     world.server().set(Mode::Slow);
     queue(&world, &["ADD a 1", "ADD a 2", "ADD a 3", "ADD a 4", "ADD a 5"]).await;
     let queue = Arc::clone(&world.backend().entry.shared.queue);
-    let places: Vec<_> = std::iter::from_fn(|| queue.may_wait()).collect();
-    assert_eq!(places.len(), 1_024);
+    let flood: Vec<_> = std::iter::from_fn(|| queue.may_wait(7)).collect();
+    assert_eq!(flood.len(), 896, "seven eighths");
+    let others: Vec<_> = (100..).map_while(|who| queue.may_wait(who)).collect();
+    assert_eq!(others.len(), 128, "whoever has none finds one");
     let refused = world.call_with("GET a", patient()).await.unwrap_err();
     assert!(refused.detail.whole().contains("too many calls already wait"), "{}", refused.detail);
-    drop(places);
+    drop((flood, others));
     assert_eq!(world.call_with("GET a", patient()).await.unwrap().source, Source::Live);
 }
 

@@ -374,7 +374,7 @@ async fn a_door_that_can_hand_nothing_on_counts_what_it_refuses_and_what_has_fai
     let calls = backend.view().calls;
     assert_eq!((calls.failures, calls.in_flight, answered("error")), (1, 0, errors + 2));
     assert_eq!(shared.circuit.calls_under_way(), 0);
-    assert!(backend.wait_for(&lanes, Duration::from_secs(1)).await, "nothing is queued");
+    assert!(backend.wait_for(0, &lanes, Duration::from_secs(1)).await, "nothing is queued");
 }
 
 #[tokio::test]

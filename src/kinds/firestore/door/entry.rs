@@ -145,13 +145,13 @@ impl Core {
             let waited = match why {
                 OtherWay::Lanes if otherwise.is_none() => {
                     let left = until.saturating_duration_since(Instant::now());
-                    let is_free = self.backend.wait_for(&touched.lanes, left).await;
+                    let is_free = self.backend.wait_for(caller.uid, &touched.lanes, left).await;
                     for_place = until.min(Instant::now() + PLACE_PATIENCE);
                     is_free
                 }
                 OtherWay::Barred(Barred::Offline) if otherwise.is_none() => {
                     let left = until.saturating_duration_since(Instant::now());
-                    let is_open = self.backend.wait_opened(left).await;
+                    let is_open = self.backend.wait_opened(caller.uid, left).await;
                     for_place = until.min(Instant::now() + PLACE_PATIENCE);
                     // It may have been opened just before.
                     is_open || self.backend.is_asked()
@@ -223,18 +223,23 @@ impl Core {
         Told::not_executed(self.backend.name(), why, retry.unwrap_or_default())
     }
 
-    /// Waits until more may be sent of a call that has entered and may write anything.
+    /// Waits until more may be sent of a call of `who` that has entered and may write anything.
     ///
     /// # Errors
     /// That is not so before `until`.
-    pub(super) async fn follows(&self, upstream: &Upstream, until: Instant) -> Result<(), Told> {
+    pub(super) async fn follows(
+        &self,
+        upstream: &Upstream,
+        who: u32,
+        until: Instant,
+    ) -> Result<(), Told> {
         let all = Touched { lanes: Lanes::All, transaction: false, database: None };
         if !self.passes(&upstream.connector.shared.fence, &all, until).await {
             return Err(self.fenced(upstream, &all));
         }
         while let Some(why) = self.backend.keeps_back(&all.lanes, self.settings.priority) {
             let left = until.saturating_duration_since(Instant::now());
-            if why != OtherWay::Lanes || !self.backend.wait_for(&all.lanes, left).await {
+            if why != OtherWay::Lanes || !self.backend.wait_for(who, &all.lanes, left).await {
                 return Err(self.refused(why));
             }
         }

@@ -128,7 +128,7 @@ impl Pump {
         };
         let until = Instant::now() + core.backend.timeout();
         if !is_counted {
-            core.follows(upstream, until).await?;
+            core.follows(upstream, self.caller.uid, until).await?;
             if upstream.is_over() {
                 // Nobody knows when what was sent is answered, so that cannot be waited for.
                 return Err(Told::lost(core.backend.name(), REPLACED));

@@ -189,7 +189,7 @@ impl Core {
                 let (began, deadline) = (Instant::now(), call.options.deadline);
                 let deadline = deadline.unwrap_or_else(|| backend.deadline());
                 let patience = deadline.saturating_sub(backend.reserve(deadline));
-                if backend.wait_opened(patience).await {
+                if backend.wait_opened(call.uid, patience).await {
                     call.options.deadline = Some(deadline.saturating_sub(began.elapsed()));
                 }
             }
