@@ -8,7 +8,7 @@ use super::*;
 
 /// Seeds that are run for every change, an hour each. How many, and from which on, is said by
 /// `FUSEBOX_TEST_HOURS` and `FUSEBOX_TEST_SEED`.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 300;
 
 fn seeds() -> Range<u64> {
     let number = |name: &str| var(name).ok().map(|text| text.parse::<u64>().unwrap());
